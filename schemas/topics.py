@@ -1,7 +1,7 @@
 """The topics callfunnel lives on, as data: whoever creates or checks them reads this and nothing else.
 
-The law: all four have the same number of partitions, because a partition of the source, its dead letters and its two
-changelogs belong to one worker at a time.
+The law: all four have the same number of partitions, because a partition of the source, its dead letters and
+its two changelogs belong to one worker at a time.
 """
 
 from msgspec import Struct
@@ -21,10 +21,10 @@ class TopicSpec(Struct, frozen=True):
 
 
 WHY = {
-    "cleanup.policy": "events and dead letters age out; of a changelog the newest row of each key stays for ever",
-    "retention.ms": "how long a consumer may be away and still miss nothing; history is replayed whole, so kept whole",
-    "message.timestamp.type": "ages are counted by the broker's clock; only a replayed history keeps its own times",
-    "max.message.bytes": "a batch of rows is written whole, and a dead letter is its source record plus headers",
+    "cleanup.policy": "events and dead letters age out; of a changelog the newest row of each key stays",
+    "retention.ms": "how long a worker may be away and still miss nothing; a history is kept whole",
+    "message.timestamp.type": "ages are counted by the broker's clock; only a history keeps its own times",
+    "max.message.bytes": "a batch of rows is written whole; a dead letter is its record plus headers",
     "min.compaction.lag.ms": "a row that a recovering worker is about to read is not compacted away under it",
     "segment.ms": "the open segment is never compacted, so it is closed hourly",
     "min.cleanable.dirty.ratio": "compacts early: the changelog's size is the time a recovery takes",
