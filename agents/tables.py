@@ -12,7 +12,7 @@ from faust.stores import STORES
 from faust.stores import base as stores
 from faust.types import TP
 
-from agents.exits import EX_TEMPFAIL, Stop
+from agents.errors import TakenOver
 from agents.transport import MicroBatch, Schema
 
 STORES.aliases["changelog"] = f"{__name__}:RestoredRows"
@@ -50,10 +50,7 @@ class RestoredRows(stores.Store):  # type: ignore[misc]
             return
         first = 0 if through is None else next((i for i, o in enumerate(batch.offsets) if o > through), len(batch))
         if tp.partition in self._owned and first < len(batch):
-            raise Stop(
-                EX_TEMPFAIL,
-                f"another worker wrote to {tp.topic}/{tp.partition} while this one held it: starting over from the changelog",
-            )
+            raise TakenOver(f"another worker wrote to {tp.topic}/{tp.partition} while this one held it: start again")
         rows = self._rows.setdefault(tp.partition, {})
         for key, value in zip(batch.keys[first:], batch.values[first:], strict=True):
             if key is None:

@@ -48,8 +48,8 @@ class Effects(Struct):
     leads: list[Change]
     rejected: list[tuple[int, Rejected]]
     """(index in the batch, why)"""
-    foreign: list[int]
-    """Indices of events whose lead lives on another partition."""
+    foreign: list[tuple[int, int]]
+    """(index in the batch, home partition) of events whose lead lives on another partition."""
     applied: int
     duplicates: int
     late: int
@@ -129,7 +129,7 @@ class Partition:
         opened: dict[bytes, Lead] = {}
         changed: set[bytes] = set()
         rejected: list[tuple[int, Rejected]] = []
-        foreign: list[int] = []
+        foreign: list[tuple[int, int]] = []
         duplicates = late = 0
         watermark_ms = self.watermark_ms
 
@@ -143,10 +143,10 @@ class Partition:
                 record = leads.get(lead_id)
                 if record is not None:
                     lead = unpack(record)
-                elif home is None or home(lead_id) == self.number or (rerouted and rerouted[i]):
+                elif home is None or (rerouted and rerouted[i]) or (at := home(lead_id)) == self.number:
                     lead = Lead()
                 else:
-                    foreign.append(i)
+                    foreign.append((i, at))
                     continue
                 opened[lead_id] = lead
             mark = fingerprint(event.event_id)
