@@ -17,25 +17,29 @@ from schemas.events import TYPES, Event
 T = TypeVar("T")
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-SUMMER_TIME_MS = 1_238_288_400_000  # 2009-03-29T01:00Z: from 02:00 to 03:00 in Berlin
-MIDNIGHTS_MS = (
-    1_238_281_200_000,
-    1_238_284_800_000,
-    1_238_364_000_000,
-    1_238_371_200_000,
-)  # Berlin's and UTC's
-
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
 
-anchors_ms = st.sampled_from((SUMMER_TIME_MS, *MIDNIGHTS_MS))
-
-offsets_ms = st.sampled_from(
+bases_ms = st.sampled_from(
     (
-        *(0, 0, 0, 1, -1, 999, 5 * SECOND, 14_999, 15 * SECOND, 15_001),
-        *(MINUTE - 1, MINUTE, 5 * MINUTE, 5 * MINUTE + 1, HOUR - 1, HOUR, 4 * HOUR),
-        *(6 * HOUR, 6 * HOUR + MINUTE, DAY - 1, DAY, DAY + 1, 3 * DAY, 3 * DAY + HOUR, 400 * DAY, 401 * DAY),
+        1_238_288_400_000,  # 2009-03-29T01:00Z: the clocks of Berlin go from 02:00 to 03:00
+        1_238_281_200_000,  # midnight in Berlin before it
+        1_238_364_000_000,  # midnight in Berlin after it
+        1_238_284_800_000,  # midnight in UTC
     )
 )
+
+near_ms = st.sampled_from(
+    (0, 0, 0, 1, -1, 999, 5 * SECOND, 14_999, 15 * SECOND, 15_001, MINUTE - 1, MINUTE, 5 * MINUTE)
+)
+
+far_ms = st.sampled_from(
+    (
+        *(-MINUTE, -HOUR, HOUR - 1, HOUR, 4 * HOUR, 6 * HOUR, 6 * HOUR + MINUTE),
+        *(DAY - 1, DAY, DAY + 1, 3 * DAY, 3 * DAY + HOUR, 400 * DAY, 401 * DAY),
+    )
+)
+
+steps_ms = st.sampled_from((0, 0, 1, -1, 14_999, 15_000, MINUTE, 5 * MINUTE, 5 * MINUTE + 1))
 
 lead_ids = st.sampled_from(("a", "b", "ü"))
 call_ids = st.sampled_from((None, "c", "c", "d"))
@@ -60,7 +64,7 @@ own_fields: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "connect": st.fixed_dictionaries({"answered_by": st.sampled_from(("human", "human", "machine"))}),
     "call_ended": st.fixed_dictionaries(
         {
-            "talk_seconds": or_none(0.0, 14.999, 15.0, 15, 3_000.0),
+            "talk_seconds": or_none(0.0, 14.999, 15.0, 3_000.0),
             "hangup_by": or_none("customer", "agent", "system"),
         }
     ),
@@ -83,36 +87,43 @@ Sketch = tuple[str, str, str | None, int]
 """Type, lead, call and moment of an event to be."""
 
 
-@st.composite
-def single_events(draw: st.DrawFn) -> list[Sketch]:
-    at_ms = draw(anchors_ms) + draw(offsets_ms)
-    return [(draw(st.sampled_from(sorted(TYPES))), draw(lead_ids), draw(call_ids), at_ms)]
+STORIES = (
+    ("lead_created",),
+    ("lead_created", "lost"),
+    ("lead_created", "dial"),
+    ("lead_created", "dial", "connect", "dm_reached", "call_ended"),
+    ("dial", "connect"),
+    ("dm_reached", "call_ended"),
+    ("dm_reached", "dm_reached", "call_ended"),
+    ("connect", "dm_reached", "call_ended", "qualified"),
+)
+
+parts_of_stories = (
+    st.sampled_from(sorted(TYPES)).map(lambda kind: (kind,))
+    | st.sampled_from(STORIES)
+    | st.sampled_from(STORIES)
+    | st.lists(st.sampled_from(("dm_reached", "call_ended", "call_ended", "won", "disqualified")), max_size=4)
+)
+"""From a single event to a whole call, with parts missing or repeated."""
 
 
 @st.composite
-def whole_calls(draw: st.DrawFn) -> list[Sketch]:
-    """A call as dialers report it, with parts missing, repeated and out of step."""
+def stories(draw: st.DrawFn, base_ms: int) -> list[Sketch]:
+    """Some events of one call, each at the moment of the one before or a step away."""
     lead_id, call_id = draw(lead_ids), draw(call_ids)
-    at_ms = draw(anchors_ms) + draw(offsets_ms)
-    usual = ("dial", "connect", "dm_reached", "call_ended", "qualified")
-    parts = draw(
-        st.sampled_from((usual[:2], usual[:4], usual[2:4], usual[2:4], usual))
-        | st.lists(
-            st.sampled_from(("dm_reached", "call_ended", "call_ended", "won", "disqualified")), max_size=4
-        )
-    )
+    at_ms = base_ms + draw(near_ms | near_ms | far_ms)
     sketches = []
-    for part in parts:
-        sketches.append((part, lead_id, call_id, at_ms))
-        at_ms += draw(st.sampled_from((0, 0, 1, 14_999, 15_000, 60_000, -1)))
+    for kind in draw(parts_of_stories):
+        sketches.append((kind, lead_id, call_id, at_ms))
+        at_ms += draw(steps_ms)
     return sketches
 
 
 @st.composite
-def event_sets(draw: st.DrawFn, max_parts: int = 12) -> list[Event]:
+def event_sets(draw: st.DrawFn, max_stories: int = 12) -> list[Event]:
     """Accepted events of one partition, in no order, no two of a lead with the same id."""
-    parts = draw(st.lists(single_events() | whole_calls(), max_size=max_parts))
-    sketches = draw(st.permutations([sketch for part in parts for sketch in part]))
+    told = draw(st.lists(stories(draw(bases_ms)), max_size=max_stories))
+    sketches = draw(st.permutations([sketch for story in told for sketch in story]))
     used: Counter[str] = Counter()
     events = []
     for kind, lead_id, call_id, at_ms in sketches:

@@ -476,6 +476,9 @@ RESPONSE = ("awaited", "attempt_", "connect_", "uncalled", "dialed_before_creati
             id="the first connect before creation",
         ),
         pytest.param(
+            [event(LeadCreated, 0), event(Connect, 0)], {"awaited": 1, "connect_5": 1}, id="a connect at once"
+        ),
+        pytest.param(
             [event(LeadCreated, 0), event(Connect, 20)],
             {"awaited": 1, "connect_30": 1, "connect_ms": 20_000},
             id="a connect without a dial: called by implication",
