@@ -81,7 +81,7 @@ class Lead(msgspec.Struct, array_like=True, gc=False):
 
     def has_seen(self, fingerprint: bytes) -> bool:
         at = self.seen.find(fingerprint)
-        while at % 8 > 0:
+        while at > 0 and at % 8:
             at = self.seen.find(fingerprint, at + 1)
         return at >= 0
 
@@ -123,7 +123,7 @@ class Lead(msgspec.Struct, array_like=True, gc=False):
         return changed
 
     def _absorb_call(self, event: Envelope, at_ms: int, rank: int, event_id: str) -> bool:
-        call_key = xxh3_64_intdigest(event.call_id)
+        call_key = xxh3_64_intdigest(event.call_id.encode())
         call = self.calls.get(call_key)
         if call is None:
             call = self.calls[call_key] = Call()
@@ -155,7 +155,7 @@ unpack = msgspec.msgpack.Decoder(Lead).decode
 
 def fingerprint(event_id: str) -> bytes:
     """8 bytes that stand for an event id in the lead's record: two ids of one lead collide once in 2⁶⁴ pairs."""
-    return xxh3_64_digest(event_id)
+    return xxh3_64_digest(event_id.encode())
 
 
 def contributions(lead: Lead, hangup_ms: int) -> dict[Cell, int]:
