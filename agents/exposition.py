@@ -1,6 +1,6 @@
 """The snapshot as Prometheus metrics.
 
-The law: what is rendered is, byte for byte, what `prometheus_client` would render from `collect()`, but faster;
+The law: what is rendered is, byte for byte, what `prometheus_client` would render from `collect()`, faster;
 no series is there twice, and a sum over a family stays right however few series it is limited to.
 """
 

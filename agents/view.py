@@ -16,6 +16,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
+from agents.read_committed import repair
 from agents.threads import LoopThread
 from streams.metrics import RESPONSE_SECONDS
 from streams.windows import (
@@ -207,6 +208,13 @@ class View:
         """What ended the thread, if something did: a bug or a changelog that is none."""
         return self._thread.failure
 
+    @property
+    def now_s(self) -> int:
+        """The moment that counts as now: by the wall clock, or the newest event in a replay."""
+        if self._clock == "event":
+            return self.snapshot.now_s if self.snapshot is not None else 0
+        return int(self._now())
+
     def start(self) -> None:
         """Begin to read; returns at once."""
         self._thread.start()
@@ -234,6 +242,7 @@ class View:
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _tail(self) -> None:
+        repair()
         consumer = AIOKafkaConsumer(
             **self._connection,
             group_id=None,
@@ -285,10 +294,11 @@ class View:
                 whole = position in (ends[partition], consumer.last_stable_offset(partition))
                 batches = len(records) if whole else _end_of_batches(records)
                 if batches or whole:
-                    self._apply(funnel, unfinished[partition] + records[:batches])
+                    finished = unfinished[partition] + records[:batches]
+                    self._apply(funnel, finished)
                     unfinished[partition] = records[batches:]
                     behind.discard(partition)
-                    changed |= batches > 0
+                    changed |= bool(finished)
                 else:
                     unfinished[partition] += records
             if behind:
@@ -327,6 +337,8 @@ class View:
             async with asyncio.timeout(_LOOK_SECONDS / 2):
                 ends = await consumer.end_offsets(partitions)
         except (KafkaError, TimeoutError) as error:
+            if consumer.partitions_for_topic(self._topic) is None:
+                raise _StartOverError("it was deleted") from error
             self._state = f"the broker does not answer, the numbers stand still: {error!r}"
             return
         for partition in partitions:
