@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from faust.types import TP, EventT
@@ -17,7 +18,6 @@ from faust.types import TP, EventT
 from agents.deadletter import DeadLetterLimits, dead_letter
 from agents.errors import TablesWrong
 from agents.ledger import Ledger, Record
-from agents.telemetry import EngineMetrics
 from agents.transport import MicroBatch
 from streams.engine import Effects, Mismatch, Partition
 
@@ -53,7 +53,7 @@ class Ingest:
         ledger: Ledger,
         new_partition: Callable[[int], Partition],
         limits: DeadLetterLimits,
-        metrics: EngineMetrics,
+        metrics: SimpleNamespace,
         fail: Callable[[BaseException], None],
     ) -> None:
         self._app = app

@@ -11,8 +11,9 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import faust
@@ -20,14 +21,13 @@ import xxhash
 from mode.supervisors import CrashingSupervisor
 from msgspec.json import encode
 
-from agents import connection, exit_codes
+from agents import connection, exit_codes, read_committed
 from agents.config import Settings
 from agents.deadletter import DeadLetterLimits
 from agents.errors import Failure, Stalled, TakenOver
 from agents.ingest import Ingest
 from agents.ledger import Ledger
 from agents.tables import ChangelogTable
-from agents.telemetry import EngineMetrics
 from agents.transport import SCHEME, Schema
 from schemas.codec import Decoder, Limits
 from streams.engine import Fold, Partition
@@ -72,11 +72,12 @@ def partitions_of(settings: Settings, count: int) -> Callable[[int], Partition]:
     return lambda number: Partition(number, fold, fold_id, decoder.decode_all, day_start, home_of)
 
 
-def build(settings: Settings, count: int, metrics: EngineMetrics, datadir: str) -> App:
+def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str) -> App:
     """The Faust app for a source topic of `count` partitions."""
+    read_committed.repair()
     app = App(
         settings.app_id,
-        broker=[f"{SCHEME}://{address}" for address in settings.broker.split(",")],
+        broker=[f"{SCHEME}://{address}" for address in settings.brokers],
         broker_credentials=connection.faust_credentials(settings),
         store="memory://",
         datadir=datadir,
@@ -108,7 +109,7 @@ def build(settings: Settings, count: int, metrics: EngineMetrics, datadir: str) 
         app,
         source=settings.source_topic,
         dead_letters=settings.dead_letter_topic,
-        ledger=Ledger(settings.app_id, connection.aiokafka(settings), settings.transaction_timeout_seconds),
+        ledger=Ledger(settings.app_id, connection.aiokafka_options(settings), settings.transaction_timeout_seconds),
         new_partition=partitions_of(settings, count),
         limits=DeadLetterLimits(settings.dlq_max_share, settings.dlq_share_window, settings.dlq_max_run),
         metrics=metrics,
@@ -135,7 +136,7 @@ def end(error: BaseException) -> None:
     os._exit(error.exit_code if failure else exit_codes.SOFTWARE)
 
 
-async def serve(app: App, settings: Settings, metrics: EngineMetrics) -> None:
+async def serve(app: App, settings: Settings, metrics: SimpleNamespace) -> None:
     """Run until SIGTERM or SIGINT; then drain, commit, leave the group."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -156,7 +157,7 @@ async def serve(app: App, settings: Settings, metrics: EngineMetrics) -> None:
     await app.ingest.close()
 
 
-async def _watch(app: App, settings: Settings, metrics: EngineMetrics) -> None:
+async def _watch(app: App, settings: Settings, metrics: SimpleNamespace) -> None:
     """The watchdog: a worker that slept through its session, crashed inside or stands still ends with a reason."""
     last = time.monotonic()
     measured_at = 0.0
@@ -173,7 +174,7 @@ async def _watch(app: App, settings: Settings, metrics: EngineMetrics) -> None:
             _measure(app, settings, metrics, now)
 
 
-def _measure(app: App, settings: Settings, metrics: EngineMetrics, now: float) -> None:
+def _measure(app: App, settings: Settings, metrics: SimpleNamespace, now: float) -> None:
     remaining = app.tables.recovery.active_remaining() if app.tables.recovery.in_recovery else {}
     metrics.partitions.labels("recovering").set(len({tp.partition for tp in remaining}) if remaining else 0)
     for table in ("funnel", "leads"):
@@ -189,7 +190,7 @@ def _measure(app: App, settings: Settings, metrics: EngineMetrics, now: float) -
         end(Stalled(f"{stalled} for {settings.stall_seconds:g} s: start again, and look at the broker if this repeats"))
 
 
-def run(settings: Settings, count: int, metrics: EngineMetrics) -> int:
+def run(settings: Settings, count: int, metrics: SimpleNamespace) -> int:
     """Run a worker until it is told to stop; the exit code. Failures end the process themselves."""
     with tempfile.TemporaryDirectory(prefix="callfunnel-") as folder:
         app = build(settings, count, metrics, str(Path(folder) / "faust"))
