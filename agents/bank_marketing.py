@@ -1,8 +1,8 @@
 """A real campaign as events: 45,211 clients of a bank, called 124,956 times from May 2008 to November 2010.
 
 So that a funnel can be seen, and proven, on data nobody made up for it. The mapping is written down in
-`agents/data/README.md`; the law is that nothing is invented: what the table does not hold is either derived by
-a rule of that page or not emitted.
+`agents/data/README.md`; the law is that nothing is invented: what the table does not hold is either derived
+by a rule of that page or not emitted.
 """
 
 import csv
