@@ -1,7 +1,7 @@
 """The events of the contract as frozen types: what a call system may say about a lead.
 
-One class per type, tagged by the JSON field `type`. Instances come out of `schemas.codec`, which refuses everything
-that breaks a rule, so the rest of the code never meets an invalid event.
+One class per type, tagged by the JSON field `type`. Instances come out of `schemas.codec`, which refuses
+everything that breaks a rule, so the rest of the code never meets an invalid event.
 """
 
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ NONE = "none"
 
 
 class Envelope(Struct, frozen=True, gc=False, kw_only=True, tag_field="type"):
-    """The fields every event has. Times are event time, in the call system's own words; `at_ms` is what is computed with."""
+    """The fields every event has. Times are event time, in the call system's own words."""
 
     rank: ClassVar[int]
     """Position of the type in the catalogue: breaks ties between events of the same millisecond."""
@@ -39,7 +39,7 @@ class Envelope(Struct, frozen=True, gc=False, kw_only=True, tag_field="type"):
 
     @property
     def at_ms(self) -> int:
-        """Event time in Unix milliseconds, rounded down."""
+        """Event time in Unix milliseconds, rounded down: what is computed with."""
         at = self.occurred_at
         if isinstance(at, int):
             return at

@@ -1,0 +1,1 @@
+"""What arrives and what leaves: the contract of callfunnel. Pure: no clock, no socket, no randomness."""
