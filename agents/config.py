@@ -260,7 +260,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 class Setting(Struct, frozen=True):
-    """One setting as `callfunnel config` shows it; `origin` is a variable, an option, a profile or default."""
+    """One setting, as `callfunnel config` shows it; `origin`: a variable, an option, a profile or default."""
 
     name: str
     variable: str
