@@ -1,7 +1,7 @@
 """The broker a command talks to: one that runs already, or one of our own for a laptop without Kafka.
 
-The law: what `start` started is gone after `stop`, and on Linux a broker never outlives the process that started it,
-however that one dies.
+The law: what `start` started is gone after `stop`, and on Linux a broker never outlives the process that
+started it, however that one dies.
 """
 
 from __future__ import annotations
