@@ -220,21 +220,22 @@ class Publisher:
         return self._keeps_ms is not None and at_ms + self._keeps_ms < time.time_ns() // 1_000_000
 
     def _explained(self, error: BaseException, position: int | None = None) -> Failure:
-        said = f"{type(error).__name__}: {error}"
         which = "an event" if position is None else f"event {position}"
         after = f"{self._acknowledged:,} events are acknowledged; publishing all of them again is safe."
+        if not self._position:
+            after = "Nothing is published yet."
         if isinstance(error, MessageSizeTooLargeError):
             return Failure(
-                f"{self.topic} has no room for {which} ({said}). Raise its max.message.bytes. {after}"
+                f"{self.topic} has no room for {which} ({error}). Raise its max.message.bytes. {after}"
             )
         if isinstance(error, AuthorizationError):
             return Failure(
-                f"This client may not use {self.topic} ({said}). It needs WRITE and DESCRIBE, and "
+                f"This client may not use {self.topic} ({error}). It needs WRITE and DESCRIBE, and "
                 f"DESCRIBE_CONFIGS for a replay. {after}"
             )
         if isinstance(error, RetriableError):
             return BrokerUnavailable(
-                f"Kafka at {self._bootstrap} does not answer ({said}). "
+                f"Kafka at {self._bootstrap} does not answer ({error}). "
                 f"Start it, or name another one with --broker HOST:PORT. {after}"
             )
-        return Failure(f"Kafka at {self._bootstrap} did not take {which} ({said}). {after}")
+        return Failure(f"Kafka at {self._bootstrap} did not take {which} ({error}). {after}")
