@@ -4,15 +4,16 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from pathlib import Path
 
 import orjson
 import pytest
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 from kafka.partitioner import murmur2
 
 from agents.broker import EmbeddedBroker
+from agents.config import Settings
+from agents.connection import admin_client
 from agents.errors import BrokerUnavailable, TopicsWrong
 from agents.publisher import Publisher, Refused
 
@@ -22,30 +23,14 @@ YEAR_MS = 31_536_000_000
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def broker():
-    with EmbeddedBroker() as broker:
-        yield broker.address
-
-
 @pytest.fixture
 def topic(broker):
-    return create_topic(broker, {"retention.ms": "-1"})
+    return create_topic(broker)
 
 
-def create_topic(address, config):
-    name = f"events-{uuid.uuid4().hex[:8]}"
-    admin = KafkaAdminClient(bootstrap_servers=address)
-    admin.create_topics({name: {"num_partitions": PARTITIONS, "replication_factor": 1, "configs": config}})
-    admin.close()
+def create_topic(broker, **config):
+    (name,) = broker.topics("events", partitions=PARTITIONS, config={"retention.ms": "-1"} | config)
     return name
-
-
-def topics(address):
-    admin = KafkaAdminClient(bootstrap_servers=address)
-    names = admin.list_topics()
-    admin.close()
-    return names
 
 
 def records(address, topic):
@@ -73,14 +58,13 @@ def now_ms():
     return time.time_ns() // 1_000_000
 
 
-@pytest.mark.broker
 def test_a_replayed_event_arrives_unchanged_with_its_lead_as_key_and_its_own_time(broker, topic):
     sent = [dial(number, at_ms=LONG_AGO_MS + number) for number in range(1000)]
-    with Publisher(broker, topic, replay=True) as publisher:
+    with Publisher(broker.address, topic, replay=True) as publisher:
         assert [publisher.publish(event) for event in sent] == [None] * 1000
     assert (publisher.acknowledged, publisher.settled_through, publisher.refused) == (1000, 1000, [])
 
-    found = records(broker, topic)
+    found = records(broker.address, topic)
     assert (
         sorted((orjson.loads(record.value) for record in found), key=lambda e: int(e["event_id"][1:])) == sent
     )
@@ -91,27 +75,24 @@ def test_a_replayed_event_arrives_unchanged_with_its_lead_as_key_and_its_own_tim
         assert record.partition == (murmur2(record.key) & 0x7FFFFFFF) % PARTITIONS
 
 
-@pytest.mark.broker
 def test_a_live_event_carries_the_time_it_is_sent(broker, topic):
     before_ms = now_ms()
-    with Publisher(broker, topic) as publisher:
+    with Publisher(broker.address, topic) as publisher:
         publisher.publish(dial(1, at_ms=before_ms - 60_000))
-    (record,) = records(broker, topic)
+    (record,) = records(broker.address, topic)
     assert before_ms <= record.timestamp <= now_ms()
 
 
-@pytest.mark.broker
 def test_bytes_are_sent_as_they_are(broker, topic):
     value = b'{ "type":"dial","event_id":"e1","occurred_at":"2008-05-05T10:00:00+01:00","lead_id":"l1","x":1}'
-    with Publisher(broker, topic, replay=True) as publisher:
+    with Publisher(broker.address, topic, replay=True) as publisher:
         publisher.publish(value)
-    (record,) = records(broker, topic)
+    (record,) = records(broker.address, topic)
     assert (record.value, record.key, record.timestamp) == (value, b"l1", LONG_AGO_MS)
 
 
-@pytest.mark.broker
 def test_what_the_contract_refuses_is_told_back_and_never_sent(broker, topic):
-    with Publisher(broker, topic) as publisher:
+    with Publisher(broker.address, topic) as publisher:
         publisher.publish(dial(1, at_ms=now_ms()))
         verdict = publisher.publish(dial(2, at_ms=now_ms(), type="coffee_break"))
         assert verdict.reason == "unknown_type"
@@ -124,20 +105,19 @@ def test_what_the_contract_refuses_is_told_back_and_never_sent(broker, topic):
     ]
     assert publisher.refused[0] == Refused(2, verdict.reason, verdict.detail)
     assert (publisher.acknowledged, publisher.settled_through) == (1, 8)
-    assert len(records(broker, topic)) == 1
+    assert len(records(broker.address, topic)) == 1
 
 
-@pytest.mark.broker
 def test_a_missing_topic_is_named_at_once_and_not_created(broker):
     with pytest.raises(TopicsWrong, match=r"has no topic no-such-topic.*callfunnel topics create"):
-        Publisher(broker, "no-such-topic")
-    assert "no-such-topic" not in topics(broker)
+        Publisher(broker.address, "no-such-topic")
+    with admin_client(broker.settings()) as admin:
+        assert "no-such-topic" not in admin.list_topics()
 
 
-@pytest.mark.broker
 def test_a_history_is_not_published_where_it_would_vanish(broker):
-    topic = create_topic(broker, {"retention.ms": "604800000", "message.timestamp.type": "CreateTime"})
-    with Publisher(broker, topic, replay=True) as publisher:
+    topic = create_topic(broker, **{"retention.ms": "604800000", "message.timestamp.type": "CreateTime"})
+    with Publisher(broker.address, topic, replay=True) as publisher:
         publisher.publish(dial(1, at_ms=now_ms() - 3_600_000))
         with pytest.raises(TopicsWrong, match=r"event 2.*retention\.ms=-1"):
             publisher.publish(dial(2))
@@ -150,9 +130,11 @@ def test_a_broker_that_is_away_is_named_with_its_address_and_the_remedy():
 
 
 def test_a_broker_that_goes_away_ends_the_run_and_the_next_one_loses_nothing(tmp_path):
-    broker = EmbeddedBroker(tmp_path)
+    broker, topic = EmbeddedBroker(tmp_path), "events"
+    settings = {"num_partitions": PARTITIONS, "replication_factor": 1, "configs": {"retention.ms": "-1"}}
     with broker:
-        topic = create_topic(broker.address, {"retention.ms": "-1"})
+        with admin_client(Settings(broker=broker.address)) as admin:
+            admin.create_topics({topic: settings})
         publisher = Publisher(broker.address, topic, replay=True, timeout_seconds=2)
         for number in range(1, 101):
             publisher.publish(dial(number))
@@ -176,17 +158,8 @@ def test_a_broker_that_goes_away_ends_the_run_and_the_next_one_loses_nothing(tmp
 
 
 def callfunnel_publish(broker, topic, state, *arguments):
-    command = [
-        sys.executable,
-        "-m",
-        "agents.cli",
-        "publish",
-        "--broker",
-        broker,
-        "--topic",
-        topic,
-        *arguments,
-    ]
+    command = [sys.executable, "-m", "agents.cli", "publish", *arguments]
+    command += ["--broker", broker.address, "--topic", topic]
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -197,7 +170,6 @@ def callfunnel_publish(broker, topic, state, *arguments):
     )
 
 
-@pytest.mark.broker
 def test_the_command_accounts_for_every_line_and_its_verdict_is_no_if_one_is_refused(broker, topic, tmp_path):
     file = tmp_path / "day.jsonl"
     lines = [json.dumps(dial(1)), "", "nonsense", json.dumps(dial(2)), json.dumps(dial(3, lead_id=7))]
@@ -215,10 +187,9 @@ def test_the_command_accounts_for_every_line_and_its_verdict_is_no_if_one_is_ref
         (3, "not_json"),
         (5, "wrong_type"),
     ]
-    assert len(records(broker, topic)) == 2
+    assert len(records(broker.address, topic)) == 2
 
 
-@pytest.mark.broker
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_command_goes_on_where_it_stopped(broker, topic, tmp_path, how):
     file = tmp_path / "day.jsonl"
@@ -237,7 +208,7 @@ def test_an_interrupted_command_goes_on_where_it_stopped(broker, topic, tmp_path
     assert again.returncode == 0, err
     assert "Going on behind line" in err
     assert json.loads(out)["acknowledged"] == 20_000
-    found = [orjson.loads(record.value)["event_id"] for record in records(broker, topic)]
+    found = [orjson.loads(record.value)["event_id"] for record in records(broker.address, topic)]
     assert set(found) == {f"e{number}" for number in range(20_000)}
     assert len(found) < 30_000  # the second run did not begin at the start
     assert list(saved.glob("*")) == []
