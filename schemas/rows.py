@@ -28,6 +28,11 @@ class Position(msgspec.Struct, frozen=True):
     """The largest event time among them, Unix milliseconds; -1 before the first event."""
     fold: str
     """The fingerprint of the settings that shaped the rows."""
+    applied: int = 0
+    """Records taken in so far; with the next three, every record that was read is accounted for."""
+    duplicates: int = 0
+    rejected: int = 0
+    rerouted: int = 0
 
 
 _encode = msgspec.json.Encoder().encode

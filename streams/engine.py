@@ -50,7 +50,6 @@ class Effects(Struct):
     """(index in the batch, why)"""
     foreign: list[tuple[int, int]]
     """(index in the batch, home partition) of events whose lead lives on another partition."""
-    applied: int
     duplicates: int
     late: int
 
@@ -70,7 +69,8 @@ class Partition:
         self.number = number
         self.offset: int | None = None
         """The next source offset to apply; None before the first batch was ever written."""
-        self.watermark_ms = -1
+        self.written = Position(offset=0, watermark_ms=-1, fold=fold_id)
+        """The position record as it was last made."""
         self.leads: dict[bytes, bytes] = {}
         self.funnel = Funnel(fold.resolutions, day_start)
         self._fold = fold
@@ -103,8 +103,8 @@ class Partition:
                 "time zone, retention, partitioner or version): put the old settings back, or use a new app id to "
                 "build new tables from the source topic."
             )
+        self.written = positions[0]
         self.offset = positions[0].offset
-        self.watermark_ms = positions[0].watermark_ms
         self.leads = leads
         self.funnel.restore(funnel)
 
@@ -131,7 +131,7 @@ class Partition:
         rejected: list[tuple[int, Rejected]] = []
         foreign: list[tuple[int, int]] = []
         duplicates = late = 0
-        watermark_ms = self.watermark_ms
+        watermark_ms = self.written.watermark_ms
 
         for i, event in enumerate(self._decode(values, keys, timestamps)):
             if isinstance(event, Rejected):
@@ -179,27 +179,36 @@ class Partition:
 
         lead_changes: list[Change] = []
         for lead_id, lead in opened.items():
-            before = leads.get(lead_id)
+            known = leads.get(lead_id)
             if lead_id in changed:
                 for cell, n in contributions(lead, fold.hangup_ms).items():
                     cells[cell] = count(cell, 0) + n
-                if before is not None:
-                    for cell, n in contributions(unpack(before), fold.hangup_ms).items():
+                if known is not None:
+                    for cell, n in contributions(unpack(known), fold.hangup_ms).items():
                         cells[cell] = count(cell, 0) - n
             record = pack(lead)
-            if record != before:
+            if record != known:
                 leads[lead_id] = record
                 lead_changes.append((lead_id, record))
 
-        self.watermark_ms = watermark_ms
+        applied = len(values) - len(rejected) - len(foreign) - duplicates
+        before = self.written
         self.offset = end
-        position = encode_position(Position(end, watermark_ms, self._fold_id))
+        self.written = Position(
+            offset=end,
+            watermark_ms=watermark_ms,
+            fold=self._fold_id,
+            applied=before.applied + applied,
+            duplicates=before.duplicates + duplicates,
+            rejected=before.rejected + len(rejected),
+            rerouted=before.rerouted + len(foreign),
+        )
+        position = encode_position(self.written)
         return Effects(
             funnel=[*self.funnel.add(cells, watermark_ms), (POSITION_KEY, position)],
             leads=[*lead_changes, (LEADS_POSITION_KEY, position)],
             rejected=rejected,
             foreign=foreign,
-            applied=len(values) - len(rejected) - len(foreign) - duplicates,
             duplicates=duplicates,
             late=late,
         )
