@@ -2,9 +2,11 @@ from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from hashlib import sha256
 
+import orjson
 import pytest
 
 from agents import bank_marketing
+from schemas.codec import Decoder, Limits, Rejected
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,12 @@ def test_events_come_in_event_time_order_and_each_has_its_own_id(bundled):
     assert times == sorted(times)
     assert len({event["event_id"] for event in bundled}) == len(bundled)
     assert (when(bundled[0]), when(bundled[-1])) == ("2008-05-02 19:51:11", "2010-11-17 19:00:01")
+
+
+def test_every_event_keeps_the_contract(bundled):
+    values = [orjson.dumps(event) for event in bundled]
+    verdicts = Decoder(Limits()).decode_all(values, [None] * len(values), [-1] * len(values))
+    assert [verdict for verdict in verdicts if isinstance(verdict, Rejected)] == []
 
 
 def test_an_event_says_only_what_the_table_holds(bundled):
