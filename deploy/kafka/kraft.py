@@ -1,9 +1,9 @@
-"""Apache Kafka in KRaft mode on this machine, from its Maven artifacts: it takes Java and Maven, nothing else.
+"""Apache Kafka in KRaft mode on this machine, from its Maven artifacts: it takes Java and Maven, no more.
 
     python deploy/kafka/kraft.py run --port 9092 --brokers 1
 
-The law: it needs nobody's hand. The jars are fetched once per user, who lacks something is told what to install,
-and no JVM outlives the process that started it.
+The law: it needs nobody's hand. The jars are fetched once per user, who lacks something is told what to
+install, and no JVM outlives the process that started it.
 """
 
 from __future__ import annotations
