@@ -8,7 +8,7 @@ from typing import Any
 
 from agents.view import SEGMENT, Snapshot
 from schemas.events import STAGES
-from streams.metrics import RESPONSE_SECONDS, band
+from streams.metrics import RESPONSE_SECONDS, STANDARDS, band
 from streams.windows import AGES, DUE_SECONDS, WINDOWS, Columns
 
 ALL_WINDOWS = (*WINDOWS, "all")
@@ -93,6 +93,7 @@ def _ratio(name: str, view: str, definition: str, numerator: int, denominator: i
         "denominator": denominator,
         "value": numerator / denominator if denominator else None,
         "band": band(name, numerator, denominator),
+        "standard": [{"band": name, "from": floor} for name, _, floor in reversed(STANDARDS.get(name, ()))],
     }
 
 

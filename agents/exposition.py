@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import accumulate, chain, islice, repeat
 from operator import add
 from types import SimpleNamespace
-from typing import Literal
+from typing import Literal, Self
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -22,6 +22,8 @@ from prometheus_client.core import Metric as ClientMetric
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.utils import floatToGoString
 
+from agents.config import Settings
+from agents.connection import read_secret
 from agents.view import LOCATION, PERSON, SEGMENT, Snapshot
 from schemas.events import NONE, STAGES
 from streams.metrics import BY_NAME, CATALOGUE, RESPONSE_SECONDS, Metric
@@ -182,6 +184,19 @@ class Exposition:
         self._of: Snapshot | None = None
         self._families: list[Family] = []
         self._render_seconds = 0.0
+
+    @classmethod
+    def of(
+        cls, settings: Settings, snapshot: Callable[[], Snapshot | None], registry: CollectorRegistry
+    ) -> Self:
+        """The exposition as configured."""
+        return cls(
+            snapshot,
+            registry,
+            agent_label=settings.agent_label,
+            agent_key=(read_secret(settings, "agent_label_key_file") or "").encode(),
+            series_limit=settings.series_limit,
+        )
 
     def render(self, openmetrics: bool) -> bytes:
         """The page of `/metrics`."""

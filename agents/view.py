@@ -10,14 +10,18 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import tzinfo
-from typing import Any, Literal
+from typing import Any, Literal, Self
+from zoneinfo import ZoneInfo
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
+from agents.config import Settings
+from agents.connection import aiokafka_options
 from agents.read_committed import repair
 from agents.threads import LoopThread
+from schemas.topics import funnel_changelog
 from streams.metrics import RESPONSE_SECONDS
 from streams.windows import (
     DUE_SECONDS,
@@ -193,10 +197,25 @@ class View:
         self.broker_answered = False
         self.snapshot_seconds = 0.0
 
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The view of the tables that workers with these settings keep."""
+        return cls(
+            aiokafka_options(settings),
+            funnel_changelog(settings.app_id),
+            zone=ZoneInfo(settings.timezone),
+            clock=settings.clock,
+            refresh_seconds=settings.view_refresh_seconds,
+        )
+
     @property
     def caught_up(self) -> bool:
         """Whether there are numbers to show."""
         return self.snapshot is not None
+
+    def not_ready(self) -> str | None:
+        """Why there are no numbers yet; `None` when there are."""
+        return None if self.caught_up and self.failure is None else self.state
 
     @property
     def state(self) -> str:
