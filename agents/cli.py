@@ -1,7 +1,7 @@
 """The `callfunnel` command line: every file in `agents/commands` is a command, imported only when it is used.
 
-The law: the exit code says whose turn it is (`agents.exit_codes`). A command returns its code, or nothing for OK;
-bad input from the caller is a `click.UsageError`, other failures a `click.ClickException` with its `exit_code`.
+The law: the exit code says whose turn it is (`agents.exit_codes`). A command returns its code, or nothing for
+OK. A caller's mistake is a `click.UsageError`, another failure a `click.ClickException` with an `exit_code`.
 """
 
 import importlib
@@ -44,7 +44,7 @@ def _show_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show it.")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version)
 def callfunnel() -> None:
     """Telesales call events in, an exact live funnel out."""
 
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except click.Abort:
         code = exit_codes.INTERRUPTED
     except Exception:
-        traceback.print_exc()  # a bug, told in full; Python's own code for it would be 1, which is a verdict here
+        traceback.print_exc()  # a bug; Python would leave with 1, which is a verdict here
         code = exit_codes.SOFTWARE
     sys.exit(code if isinstance(code, int) else exit_codes.OK)
 

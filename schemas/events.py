@@ -9,13 +9,44 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
-Identity = Annotated[str, Meta(min_length=1, max_length=64)]
-Dimension = Annotated[str, Meta(max_length=64)]
+from schemas.money import PLAIN_DECIMAL, minor_units
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+VERSION = 1
+"""The major version of the contract that this code speaks."""
 
 NONE = "none"
 """The value of a dimension that an event does not carry."""
+
+# Each description completes the sentence "the field must be …", in refusals and in the published schemas.
+Identity = Annotated[
+    str, Meta(min_length=1, max_length=64, description="a string of 1 to 64 characters, no control character")
+]
+Dimension = Annotated[
+    str,
+    Meta(min_length=1, max_length=64, description="a string of up to 64 characters, no control character"),
+]
+Time = Annotated[
+    Annotated[datetime, Meta(tz=True)] | int,
+    Meta(
+        description="an RFC 3339 time with an offset, like 2025-03-01T09:30:00Z, or whole Unix milliseconds"
+    ),
+]
+Amount = Annotated[
+    Annotated[str, Meta(pattern=PLAIN_DECIMAL)] | Annotated[int, Meta(ge=0)] | Annotated[float, Meta(ge=0)],
+    Meta(description="a decimal string or a number, 0 or more, no more decimals than the currency has"),
+]
+Currency = Annotated[str, Meta(description="an ISO 4217 code, like EUR")]
+
+Party = Annotated[Literal["customer", "agent", "system"], Meta(description="customer, agent or system")]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _check_money(field: str, amount: str | int | float | None, currency: str | None) -> None:
+    if (amount is None) != (currency is None):
+        raise ValueError(f"`$.{field}` and `$.currency` go together, and one of them is missing")
+    if amount is not None and currency is not None:
+        minor_units(amount, currency)
 
 
 class Envelope(Struct, frozen=True, gc=False, kw_only=True, tag_field="type"):
@@ -27,7 +58,7 @@ class Envelope(Struct, frozen=True, gc=False, kw_only=True, tag_field="type"):
     """The stage of the funnel at which the event arrives, as an index of `STAGES`."""
 
     event_id: Identity
-    occurred_at: Annotated[datetime, Meta(tz=True)] | int
+    occurred_at: Time
     lead_id: Identity
     campaign: Dimension | None = None
     source: Dimension | None = None
@@ -35,7 +66,7 @@ class Envelope(Struct, frozen=True, gc=False, kw_only=True, tag_field="type"):
     team: Dimension | None = None
     location: Dimension | None = None
     call_id: Dimension | None = None
-    schema_version: int = 1
+    schema_version: Annotated[int, Meta(ge=1, le=VERSION, description="the contract's major version")] = 1
 
     @property
     def at_ms(self) -> int:
@@ -67,7 +98,7 @@ class Connect(Envelope, frozen=True, gc=False, kw_only=True, tag="connect"):
     rank = 2
     stage = 2
 
-    answered_by: Literal["human", "machine"] = "human"
+    answered_by: Annotated[Literal["human", "machine"], Meta(description="human or machine")] = "human"
 
 
 class DmReached(Envelope, frozen=True, gc=False, kw_only=True, tag="dm_reached"):
@@ -83,8 +114,11 @@ class Qualified(Envelope, frozen=True, gc=False, kw_only=True, tag="qualified"):
     rank = 4
     stage = 4
 
-    expected_amount: str | int | float | None = None
-    currency: str | None = None
+    expected_amount: Amount | None = None
+    currency: Currency | None = None
+
+    def __post_init__(self) -> None:
+        _check_money("expected_amount", self.expected_amount, self.currency)
 
 
 class Won(Envelope, frozen=True, gc=False, kw_only=True, tag="won"):
@@ -93,8 +127,11 @@ class Won(Envelope, frozen=True, gc=False, kw_only=True, tag="won"):
     rank = 5
     stage = 5
 
-    amount: str | int | float | None = None
-    currency: str | None = None
+    amount: Amount | None = None
+    currency: Currency | None = None
+
+    def __post_init__(self) -> None:
+        _check_money("amount", self.amount, self.currency)
 
 
 class CallEnded(Envelope, frozen=True, gc=False, kw_only=True, tag="call_ended"):
@@ -102,8 +139,8 @@ class CallEnded(Envelope, frozen=True, gc=False, kw_only=True, tag="call_ended")
 
     rank = 6
 
-    talk_seconds: Annotated[float, Meta(ge=0)] | None = None
-    hangup_by: Literal["customer", "agent", "system"] | None = None
+    talk_seconds: Annotated[float, Meta(ge=0, description="a number of seconds, 0 or more")] | None = None
+    hangup_by: Party | None = None
 
 
 class Disqualified(Envelope, frozen=True, gc=False, kw_only=True, tag="disqualified"):
