@@ -10,7 +10,6 @@ import re
 import time
 from collections.abc import Iterator
 from importlib import metadata
-from typing import Any
 
 from msgspec import Struct
 
@@ -46,21 +45,23 @@ class Finding(Struct, frozen=True):
 
 def run(settings: Settings) -> Iterator[Finding]:
     """Check one thing after the other. Raises BrokerUnavailable when no broker answers."""
+    from kafka.protocol.broker_version_data import BrokerVersionData
+
     yield _versions()
     with admin_client(settings) as admin:
-        known = {api.name: versions for api, versions in admin.api_versions().items()}
-        yield Finding(True, "broker", f"{settings.broker} answers ({settings.security_protocol})")
-        yield _transactions(known)
+        known = admin.api_versions()
+        speaks = ".".join(map(str, BrokerVersionData(api_versions=known).broker_version))
+        told = f"{settings.broker} answers ({settings.security_protocol}) as Kafka {speaks}"
+        yield Finding(True, "broker", told)
+        yield _transactions({api.name for api in known})
         specs = {spec.name: spec for spec in topics.wanted(settings)}
         found = topics.describe(admin, specs)
     wrong = topics.compare(settings)
     yield from (Finding(False, "topics", _without_remedy(each), each.remedy) for each in wrong)
     if not wrong:
         source = found[settings.source_topic]
-        told = (
-            f"{len(found)} topics with {source.partitions} partitions and {source.replication_factor} copies"
-        )
-        yield Finding(True, "topics", told)
+        size = f"partitions: {source.partitions}, copies: {source.replication_factor}"
+        yield Finding(True, "topics", f"all {len(found)} are there ({size})")
         stamped = source.config["message.timestamp.type"]
         yield Finding(True, "timestamps", f"{settings.source_topic} is stamped with {stamped}")
     if settings.dead_letter_topic in found:
@@ -88,7 +89,7 @@ def _pins() -> dict[str, str]:
     return dict(re.findall(r"^([\w-]+)==([\w.]+)", "\n".join(requirements), re.MULTILINE))
 
 
-def _transactions(known: dict[str, Any]) -> Finding:
+def _transactions(known: set[str]) -> Finding:
     lacking = [name for name in NEEDED if name not in known]
     if lacking:
         told = f"the broker does not know {', '.join(lacking)}"

@@ -37,7 +37,7 @@ def findings(settings):
     return {finding.what: finding for finding in checks.run(settings)}
 
 
-def test_a_new_broker_is_missing_its_topics_and_after_create_all_is_well(callfunnel, environ):
+def test_a_new_broker_is_missing_its_topics_and_after_create_all_is_well(callfunnel, broker, environ):
     code, out, _ = callfunnel("check")
     assert code == 78
     assert (
@@ -51,6 +51,7 @@ def test_a_new_broker_is_missing_its_topics_and_after_create_all_is_well(callfun
 
     code, out, _ = callfunnel("check")
     assert code == 0, out
+    assert f"ok   broker: {broker.address} answers (PLAINTEXT) as Kafka " in out
     assert [line.split(":")[0] for line in out.splitlines()] == [
         "ok   versions",
         "ok   broker",

@@ -74,8 +74,10 @@ def client_certificate(tmp_path):
     """A certificate and its key, encrypted with the password of `password_file`."""
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-days", "2", "-subj", "/CN=callfunnel"]
-        + ["-passout", "pass:hunter2", "-keyout", str(key), "-out", str(certificate)],
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-days", "2", "-subj", "/CN=callfunnel"),
+            *("-passout", "pass:hunter2", "-keyout", str(key), "-out", str(certificate)),
+        ],
         check=True,
         capture_output=True,
     )
