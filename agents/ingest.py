@@ -67,11 +67,11 @@ class Ingest:
         self._metrics = metrics
         self._fail = fail
         self.lanes: dict[int, Lane] = {}
-        self.is_ready = False
+        self._is_ready = False
 
     async def fence(self, assigned: Iterable[TP]) -> None:
         """Drop what was lost and become the only writer of what is assigned; before recovery reads the changelogs."""
-        self.is_ready = False
+        self._is_ready = False
         self._metrics.rebalances.inc()
         own = {tp.partition for tp in assigned if tp.topic == self._source}
         for partition in self.lanes.keys() - own:
@@ -122,10 +122,14 @@ class Ingest:
         """Recovery is over and the source is flowing."""
         for lane in self.lanes.values():
             lane.progress_at = time.monotonic()
-        self.is_ready = True
+        self._is_ready = True
         owned = sorted(tp.partition for tp in source if tp.topic == self._source)
         self._metrics.partitions.labels("active").set(len(owned))
         log.info("ready: partitions %s", owned)
+
+    def not_ready(self) -> str | None:
+        """What keeps this worker from folding events, in words; None when nothing does."""
+        return None if self._is_ready else "the worker is joining its group or restoring its tables"
 
     async def close(self) -> None:
         """After the last batch: end the lanes and give the partitions up."""
@@ -151,7 +155,7 @@ class Ingest:
 
     def stalled(self, now: float, seconds: float) -> str | None:
         """What has had work and made no progress for so long (`now` is monotonic), in words; None when nothing has."""
-        for tp, lag in self.lags().items() if self.is_ready else ():
+        for tp, lag in self.lags().items() if self._is_ready else ():
             lane = self.lanes[tp.partition]
             if not lag:
                 lane.progress_at = now

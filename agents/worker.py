@@ -7,6 +7,7 @@ the consumer group, the agent, the tables and their recovery; its web server is 
 import asyncio
 import logging
 import os
+import platform
 import signal
 import sys
 import tempfile
@@ -21,20 +22,23 @@ import xxhash
 from mode.supervisors import CrashingSupervisor
 from msgspec.json import encode
 
-from agents import connection, exit_codes, read_committed
+from agents import connection, exit_codes, exposition, log, read_committed, topics
 from agents.config import Settings
 from agents.deadletter import DeadLetterLimits
 from agents.errors import Failure, Stalled, TakenOver
 from agents.ingest import Ingest
 from agents.ledger import Ledger
+from agents.pages import Pages
 from agents.tables import ChangelogTable
 from agents.transport import SCHEME, Schema
+from agents.versions import installed_version
+from agents.view import View
 from schemas.codec import Decoder, Limits
 from streams.engine import Fold, Partition
 from streams.funnel import day_starts, resolutions
-from streams.partitioning import home
+from streams.partitioning import homes
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.25
 
@@ -68,7 +72,7 @@ def partitions_of(settings: Settings, count: int) -> Callable[[int], Partition]:
     fold_id = xxhash.xxh3_64_hexdigest(encode(fold))
     decoder = Decoder(Limits(clock=settings.clock, retention_ms=settings.event_retention_days * 86_400_000))
     day_start = day_starts(settings.timezone)
-    home_of = home(settings.partitioner, count)
+    home_of = homes(count, settings.partitioner)
     return lambda number: Partition(number, fold, fold_id, decoder.decode_all, day_start, home_of)
 
 
@@ -129,7 +133,7 @@ def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str
 def end(error: BaseException) -> None:
     """End the process at once, with the reason: the memory may be ahead of the tables, so nothing may be tidied up."""
     failure = isinstance(error, Failure)
-    log.critical("%s", error.format_message() if failure else repr(error), exc_info=None if failure else error)
+    logger.critical("%s", error.format_message() if failure else repr(error), exc_info=None if failure else error)
     for handler in logging.getLogger().handlers:
         handler.flush()
     sys.stderr.flush()
@@ -151,7 +155,7 @@ async def serve(app: App, settings: Settings, metrics: SimpleNamespace) -> None:
         done, _ = await asyncio.wait({stopping, watch}, return_when=asyncio.FIRST_COMPLETED)
     if watch in done:
         watch.result()
-    log.info("stopping: finishing the batches in hand")
+    logger.info("stopping: finishing the batches in hand")
     watch.cancel()
     await app.stop()
     await app.ingest.close()
@@ -190,9 +194,39 @@ def _measure(app: App, settings: Settings, metrics: SimpleNamespace, now: float)
         end(Stalled(f"{stalled} for {settings.stall_seconds:g} s: start again, and look at the broker if this repeats"))
 
 
-def run(settings: Settings, count: int, metrics: SimpleNamespace) -> int:
-    """Run a worker until it is told to stop; the exit code. Failures end the process themselves."""
+def run(settings: Settings) -> int:
+    """Run a worker until it is told to stop; the exit code. Failures of the work end the process by themselves.
+
+    Raises `BrokerUnavailable`, `TopicsWrong` and `SettingError` before there is any work.
+    """
+    log.set_up(settings.log_format, settings.log_level)
+    topics.wait_for_broker(settings, logger.warning)
+    count = topics.require(settings)
+    registry = exposition.new_registry()
+    metrics = exposition.engine_metrics(registry)
+    metrics.build_info.info({"version": installed_version(), "python": platform.python_version()})
+    view = View.of(settings) if settings.view else None
     with tempfile.TemporaryDirectory(prefix="callfunnel-") as folder:
         app = build(settings, count, metrics, str(Path(folder) / "faust"))
-        asyncio.run(serve(app, settings, metrics))
+
+        def not_ready() -> str | None:
+            return app.ingest.not_ready() or (view.not_ready() if view else None)
+
+        pages = Pages(
+            settings.http_host,
+            settings.http_port,
+            view=view,
+            exposition=exposition.Exposition.of(settings, lambda: view.snapshot if view else None, registry),
+            not_ready=not_ready,
+        )
+        pages.start()
+        logger.info("serving %s", pages.url)
+        if view:
+            view.start()
+        try:
+            asyncio.run(serve(app, settings, metrics))
+        finally:
+            if view:
+                view.stop()
+            pages.stop()
     return exit_codes.OK

@@ -24,9 +24,14 @@ def murmur2(key: bytes) -> int:
     return (h ^ h >> 15) & 0x7FFFFFFF
 
 
-def home(partitioner: str, partitions: int) -> Callable[[bytes], int] | None:
+_DIGESTS = {"murmur2": murmur2, "crc32": crc32}
+
+
+def home(key: bytes, partitions: int, partitioner: str) -> int:
+    """The partition that `partitioner` ("murmur2" or "crc32") gives a record with this key."""
+    return _DIGESTS[partitioner](key) % partitions
+
+
+def homes(partitions: int, partitioner: str) -> Callable[[bytes], int] | None:
     """The function from a lead id to its home partition; None when the publishers are trusted (`trust`)."""
-    if partitioner == "trust":
-        return None
-    digest = {"murmur2": murmur2, "crc32": crc32}[partitioner]
-    return lambda lead_id: digest(lead_id) % partitions
+    return None if partitioner == "trust" else lambda lead_id: home(lead_id, partitions, partitioner)

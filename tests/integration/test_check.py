@@ -8,7 +8,7 @@ from msgspec import structs
 from agents import checks, topics
 from agents.broker import free_port
 from agents.cli import main
-from agents.routing import home
+from streams.partitioning import home
 
 
 @pytest.fixture
