@@ -1,7 +1,7 @@
-"""The topics on the broker against the topics as they have to be: create, compare, mend; waiting for the broker.
+"""The topics on the broker against what they have to be: create, compare, mend; and waiting for the broker.
 
-The law: what is there is never made less. A missing topic is created and a setting set right, but no retention
-is shortened, and partitions and copies of an existing topic are a person's decision: the remedy is told.
+The law: what is there is never made less. A missing topic is created and a setting set right, but no
+retention is shortened, and partitions and copies of an existing topic are a person's decision.
 """
 
 from __future__ import annotations
@@ -108,6 +108,12 @@ def describe(admin: KafkaAdminClient, names: Iterable[str]) -> dict[str, TopicSp
         )
         for name, partitions in existing.items()
     }
+
+
+def existing(settings: Settings) -> tuple[TopicSpec, ...]:
+    """The topics of `settings` as they are on the broker, those that exist. Raises BrokerUnavailable."""
+    with admin_client(settings) as admin:
+        return tuple(_both(admin, settings)[1].values())
 
 
 def differences(specs: Iterable[TopicSpec], found: Mapping[str, TopicSpec]) -> tuple[Difference, ...]:

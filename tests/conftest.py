@@ -105,6 +105,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterat
     left_out = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", []))
     terminalreporter.section("left out")
     for reason, tests in left_out.most_common():
-        terminalreporter.line(f"{tests} tests: {reason.removeprefix('Skipped: ')}")
+        terminalreporter.line(f"{tests} × {reason.removeprefix('Skipped: ')}")
     if not left_out:
         terminalreporter.line("nothing")

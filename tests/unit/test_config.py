@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from agents.cli import main
 from agents.config import Settings, in_force, variable
 from agents.errors import SettingError
 
@@ -185,3 +186,37 @@ def test_every_setting_tells_its_meaning_what_it_may_be_and_where_it_comes_from(
         "profile development",
     )
     assert (shown["clock"].origin, shown["clock"].default) == ("default", "wall")
+
+
+def test_the_config_command_shows_what_is_in_force_and_never_a_secret(monkeypatch, capsys, tmp_path):
+    secret = tmp_path / "password"
+    secret.write_text("hunter2\n")
+    for name, value in {
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_username": "callfunnel",
+        "sasl_password_file": str(secret),
+    }.items():
+        monkeypatch.setenv(variable(name), value)
+    for arguments in (["config"], ["config", "--json"]):
+        with pytest.raises(SystemExit) as left:
+            main(arguments)
+        assert left.value.code == 0
+        shown = capsys.readouterr().out
+        assert "SCRAM-SHA-512" in shown
+        assert "hunter2" not in shown
+    document = msgspec.json.decode(shown)
+    assert document["sasl_mechanism"]["origin"] == "CALLFUNNEL_SASL_MECHANISM"
+    assert document["partitions"]["value"] == 8
+
+
+def test_the_config_command_ends_with_64_on_a_bad_setting_and_still_shows_the_defaults(monkeypatch, capsys):
+    monkeypatch.setenv("CALLFUNNEL_PARTITIONS", "none")
+    with pytest.raises(SystemExit) as left:
+        main(["config"])
+    assert left.value.code == 64
+    assert "CALLFUNNEL_PARTITIONS: 'none' is not allowed" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:
+        main(["config", "--defaults"])
+    assert left.value.code == 0
+    assert "CALLFUNNEL_PARTITIONS=8  (default)" in capsys.readouterr().out
