@@ -277,9 +277,9 @@ STANDARDS: dict[str, tuple[tuple[Band, Callable[[float, float], bool], float], .
 }
 """The bands of each rate, best first; what reaches none of them is critical.
 
-Reach: 15 % is the standard, at 10 % or less something is badly wrong. Qualification below 50 %: the lead list
-or the customer profile is poor. Close below 50 %: product, market, channel, offer or pitch. Response: called in
-time.
+Reach: 15 % is the standard, at 10 % or less something is badly wrong. Qualification below 50 %: the lead
+list or the customer profile is poor. Close below 50 %: product, market, channel, offer or pitch. Response:
+called in time.
 """
 
 
