@@ -1,7 +1,7 @@
 """Makes aiokafka read what is committed where the broker tells it too much about what was aborted.
 
-With an answer the broker names the aborted transactions that reach into it. noida-db 0.2.3 names all that ever
-were in the partition, and aiokafka then drops everything that their producers committed later.
+With an answer the broker names the aborted transactions that reach into it. noida-db 0.2.3 names all that
+ever were in the partition, and aiokafka then drops everything that their producers committed later.
 The law that decides here holds on any broker: a producer has one transaction at a time, so what its next
 marker commits was not aborted before. No other module knows the fetcher of aiokafka.
 """

@@ -1,7 +1,7 @@
 """Every metric, declared once: exposition, dashboards, alerts, documentation and tests read this list.
 
-The law: every rate can be derived from an exported numerator and denominator of the same view, and no label ever
-holds a lead, a phone number or free text.
+The law: every rate can be derived from an exported numerator and denominator of the same view, and no label
+ever holds a lead, a phone number or free text.
 """
 
 from collections.abc import Callable
@@ -116,7 +116,7 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric(
         "callfunnel_lead_response_seconds",
         "gaugehistogram",
-        "Time from a lead's creation to its first dial (attempt) or human answer (connect), all leads so far; "
+        "Time from a lead's creation to its first dial (attempt) or human answer (connect), all leads; "
         "late events may correct it downwards.",
         ("clock", "campaign"),
         "seconds",
@@ -277,8 +277,9 @@ STANDARDS: dict[str, tuple[tuple[Band, Callable[[float, float], bool], float], .
 }
 """The bands of each rate, best first; what reaches none of them is critical.
 
-Reach: 15 % is the standard, at 10 % or less something is badly wrong. Qualification below 50 %: the lead list or
-the customer profile is poor. Close below 50 %: product, market, channel, offer or pitch. Response: called in time.
+Reach: 15 % is the standard, at 10 % or less something is badly wrong. Qualification below 50 %: the lead
+list or the customer profile is poor. Close below 50 %: product, market, channel, offer or pitch. Response:
+called in time.
 """
 
 

@@ -18,9 +18,10 @@ from streams.metrics import BY_NAME, CATALOGUE
 NOW = 1_750_000_020
 MINUTE, HOUR, DAY = NOW - NOW % 60, NOW - NOW % 3_600, NOW - NOW % 86_400
 COLUMNS = {
-    "events_created": 2_000_000, "events_dialed": 7, "events_reached": 3, "dm_hangups": 1, "machine_answers": 2,
-    "leads_created": 5, "leads_dialed": 4, "implied": 1, "awaited": 5, "attempt_60": 2, "attempt_900": 1,
-    "attempt_inf": 1, "attempt_ms": 90_123_456, "connect_300": 1, "connect_ms": 250, "uncalled": 1,
+    "events_created": 2_000_000, "events_dialed": 7, "events_reached": 3, "dm_hangups": 1,
+    "machine_answers": 2, "leads_created": 5, "leads_dialed": 4, "implied": 1, "awaited": 5, "attempt_60": 2,
+    "attempt_900": 1, "attempt_inf": 1, "attempt_ms": 90_123_456, "connect_300": 1, "connect_ms": 250,
+    "uncalled": 1,
 }  # fmt: skip
 
 

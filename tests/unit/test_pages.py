@@ -34,9 +34,9 @@ FILLED = snapshot_of(
         "spring",
         "web",
         {
-            "events_created": 10, "events_dialed": 20, "events_reached": 5, "dm_hangups": 2, "leads_created": 10,
-            "leads_reached": 3, "leads_qualified": 2, "leads_won": 1, "awaited": 9, "attempt_60": 4,
-            "attempt_600": 1, "attempt_ms": 500_000, "uncalled": 3,
+            "events_created": 10, "events_dialed": 20, "events_reached": 5, "dm_hangups": 2,
+            "leads_created": 10, "leads_reached": 3, "leads_qualified": 2, "leads_won": 1, "awaited": 9,
+            "attempt_60": 4, "attempt_600": 1, "attempt_ms": 500_000, "uncalled": 3,
         },
     ),
     (NASTY, "web", {"events_dialed": 5, "leads_dialed": 5}),

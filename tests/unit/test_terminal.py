@@ -1,3 +1,4 @@
+import io
 import socket
 import threading
 from datetime import UTC
@@ -36,7 +37,7 @@ def text(shown, color=None) -> str:
         force_terminal=color is not None,
         color_system=color,
         record=True,
-        file=open("/dev/null", "w"),
+        file=io.StringIO(),
     )
     console.print(funnel_table(shown))
     return console.export_text(styles=color is not None)
