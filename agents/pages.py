@@ -43,10 +43,10 @@ _HEADERS = {
 
 
 class Pages:
-    """Serves until stopped. `not_ready` says what is missing, or nothing when this process does its work."""
+    """Serves until stopped. Without a view there are the metrics of the process alone. `not_ready` says what is missing, or nothing when this process does its work."""
 
     def __init__(
-        self, host: str, port: int, *, view: View, exposition: Exposition, not_ready: Callable[[], str | None]
+        self, host: str, port: int, *, view: View | None, exposition: Exposition, not_ready: Callable[[], str | None]
     ) -> None:
         self._host = host
         self._port = port
@@ -99,7 +99,7 @@ class Pages:
             await runner.cleanup()
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        if not self._view.caught_up:
+        if self._view is not None and not self._view.caught_up:
             return _text(503, self._view.state)
         openmetrics = accepts_openmetrics(request.headers.get("Accept", ""))
         zipped = gzip_accepted(request.headers.get("Accept-Encoding", ""))
@@ -133,13 +133,16 @@ class Pages:
         window = asked.get("window", "1h")
         if window not in ALL_WINDOWS:
             return _json(400, {"error": f"unknown window {window!r}: there are {', '.join(ALL_WINDOWS)}"})
-        snapshot = self._view.snapshot
+        view = self._view
+        if view is None:
+            return _json(404, {"error": "no view in this process: ask a worker that has one, or `callfunnel view`"})
+        snapshot = view.snapshot
         if snapshot is None:
-            return _json(503, {"error": self._view.state})
+            return _json(503, {"error": view.state})
         try:
             document = funnel_document(
                 snapshot,
-                now_s=self._view.now_s,
+                now_s=view.now_s,
                 window=window,
                 campaign=asked.get("campaign"),
                 source=asked.get("source"),
@@ -149,7 +152,8 @@ class Pages:
         return _json(200, document)
 
     async def _healthy(self, request: web.Request) -> web.Response:
-        return _text(200, "healthy") if self._view.failure is None else _text(503, self._view.state)
+        view = self._view
+        return _text(200, "healthy") if view is None or view.failure is None else _text(503, view.state)
 
     async def _ready(self, request: web.Request) -> web.Response:
         missing = self._not_ready()
