@@ -5,11 +5,12 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
+from contract.records import events, fields_of, mutated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.codec import REASONS, Decoder, Limits, Rejected
-from schemas.events import TYPES, CallEnded, Connect, Dial, Envelope, Won
+from schemas.events import TYPES, CallEnded, Connect, Dial, Won
 from schemas.money import minor_units
 
 NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
@@ -205,10 +206,6 @@ def test_no_detail_repeats_a_value_of_the_record():
         assert "555" not in refused.detail, refused
 
 
-def fields_of(cls: type[Envelope]) -> tuple[str, ...]:
-    return ("type", *cls.__struct_fields__)
-
-
 @pytest.mark.parametrize(
     ("amount", "currency", "minor"),
     [("19.90", "EUR", 1990), (19.9, "EUR", 1990), (0, "EUR", 0), (5, "JPY", 5), ("5.000", "JPY", 5),
@@ -249,42 +246,6 @@ def test_talk_time_is_a_finite_number_of_seconds():
         "bad_value"
     }
     assert {reason(text + b',"talk_seconds":%s}' % bad) for bad in (b"NaN", b"Infinity")} == {"not_json"}
-
-
-names = st.text(st.characters(codec="utf-8"), max_size=66)
-numbers = st.integers() | st.floats() | st.sampled_from([NOON_MS, 10**18, 1e300])
-json_values = st.recursive(
-    st.none() | st.booleans() | numbers | names,
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(names, inner, max_size=2),
-    max_leaves=4,
-)
-FIELDS = sorted({field for cls in TYPES.values() for field in fields_of(cls)})
-plausible = {
-    "type": st.sampled_from([*TYPES, "demo"]),
-    "occurred_at": st.just(NOON_MS) | st.datetimes(timezones=st.just(UTC)).map(datetime.isoformat),
-    "currency": st.sampled_from(["EUR", "JPY", "eur"]),
-    "answered_by": st.sampled_from(["human", "machine", "dog"]),
-    "hangup_by": st.sampled_from(["customer", "agent", "system"]),
-}
-REQUIRED = ["event_id", "lead_id", "occurred_at", "type"]
-events = st.fixed_dictionaries(
-    {field: plausible.get(field, names) for field in REQUIRED},
-    optional={field: plausible.get(field, names) for field in FIELDS if field not in REQUIRED},
-) | st.dictionaries(st.sampled_from([*FIELDS, "unknown"]), names | json_values)
-
-
-@st.composite
-def mutated(draw) -> bytes:
-    """A plausible event as text, some of its bytes replaced."""
-    text = bytearray(
-        json.dumps(draw(events), ensure_ascii=draw(st.booleans())).encode(errors="surrogatepass")
-    )
-    for _ in range(draw(st.integers(0, 3))):
-        at = draw(st.integers(0, len(text)))
-        text[at : at + draw(st.integers(0, 3))] = draw(
-            st.sampled_from([b"", b"\xff", b"\\u", b'"', b"{", b"[", b"9"])
-        )
-    return bytes(text)
 
 
 values = st.binary() | mutated() | st.none()
