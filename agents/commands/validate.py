@@ -51,9 +51,9 @@ def command(file: str, replay: bool, as_json: bool, quiet: bool) -> int:
                 refused[verdict.reason] += 1
                 if as_json and not quiet:
                     told = {"line": line, "reason": verdict.reason, "detail": verdict.detail}
-                    click.echo(json.dumps(told, ensure_ascii=False))
+                    print(json.dumps(told, ensure_ascii=False))
                 elif not quiet:
-                    click.echo(f"line {line}: {verdict.reason}: {verdict.detail}")
+                    print(f"line {line}: {verdict.reason}: {verdict.detail}")
     if as_json:
         click.echo(json.dumps({"accepted": accepted, "refused": dict(refused.most_common())}))
     else:
@@ -75,7 +75,7 @@ def _records(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 @contextmanager
 def _opened(file: str) -> Iterator[BinaryIO]:
-    """The file or standard input; on a terminal a progress bar shows how far it is read."""
+    """The file or standard input. On a terminal a bar shows how far it is read; `print` writes above it."""
     if file == "-":
         yield sys.stdin.buffer
     elif not sys.stderr.isatty():

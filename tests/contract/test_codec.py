@@ -252,7 +252,11 @@ values = st.binary() | mutated() | st.none()
 
 
 @settings(max_examples=500, deadline=None)
-@given(value=values, key=st.none() | st.binary(max_size=8), timestamp_ms=st.sampled_from([-1, 0, NOON_MS]))
+@given(
+    value=values,
+    key=st.none() | st.binary(max_size=8),
+    timestamp_ms=st.sampled_from([-1, 0, NOON_MS, 2**63 - 1]),
+)
 def test_no_bytes_make_the_gate_raise(value, key, timestamp_ms):
     for decoder in (WALL, HISTORY):
         judged = decoder.decode(value, key, timestamp_ms)
@@ -280,7 +284,7 @@ def test_the_quick_look_and_the_full_judgement_agree(value):
 @settings(max_examples=100, deadline=None)
 @given(
     records=st.lists(
-        st.tuples(values, st.none() | st.just(b"l"), st.sampled_from([-1, 0, NOON_MS])), max_size=6
+        st.tuples(values, st.none() | st.just(b"l"), st.sampled_from([-1, 0, NOON_MS, 2**63 - 1])), max_size=6
     )
 )
 def test_a_batch_is_judged_like_its_records_one_by_one(records):

@@ -10,9 +10,9 @@ from contract.records import ACCEPTED, REJECTED, events
 from hypothesis import given, settings
 
 import schemas
-from schemas.codec import Decoder, Limits, Rejected
+from schemas.codec import REASONS, Decoder, Limits, Rejected
 from schemas.documents import asyncapi, documents, json_schema
-from schemas.events import TYPES
+from schemas.events import TYPES, Envelope
 
 FOLDER = Path(schemas.__file__).parent
 VALIDATOR = jsonschema.Draft7Validator(json_schema())
@@ -83,3 +83,16 @@ def test_each_line_of_the_yaml_is_a_key_with_json_or_a_block_below_it():
         path[-1][key.strip('"')] = child = json.loads(value) if value else {}
         path.append(child)
     assert tree == asyncapi()
+
+
+def test_the_readme_lists_the_catalogue_the_fields_and_the_reasons_in_their_order():
+    readme = (FOLDER / "README.md").read_text("utf-8")
+
+    def first_column(heading: str) -> list[str]:
+        section = readme.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+        rows = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
+        return [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+
+    assert first_column("Catalogue") == list(TYPES)
+    assert first_column("Reasons for a refusal") == list(REASONS)
+    assert set(first_column("Envelope")) == {"type", *Envelope.__struct_fields__}
