@@ -62,6 +62,11 @@ def test_unknown_fields_are_ignored_whatever_they_hold():
     assert verdict(b'{"x":1e999,"y":"\\ud800",' + json.dumps(DIAL).encode()[1:]) == verdict(DIAL)
 
 
+@pytest.mark.parametrize("version", [b"2", b"9" * 400])
+def test_a_newer_version_is_refused_whatever_else_it_holds(version):
+    assert reason(b'{"schema_version":%s,"type":["reshaped"]}' % version) == "unsupported_version"
+
+
 def test_of_a_repeated_key_the_last_value_counts():
     text = json.dumps(DIAL).encode()[1:]
     assert verdict(b'{"lead_id":5,"type":"won",' + text) == verdict(DIAL)
@@ -98,17 +103,22 @@ def test_lengths_count_characters():
     assert reason(DIAL | {"agent": "é" * 65}) == "bad_value"
 
 
-def test_an_event_may_be_five_minutes_ahead_of_its_record_and_400_days_behind():
+QUICK, FULL = DIAL, DIAL | {"note": "an escape\n sends it through the full judgement"}
+
+
+@pytest.mark.parametrize("event", [QUICK, FULL])
+def test_an_event_may_be_five_minutes_ahead_of_its_record_and_400_days_behind(event):
     for shift_ms in (300_000, -400 * DAY_MS):
-        assert verdict(DIAL, timestamp_ms=NOON_MS - shift_ms) == verdict(DIAL)
-    assert reason(DIAL, timestamp_ms=NOON_MS - 300_001) == "from_the_future"
-    assert reason(DIAL, timestamp_ms=NOON_MS + 400 * DAY_MS + 1) == "too_old"
+        assert verdict(event, timestamp_ms=NOON_MS - shift_ms) == verdict(DIAL)
+    assert reason(event, timestamp_ms=NOON_MS - 300_001) == "from_the_future"
+    assert reason(event, timestamp_ms=NOON_MS + 400 * DAY_MS + 1) == "too_old"
 
 
-def test_without_a_record_time_or_in_a_replay_no_event_is_early_or_late():
-    assert verdict(DIAL, timestamp_ms=-1) == verdict(DIAL)
+@pytest.mark.parametrize("event", [QUICK, FULL])
+def test_without_a_record_time_or_in_a_replay_no_event_is_early_or_late(event):
+    assert verdict(event, timestamp_ms=-1) == verdict(DIAL)
     for timestamp_ms in (0, NOON_MS + 10_000 * DAY_MS):
-        assert verdict(DIAL, timestamp_ms=timestamp_ms, decoder=HISTORY) == verdict(DIAL)
+        assert verdict(event, timestamp_ms=timestamp_ms, decoder=HISTORY) == verdict(DIAL)
 
 
 @pytest.mark.parametrize("decoder", [WALL, HISTORY])
@@ -183,6 +193,8 @@ def test_details_say_what_is_wrong_and_what_would_be_right():
         verdict(DIAL | {"type": "dialled"}).detail.rpartition(" (")[2],
         verdict(DIAL | {"type": "won", "amount": 5}).detail,
         verdict(DIAL | {"occurred_at": NOON_MS // 1000}).detail,
+        verdict(b"\0\0\0\0\7{}").detail,
+        WALL.decode(None, b"l-1", NOON_MS).detail,
     ] == [
         "`$.event_id` must be a string of 1 to 64 characters, no control character, and is missing",
         "`$.occurred_at` must be an RFC 3339 time with an offset, like 2025-03-01T09:30:00Z, "
@@ -193,6 +205,8 @@ def test_details_say_what_is_wrong_and_what_would_be_right():
         "`$.currency` must be an ISO 4217 code, like EUR, and is missing",
         "`$.occurred_at` is 20128 days behind the record's own time, allowed are 400 days: "
         "send milliseconds, not seconds",
+        "the value is a schema registry's binary format: publish plain JSON",
+        "the record has no value (a tombstone): publish only events",
     ]
 
 
