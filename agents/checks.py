@@ -1,0 +1,193 @@
+"""Is everything as a worker needs it: each check is one line, and what fails names its remedy.
+
+The law: a check changes nothing that a reader of the topics could see.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import time
+from collections.abc import Iterator
+from importlib import metadata
+
+from msgspec import Struct
+
+from agents import topics
+from agents.config import Settings
+from agents.connection import admin_client, kafka_python_options
+from streams.partitioning import home
+
+LIBRARIES = ("faust-streaming", "aiokafka", "kafka-python", "prometheus-client", "msgspec", "orjson")
+NEEDED = (
+    "InitProducerId",
+    "AddPartitionsToTxn",
+    "EndTxn",
+    "Fetch",
+    "ListOffsets",
+    "OffsetCommit",
+    "JoinGroup",
+)
+"""Requests a broker must know: an idempotent, transactional producer and a consumer group."""
+
+SAMPLE = 200
+"""Latest records looked at per partition."""
+
+
+class Finding(Struct, frozen=True):
+    """The result of one check: what was seen, and how to cure it when it is not `ok`."""
+
+    ok: bool
+    what: str
+    told: str
+    remedy: str = ""
+
+
+def run(settings: Settings) -> Iterator[Finding]:
+    """Check one thing after the other. Raises BrokerUnavailable when no broker answers."""
+    from kafka.protocol.broker_version_data import BrokerVersionData
+
+    yield _versions()
+    with admin_client(settings) as admin:
+        known = admin.api_versions()
+        speaks = ".".join(map(str, BrokerVersionData(api_versions=known).broker_version))
+        told = f"{settings.broker} answers ({settings.security_protocol}) as Kafka {speaks}"
+        yield Finding(True, "broker", told)
+        yield _transactions({api.name for api in known})
+        specs = {spec.name: spec for spec in topics.wanted(settings)}
+        found = topics.describe(admin, specs)
+    wrong = topics.compare(settings)
+    yield from (Finding(False, "topics", _without_remedy(each), each.remedy) for each in wrong)
+    if not wrong:
+        source = found[settings.source_topic]
+        size = f"partitions: {source.partitions}, copies: {source.replication_factor}"
+        yield Finding(True, "topics", f"all {len(found)} are there ({size})")
+        stamped = source.config["message.timestamp.type"]
+        yield Finding(True, "timestamps", f"{settings.source_topic} is stamped with {stamped}")
+    if settings.dead_letter_topic in found:
+        yield _dead_letters(settings)
+    if settings.source_topic in found and settings.partitioner != "trust":
+        yield _routing(settings)
+
+
+def _versions() -> Finding:
+    installed = {name: metadata.version(name) for name in LIBRARIES}
+    told = ", ".join([f"python {platform.python_version()}", *(f"{n} {v}" for n, v in installed.items())])
+    wrong = [
+        f"{name}=={pin}" for name, pin in _pins().items() if name in installed and installed[name] != pin
+    ]
+    if wrong:
+        return Finding(False, "versions", told, f"install {' '.join(wrong)}, which this release is made for")
+    return Finding(True, "versions", told)
+
+
+def _pins() -> dict[str, str]:
+    try:
+        requirements = metadata.requires("callfunnel") or []
+    except metadata.PackageNotFoundError:
+        return {}
+    return dict(re.findall(r"^([\w-]+)==([\w.]+)", "\n".join(requirements), re.MULTILINE))
+
+
+def _transactions(known: set[str]) -> Finding:
+    lacking = [name for name in NEEDED if name not in known]
+    if lacking:
+        told = f"the broker does not know {', '.join(lacking)}"
+        return Finding(False, "transactions", told, "use Apache Kafka 2.5 or newer")
+    return Finding(True, "transactions", "the broker has idempotent and transactional producers")
+
+
+def _without_remedy(difference: topics.Difference) -> str:
+    return str(difference).removesuffix(f"; {difference.remedy}")
+
+
+def _dead_letters(settings: Settings) -> Finding:
+    """Write a record in a transaction and take it back: who reads what is committed never sees it."""
+    from kafka import KafkaProducer
+    from kafka.errors import KafkaError
+
+    topic = settings.dead_letter_topic
+    try:
+        producer = KafkaProducer(
+            **kafka_python_options(settings),
+            transactional_id=f"{settings.app_id}-check",
+            max_block_ms=10_000,
+            request_timeout_ms=5_000,
+            delivery_timeout_ms=10_000,
+        )
+        try:
+            producer.init_transactions()
+            producer.begin_transaction()
+            producer.send(topic, b"callfunnel check", partition=0).get(10)
+            producer.abort_transaction()
+        finally:
+            producer.close(timeout=1)
+    except KafkaError as error:
+        told = f"{topic} cannot be written in a transaction: {type(error).__name__}"
+        return Finding(
+            False,
+            "dead letters",
+            told,
+            "grant Write on the topic and on the transactional ids, and see its ISR",
+        )
+    return Finding(True, "dead letters", f"{topic} takes records in a transaction")
+
+
+def _routing(settings: Settings) -> Finding:
+    topic = settings.source_topic
+    if settings.partitioner == "trust":
+        return Finding(True, "routing", "events are counted wherever they were published (partitioner = trust)")
+    partitions, keys = _latest_keys(settings, topic)
+    keyed = {(key, partition) for key, partition in keys if key is not None}
+    without_key = sum(key is None for key, _ in keys)
+    if without_key:
+        told = f"{without_key} of the latest {len(keys)} records of {topic} have no key"
+        return Finding(False, "routing", told, "publish each event with its lead_id as the record's key")
+    if not keys:
+        return Finding(True, "routing", f"{topic} is empty: nothing to look at")
+    away = sorted(pair for pair in keyed if home(pair[0], partitions, settings.partitioner) != pair[1])
+    if not away:
+        told = f"the latest {len(keyed)} leads of {topic} lie where {settings.partitioner} puts them"
+        return Finding(True, "routing", told)
+    key, partition = away[0]
+    other = "crc32" if settings.partitioner == "murmur2" else "murmur2"
+    by_other = all(home(key, partitions, other) == partition for key, partition in away)
+    told = (
+        f"{len(away)} of the latest {len(keyed)} leads of {topic} ({len(away) / len(keyed):.0%}) are not "
+        f"where {settings.partitioner} puts them{f', all of them where {other} does' if by_other else ''}; "
+        f"{key.decode(errors='replace')!r} is in partition {partition}, "
+        f"not in {home(key, partitions, settings.partitioner)}"
+    )
+    return Finding(False, "routing", told, _routing_remedy(settings.partitioner))
+
+
+def _routing_remedy(partitioner: str) -> str:
+    if partitioner == "crc32":
+        return "set every publisher to CRC32 (librdkafka: partitioner=consistent_random)"
+    return (
+        "set partitioner=murmur2_random in publishers that use librdkafka (confluent-kafka, rdkafka, "
+        "php-rdkafka); until then their events are moved, at the price of a second write each"
+    )
+
+
+def _latest_keys(settings: Settings, topic: str) -> tuple[int, list[tuple[bytes | None, int]]]:
+    """How many partitions the topic has; key and partition of its latest records."""
+    from kafka import KafkaConsumer, TopicPartition
+
+    consumer = KafkaConsumer(**kafka_python_options(settings), enable_auto_commit=False)
+    try:
+        assigned = [
+            TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())
+        ]
+        consumer.assign(assigned)
+        begins, ends = consumer.beginning_offsets(assigned), consumer.end_offsets(assigned)
+        for partition in assigned:
+            consumer.seek(partition, max(begins[partition], ends[partition] - SAMPLE))
+        keys: list[tuple[bytes | None, int]] = []
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and any(consumer.position(p) < ends[p] for p in assigned):
+            for partition, records in consumer.poll(500).items():
+                keys += [(record.key, partition.partition) for record in records]
+        return len(assigned), keys
+    finally:
+        consumer.close()

@@ -1,0 +1,34 @@
+"""`callfunnel check`: one line per thing a worker needs, with the remedy where something is wrong."""
+
+import click
+
+from agents import exit_codes
+
+
+@click.command("check")
+@click.option("--broker", metavar="HOST:PORT", help="Where Kafka listens.")
+@click.option(
+    "--profile", type=click.Choice(["production", "development"]), help="development: one copy of everything."
+)
+def command(broker: str | None, profile: str | None) -> int:
+    """Check everything a worker needs: broker, versions, transactions, topics, dead letters, routing.
+
+    Prints one line each, `ok` or `FAIL` with the remedy. Nothing is changed. Exit code 0 when all is well, 69
+    when no broker answers, 78 when something has to be set right.
+
+    \b
+    Example:
+      callfunnel check --broker kafka-1:9092
+    """
+    import os
+
+    from agents import checks
+    from agents.config import Settings
+
+    all_well = True
+    for finding in checks.run(Settings.from_environ(os.environ, broker=broker, profile=profile)):
+        mark = click.style("ok  ", fg="green") if finding.ok else click.style("FAIL", fg="red", bold=True)
+        remedy = f"\n     remedy: {finding.remedy}" if finding.remedy else ""
+        click.echo(f"{mark} {finding.what}: {finding.told}{remedy}")
+        all_well &= finding.ok
+    return exit_codes.OK if all_well else exit_codes.CONFIG

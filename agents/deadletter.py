@@ -1,0 +1,65 @@
+"""What becomes of rejected records: the bytes as they came, the reason in the headers, and a limit to patience."""
+
+from collections import deque
+from collections.abc import Iterable
+
+from agents.errors import TablesWrong
+from agents.ledger import Record
+from agents.transport import MicroBatch
+from schemas.codec import Rejected
+
+
+def dead_letter(batch: MicroBatch, index: int, why: Rejected, received_ms: int, app_id: str) -> Record:
+    """The record for the dead-letter topic: key and value untouched, headers as Kafka Connect names them, and ours."""
+    headers = [
+        *batch.headers[index],
+        ("__connect.errors.topic", batch.topic.encode()),
+        ("__connect.errors.partition", b"%d" % batch.partition),
+        ("__connect.errors.offset", b"%d" % batch.offsets[index]),
+        ("__connect.errors.connector.name", app_id.encode()),
+        ("__connect.errors.exception.class.name", why.reason.encode()),
+        ("__connect.errors.exception.message", why.detail.encode()),
+        ("callfunnel.reason", why.reason.encode()),
+        ("callfunnel.detail", why.detail.encode()),
+        ("callfunnel.received_at", b"%d" % received_ms),
+    ]
+    return batch.keys[index], batch.values[index] or b"", headers, None
+
+
+class DeadLetterLimits:
+    """Stops the worker when rejecting is no longer the exception: then the source, not an event, is wrong."""
+
+    def __init__(self, max_share: float, window: int, max_run: int) -> None:
+        self._max_share = max_share
+        self._window = window
+        self._max_run = max_run
+        self._run = 0
+        self._recent: deque[tuple[int, int]] = deque()
+        self._seen = self._rejected = 0
+
+    def check(self, records: int, rejected: Iterable[int]) -> None:
+        """Count a batch: how many records, and the indices of those rejected. Raises `TablesWrong` past a limit."""
+        indices = list(rejected)
+        position = 0
+        for index in indices:
+            self._run = self._run + 1 if index == position else 1
+            position = index + 1
+            if self._run > self._max_run:
+                raise TablesWrong(
+                    f"{self._run} records in a row were rejected. Look at the dead-letter topic for the reasons, mend the "
+                    "publisher, or raise CALLFUNNEL_DLQ_MAX_RUN. Nothing is lost: these records are read again."
+                )
+        if position < records:
+            self._run = 0
+        self._recent.append((records, len(indices)))
+        self._seen += records
+        self._rejected += len(indices)
+        while self._seen - self._recent[0][0] >= self._window:
+            old_records, old_rejected = self._recent.popleft()
+            self._seen -= old_records
+            self._rejected -= old_rejected
+        if self._seen >= self._window and self._rejected > self._max_share * self._seen:
+            raise TablesWrong(
+                f"{self._rejected} of the last {self._seen} records were rejected. Look at the dead-letter topic for the "
+                "reasons, mend the publisher, or raise CALLFUNNEL_DLQ_MAX_SHARE. Nothing is lost: these records are read again."
+            )

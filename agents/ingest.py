@@ -1,0 +1,270 @@
+"""From a micro-batch to a committed transaction: the guard, the fold and the write, for each owned partition.
+
+The law here:
+* a batch is applied only where the one before it ended; an overlap is skipped, a hole is fetched again;
+* the state says where to resume, never the group's committed offset;
+* the batch is acknowledged after its transaction; whatever goes wrong before ends the process.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from faust.types import TP, EventT
+
+from agents.deadletter import DeadLetterLimits, dead_letter
+from agents.errors import TablesWrong
+from agents.ledger import Ledger, Record
+from agents.transport import MicroBatch
+from streams.engine import Effects, Mismatch, Partition
+
+log = logging.getLogger(__name__)
+
+REROUTED = "callfunnel.rerouted"
+"""The header of an event that was sent to its lead's home partition: it is applied wherever it is found."""
+
+
+class Lane:
+    """One owned partition: its state, and the batches waiting for it."""
+
+    def __init__(self, state: Partition) -> None:
+        self.state = state
+        self.waiting: asyncio.Queue[EventT] = asyncio.Queue(maxsize=1)
+        self.task: asyncio.Task[None] | None = None
+        self.progress_at = time.monotonic()
+        self.seeks = 0
+
+
+class Ingest:
+    """The partitions this worker owns and what happens to their batches.
+
+    `app` is the Faust app; `new_partition` makes the empty state of a partition; `fail` ends the process.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        *,
+        source: str,
+        dead_letters: str,
+        ledger: Ledger,
+        new_partition: Callable[[int], Partition],
+        limits: DeadLetterLimits,
+        metrics: SimpleNamespace,
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        self._app = app
+        self._source = source
+        self._dead_letters = dead_letters
+        self._funnel = app.funnel_table
+        self._leads = app.leads_table
+        self._ledger = ledger
+        self._new_partition = new_partition
+        self._limits = limits
+        self._metrics = metrics
+        self._fail = fail
+        self.lanes: dict[int, Lane] = {}
+        self._is_ready = False
+
+    async def fence(self, assigned: Iterable[TP]) -> None:
+        """Drop what was lost and become the only writer of what is assigned; before recovery reads the changelogs."""
+        self._is_ready = False
+        self._metrics.rebalances.inc()
+        own = {tp.partition for tp in assigned if tp.topic == self._source}
+        for partition in self.lanes.keys() - own:
+            lane = self.lanes.pop(partition)
+            if lane.task is not None:
+                lane.task.cancel()
+        try:
+            await self._ledger.own(own)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    async def take_over(self, source: Iterable[TP]) -> Mapping[TP, int]:
+        """Build the state of the partitions that are new here; where each source partition has to be read from."""
+        try:
+            return await self._take_over([tp for tp in source if tp.topic == self._source])
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    async def _take_over(self, source: list[TP]) -> Mapping[TP, int]:
+        consumer = self._app.consumer
+        earliest = await consumer.earliest_offsets(*source) if source else {}
+        ends = await consumer.highwaters(*source) if source else {}
+        for tp in source:
+            lane = self.lanes.get(tp.partition)
+            if lane is None:
+                state = self._new_partition(tp.partition)
+                try:
+                    state.restore(self._funnel.rows.take(tp.partition), self._leads.rows.take(tp.partition))
+                except Mismatch as error:
+                    raise TablesWrong(str(error)) from error
+                lane = self.lanes[tp.partition] = Lane(state)
+                lane.task = asyncio.create_task(self._run(lane), name=f"lane-{tp.partition}")
+            offset = lane.state.offset
+            if offset is None:
+                lane.state.offset = earliest[tp]
+            elif offset > ends[tp]:
+                raise TablesWrong(
+                    f"the tables of {tp.topic}/{tp.partition} go up to offset {offset}, but the topic ends at {ends[tp]}: "
+                    "it was truncated or created anew. To count its events from the start, use a new app id."
+                )
+            elif offset < earliest[tp]:
+                self._accept_hole(lane, earliest[tp])
+        return {tp: self.lanes[tp.partition].state.offset for tp in source}  # type: ignore[misc]
+
+    def ready(self, source: Iterable[TP]) -> None:
+        """Recovery is over and the source is flowing."""
+        for lane in self.lanes.values():
+            lane.progress_at = time.monotonic()
+        self._is_ready = True
+        owned = sorted(tp.partition for tp in source if tp.topic == self._source)
+        self._metrics.partitions.labels("active").set(len(owned))
+        log.info("ready: partitions %s", owned)
+
+    def not_ready(self) -> str | None:
+        """What keeps this worker from folding events, in words; None when nothing does."""
+        return None if self._is_ready else "the worker is joining its group or restoring its tables"
+
+    async def close(self) -> None:
+        """After the last batch: end the lanes and give the partitions up."""
+        for lane in self.lanes.values():
+            if lane.task is not None:
+                lane.task.cancel()
+        await self._ledger.close()
+
+    def rows(self) -> tuple[int, int]:
+        """Rows held in the funnel and in the leads table."""
+        states = [lane.state for lane in self.lanes.values()]
+        return sum(len(state.funnel) for state in states), sum(len(state.leads) for state in states)
+
+    def lags(self) -> Mapping[TP, int]:
+        """Records behind the end of each owned source partition, as far as this worker has heard."""
+        lags = {}
+        for partition, lane in self.lanes.items():
+            tp = TP(self._source, partition)
+            highwater = self._app.consumer.highwater(tp)
+            if highwater is not None and lane.state.offset is not None:
+                lags[tp] = max(0, highwater - lane.state.offset)
+        return lags
+
+    def stalled(self, now: float, seconds: float) -> str | None:
+        """What has had work and made no progress for so long (`now` is monotonic), in words; None when nothing has."""
+        for tp, lag in self.lags().items() if self._is_ready else ():
+            lane = self.lanes[tp.partition]
+            if not lag:
+                lane.progress_at = now
+            elif now - lane.progress_at > seconds:
+                return f"{tp.topic}/{tp.partition} is {lag} records behind and does not move"
+        return None
+
+    async def take(self, event: EventT) -> None:
+        """Give a batch to its partition; waits while the partition is busy with two others."""
+        batch: MicroBatch = event.value
+        lane = self.lanes.get(batch.partition)
+        if lane is None or batch.generation != self._app.consumer_generation_id:
+            return  # revoked since it was fetched; the new owner reads it again
+        await lane.waiting.put(event)
+
+    async def _run(self, lane: Lane) -> None:
+        try:
+            while True:
+                event = await lane.waiting.get()
+                if await self._process(lane, event.value):
+                    event.ack()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._fail(error)
+
+    async def _process(self, lane: Lane, fetched: MicroBatch) -> bool:
+        """Apply what is new of a batch; False when it has to be fetched again."""
+        state = lane.state
+        batch = await self._continuing(lane, fetched)
+        if batch is None:
+            return False
+        if batch.end <= state.offset:  # type: ignore[operator]
+            self._metrics.events_replayed.inc(len(batch))
+            return True
+        if batch.start < state.offset:  # type: ignore[operator]
+            whole = len(batch)
+            batch = batch.since(state.offset)  # type: ignore[arg-type]
+            self._metrics.events_replayed.inc(whole - len(batch))
+        if not batch.values:
+            state.offset = batch.end
+            return True
+        started = time.perf_counter()
+        rerouted = None
+        if any(batch.headers):
+            rerouted = [any(name == REROUTED for name, _ in headers) for headers in batch.headers]
+        effects = state.apply(batch.values, batch.keys, batch.timestamps, rerouted, batch.end)
+        self._limits.check(len(batch), [i for i, _ in effects.rejected])
+        await self._ledger.write(batch.partition, self._records(batch, effects))
+        lane.progress_at = time.monotonic()
+        self._observe(batch, effects, time.perf_counter() - started)
+        return True
+
+    async def _continuing(self, lane: Lane, batch: MicroBatch) -> MicroBatch | None:
+        """The batch, when it does not leave a hole behind the state; else None, after seeking back."""
+        expected: int = lane.state.offset  # type: ignore[assignment]
+        if batch.start <= expected:
+            lane.seeks = 0
+            return batch
+        tp = TP(batch.topic, batch.partition)
+        earliest = (await self._app.consumer.earliest_offsets(tp))[tp]
+        if earliest > expected:
+            self._accept_hole(lane, earliest)
+            if batch.start <= earliest:
+                return batch
+        lane.seeks += 1
+        if lane.seeks > 20:
+            raise TablesWrong(
+                f"{tp.topic}/{tp.partition}: the broker has offsets from {earliest} on, but never delivers {expected}"
+            )
+        log.warning("%s/%s: delivered from %s, expected %s: fetching again", *tp, batch.start, expected)
+        await self._app.consumer.seek(tp, lane.state.offset)
+        return None
+
+    def _accept_hole(self, lane: Lane, earliest: int) -> None:
+        """The broker no longer has the records: retention passed them by. Go on, and say exactly what is missing."""
+        missing = earliest - lane.state.offset  # type: ignore[operator]
+        self._metrics.source_gap_events.labels(str(lane.state.number)).inc(missing)
+        log.error(
+            "%s/%s: offsets %s to %s are gone from the topic (retention): %s events were never counted",
+            *(self._source, lane.state.number, lane.state.offset, earliest - 1, missing),
+        )
+        lane.state.offset = earliest
+
+    def _records(self, batch: MicroBatch, effects: Effects) -> dict[tuple[str, int], list[Record]]:
+        number = batch.partition
+        records: dict[tuple[str, int], list[Record]] = {
+            (self._funnel.changelog_topic_name, number): [(key, value, [], None) for key, value in effects.funnel],
+            (self._leads.changelog_topic_name, number): [(key, value, [], None) for key, value in effects.leads],
+        }
+        if effects.rejected:
+            received_ms = int(time.time() * 1000)
+            records[self._dead_letters, number] = [
+                dead_letter(batch, i, why, received_ms, self._app.conf.id) for i, why in effects.rejected
+            ]
+        for i, home in effects.foreign:
+            headers = [*batch.headers[i], (REROUTED, b"1")]
+            record = (batch.keys[i], batch.values[i], headers, batch.timestamps[i])
+            records.setdefault((self._source, home), []).append(record)
+        return records
+
+    def _observe(self, batch: MicroBatch, effects: Effects, seconds: float) -> None:
+        metrics = self._metrics
+        metrics.events_consumed.labels(batch.topic, str(batch.partition)).inc(len(batch))
+        for _, rejected in effects.rejected:
+            metrics.events_rejected.labels(rejected.reason).inc()
+        metrics.events_duplicate.inc(effects.duplicates)
+        metrics.events_late.inc(effects.late)
+        metrics.events_rerouted.inc(len(effects.foreign))
+        metrics.batch_events.observe(len(batch))
+        metrics.batch_seconds.observe(seconds)
+        metrics.event_delay_seconds.observe(max(0.0, time.time() - batch.timestamps[-1] / 1000))

@@ -1,0 +1,101 @@
+"""The write path: everything a micro-batch causes becomes durable in one Kafka transaction, or nothing does.
+
+One transactional producer for each partition that this worker owns. Starting it makes the broker abort whatever a
+former owner left open and refuse everything that owner sends from then on, so a worker that was paused, partitioned or
+declared dead can wake at any time and do no harm.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, OutOfOrderSequenceNumber, ProducerFenced
+
+from agents.errors import TakenOver, WriteFailed
+
+Record = tuple[bytes | None, bytes | None, list[tuple[str, bytes]], int | None]
+"""key, value, headers, timestamp in ms (None: now)"""
+
+BATCH_BYTES = 900_000
+"""A record batch stays below Kafka's default limit for a message; a transaction may hold many."""
+
+
+class Ledger:
+    """Writes the transactions of the partitions this worker owns."""
+
+    def __init__(self, app_id: str, client: Mapping[str, Any], transaction_timeout_seconds: float) -> None:
+        self._app_id = app_id
+        self._client = client
+        self._timeout_ms = int(transaction_timeout_seconds * 1000)
+        self._producers: dict[int, AIOKafkaProducer] = {}
+
+    async def own(self, partitions: Iterable[int]) -> None:
+        """Become the only writer of exactly these partitions."""
+        wanted = set(partitions)
+        await self._close(self._producers.keys() - wanted)
+        await asyncio.gather(*map(self._open, sorted(wanted - self._producers.keys())))
+
+    async def close(self) -> None:
+        await self._close(set(self._producers))
+
+    async def write(self, partition: int, records: Mapping[tuple[str, int], list[Record]]) -> None:
+        """Append the records, by (topic, partition), in one transaction. Returns when it is committed.
+
+        Raises `TakenOver` when another worker owns the partition by now, `WriteFailed` for anything else; after either,
+        the state that the records came from must not be used again.
+        """
+        producer = self._producers[partition]
+        now_ms = int(time.time() * 1000)
+        try:
+            await producer.begin_transaction()
+            sent = []
+            for (topic, number), its_records in records.items():
+                for batch in _batches(producer, its_records, now_ms):
+                    sent.append(await producer.send_batch(batch, topic, partition=number))
+            for acknowledgement in sent:
+                await acknowledgement
+            await producer.commit_transaction()
+        except (ProducerFenced, OutOfOrderSequenceNumber) as error:
+            raise TakenOver(f"another worker has taken over partition {partition}: start again") from error
+        except KafkaError as error:
+            topics = ", ".join(sorted({topic for topic, _ in records}))
+            raise WriteFailed(
+                f"writing partition {partition} ({topics}) failed: {error!r}. Nothing of the batch was committed; "
+                "check the brokers, the topics' min.insync.replicas and this worker's permissions, then start again."
+            ) from error
+
+    async def _open(self, partition: int) -> None:
+        producer = AIOKafkaProducer(
+            **self._client,
+            transactional_id=f"{self._app_id}-{partition}",
+            transaction_timeout_ms=self._timeout_ms,
+            max_batch_size=BATCH_BYTES,
+            max_request_size=BATCH_BYTES * 9,
+            request_timeout_ms=self._timeout_ms,
+        )
+        try:
+            await producer.start()
+        except KafkaError as error:
+            await producer.stop()
+            raise WriteFailed(
+                f"no transactional producer for partition {partition}: {error!r}. The broker must support transactions "
+                f"and permit the transactional id {self._app_id}-{partition}."
+            ) from error
+        self._producers[partition] = producer
+
+    async def _close(self, partitions: Iterable[int]) -> None:
+        await asyncio.gather(*[self._producers.pop(partition).stop() for partition in sorted(partitions)])
+
+
+def _batches(producer: AIOKafkaProducer, records: Iterable[Record], now_ms: int) -> Iterable[Any]:
+    batch = producer.create_batch()
+    for key, value, headers, timestamp in records:
+        at = now_ms if timestamp is None else timestamp
+        if batch.append(key=key, value=value, timestamp=at, headers=headers) is None:
+            yield batch
+            batch = producer.create_batch()
+            batch.append(key=key, value=value, timestamp=at, headers=headers)
+    batch.close()
+    yield batch

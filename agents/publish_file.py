@@ -1,0 +1,181 @@
+"""What `callfunnel publish` does: lines of events through a publisher, before the eyes of a person.
+
+The law: every line that is not blank ends acknowledged or refused, and what is told and saved of the progress
+never counts one that is neither.
+"""
+
+import logging
+import sys
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from operator import attrgetter
+from pathlib import Path
+from typing import BinaryIO
+
+import orjson
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from agents import exit_codes
+from agents.checkpoint import Checkpoint, Done
+from agents.config import Settings
+from agents.connection import kafka_python_options
+from agents.errors import Failure
+from agents.publisher import Publisher, Refused
+from schemas.codec import Limits
+
+_NOTE_SECONDS = 0.5
+_DAY_MS = 86_400_000
+
+
+def publish_file(
+    settings: Settings, path: Path, checkpoint: Checkpoint, *, replay: bool, rate: float | None, as_json: bool
+) -> int:
+    """Publish the lines that `checkpoint` does not know as done. Returns the exit code."""
+    with open(path, "rb") as lines:
+        return _publish(settings, lines, path.stat().st_size, checkpoint, replay, rate, as_json)
+
+
+def publish_stdin(settings: Settings, *, replay: bool, rate: float | None, as_json: bool) -> int:
+    """Publish lines as they come in. Returns the exit code."""
+    return _publish(settings, sys.stdin.buffer, None, None, replay, rate, as_json)
+
+
+class LinePublisher:
+    """Publishes the lines behind those of `done`, at most `rate` of them a second."""
+
+    def __init__(self, publisher: Publisher, done: Done, rate: float | None = None) -> None:
+        self._publisher = publisher
+        self._before = done
+        self._rate = rate
+
+    @property
+    def done(self) -> Done:
+        """What is settled by now, with what earlier runs settled."""
+        line = max(self._before.line, self._publisher.settled_through)
+        refused = bisect_right(self._publisher.refused, line, key=attrgetter("position"))
+        acknowledged = self._before.acknowledged + self._publisher.acknowledged
+        return Done(line, acknowledged, self._before.refused + refused)
+
+    def publish(
+        self,
+        lines: Iterable[bytes],
+        on_refused: Callable[[Refused], None],
+        on_progress: Callable[[int], None],
+    ) -> None:
+        """Publish to the last line and wait for the acknowledgements.
+
+        `on_progress` hears now and then how many bytes are read.
+        """
+        started = noted = time.monotonic()
+        sent = bytes_read = 0
+        for number, line in enumerate(lines, start=1):
+            bytes_read += len(line)
+            event = line.strip()
+            if number <= self._before.line or not event:
+                continue
+            if self._rate:
+                time.sleep(max(0.0, started + sent / self._rate - time.monotonic()))
+            if self._publisher.publish(event, position=number):
+                on_refused(self._publisher.refused[-1])
+            sent += 1
+            if time.monotonic() - noted >= _NOTE_SECONDS:
+                noted = time.monotonic()
+                on_progress(bytes_read)
+        self._publisher.flush()
+        on_progress(bytes_read)
+
+
+def _publish(
+    settings: Settings,
+    source: BinaryIO,
+    size: int | None,
+    checkpoint: Checkpoint | None,
+    replay: bool,
+    rate: float | None,
+    as_json: bool,
+) -> int:
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what ends a run is told once, by a Failure
+    stderr = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    before = checkpoint.load() if checkpoint else Done()
+    if before.line:
+        stderr.print(f"Going on behind line {before.line:,}, where an earlier run stopped.")
+    started = time.monotonic()
+    publisher = Publisher(
+        settings.broker,
+        settings.source_topic,
+        client=kafka_python_options(settings),
+        limits=Limits(clock=settings.clock, retention_ms=settings.event_retention_days * _DAY_MS),
+        replay=replay,
+    )
+    lines = LinePublisher(publisher, before, rate)
+    code = exit_codes.OK
+    with _bar(stderr, size) as bar:
+        task = bar.add_task("publishing", total=size, settled=0)
+
+        def tell(refused: Refused) -> None:
+            stderr.print(f"line {refused.position}: {refused.reason}: {refused.detail}")
+
+        def note(bytes_read: int) -> None:
+            done = lines.done
+            bar.update(task, completed=bytes_read, settled=done.acknowledged + done.refused)
+            if checkpoint:
+                checkpoint.save(done)
+
+        try:
+            lines.publish(source, tell, note)
+        except KeyboardInterrupt:
+            code = exit_codes.INTERRUPTED
+        except Failure as failure:
+            code = failure.exit_code
+            stderr.print(f"Error: {failure.message}")
+        finally:
+            publisher.close()
+
+    done = lines.done
+    finished = code == exit_codes.OK
+    if finished and done.refused:
+        code = exit_codes.NEGATIVE
+    if checkpoint and finished:
+        checkpoint.remove()
+    elif checkpoint:
+        checkpoint.save(done)
+    _report(done, publisher.refused, finished, time.monotonic() - started, bool(checkpoint), as_json, stderr)
+    return code
+
+
+def _bar(stderr: Console, size: int | None) -> Progress:
+    settled = TextColumn("{task.fields[settled]:,} settled")
+    columns = (SpinnerColumn(), settled) if size is None else (BarColumn(), settled, TimeElapsedColumn())
+    return Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
+
+
+def _report(
+    done: Done,
+    refused: list[Refused],
+    finished: bool,
+    seconds: float,
+    can_resume: bool,
+    as_json: bool,
+    stderr: Console,
+) -> None:
+    if as_json:
+        report = {
+            "finished": finished,
+            "settled_through_line": done.line,
+            "acknowledged": done.acknowledged,
+            "refused": done.refused,
+            "refusals": [
+                {"line": each.position, "reason": each.reason, "detail": each.detail} for each in refused
+            ],
+            "seconds": round(seconds, 3),
+        }
+        sys.stdout.buffer.write(orjson.dumps(report, option=orjson.OPT_APPEND_NEWLINE))
+        sys.stdout.flush()
+        return
+    stderr.print(
+        f"{done.acknowledged:,} events acknowledged, {done.refused:,} lines refused, in {seconds:.1f} s."
+    )
+    if not finished and can_resume:
+        stderr.print(f"Settled through line {done.line:,}: the same command goes on from there.")

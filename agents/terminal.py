@@ -1,0 +1,93 @@
+"""The funnel document as a table for the terminal, with the colours of the standards."""
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+_STYLE = {"critical": "bold red", "watch": "bold yellow", "standard": "bold green", "very good": "bold cyan"}
+_TITLE = {
+    "reach": "reach rate",
+    "qualification": "qualification",
+    "close": "close rate",
+    "conversion": "leads to wins",
+    "response": "called in 5 min",
+}
+_WINDOW = {"5m": "5 minutes", "1h": "1 hour", "1d": "24 hours", "today": "today", "all": "all time"}
+_BAR = 24
+_LATE_SECONDS = 300
+
+
+def funnel_table(document: dict[str, Any]) -> RenderableType:
+    """Stages, rates and uncalled leads of one funnel document (see `agents.document`)."""
+    segment = [f"{name} {document[name]}" for name in ("campaign", "source") if document[name] is not None]
+    title = " · ".join(["Funnel", _WINDOW[document["window"]], *segment])
+    return Group(
+        Text(title, style="bold"), _stages(document), Text(), _rates(document), Text(), *_closing(document)
+    )
+
+
+def _stages(document: dict[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("stage")
+    table.add_column("", width=_BAR)
+    table.add_column("leads", justify="right")
+    table.add_column("events", justify="right")
+    most = max(1, *(stage["leads"] for stage in document["stages"]))
+    for stage in document["stages"]:
+        bar = Text("█" * round(_BAR * stage["leads"] / most), style="blue")
+        table.add_row(stage["stage"], bar, f"{stage['leads']:,}", f"{stage['events']:,}")
+    return table
+
+
+def _rates(document: dict[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("rate")
+    table.add_column("", justify="right")
+    table.add_column("of", justify="right")
+    table.add_column("is")
+    table.add_column("standard", style="dim")
+    for rate in [*document["ratios"], document["response"]]:
+        style = _STYLE.get(rate["band"], "")
+        value = "–" if rate["value"] is None else f"{rate['value']:.1%}"
+        steps = [
+            f"{step['band']} from {step['from']:.0%}" for step in rate["standard"] if step["band"] != "watch"
+        ]
+        table.add_row(
+            _TITLE[rate["name"]],
+            Text(value, style=style),
+            f"{rate['numerator']:,} / {rate['denominator']:,}",
+            Text(rate["band"] or "", style=style),
+            ", ".join(steps),
+        )
+    return table
+
+
+def _closing(document: dict[str, Any]) -> list[Text]:
+    uncalled, calls, delay = document["uncalled"], document["calls"], document["watermark"]["delay_seconds"]
+    lines = [
+        Text.assemble("immediate hang-ups ", (f"{calls['dm_hangups']:,}", "bold")),
+        Text.assemble("uncalled leads ", (f"{uncalled['leads']:,}", "bold")),
+    ]
+    if uncalled["leads"]:
+        lines[1].append(
+            "  " + "  ".join(f"{age}: {leads:,}" for age, leads in uncalled["ages"].items()), "dim"
+        )
+        waits = document["now_timestamp_seconds"] - uncalled["oldest_timestamp_seconds"]
+        lines.append(Text(f"the oldest waits for {_span(waits)}", style="red" if waits > 900 else ""))
+    if delay is None:
+        lines.append(Text("no events yet", style="yellow"))
+    else:
+        style = "yellow" if delay > _LATE_SECONDS else "dim"
+        lines.append(
+            Text(f"newest event {_span(delay)} ago" if delay else "as of the newest event", style=style)
+        )
+    return lines
+
+
+def _span(seconds: float) -> str:
+    for unit, length, below in (("s", 1, 90), ("min", 60, 5_400), ("h", 3_600, 172_800)):
+        if seconds < below:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds / 86_400:,.0f} days"

@@ -1,0 +1,232 @@
+"""The worker: one process that owns some partitions, folds their events and serves what it sees.
+
+This is the composition root: every part is made and joined here, and here the process ends, with a reason. Faust gives
+the consumer group, the agent, the tables and their recovery; its web server is never started.
+"""
+
+import asyncio
+import logging
+import os
+import platform
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import faust
+import xxhash
+from mode.supervisors import CrashingSupervisor
+from msgspec.json import encode
+
+from agents import connection, exit_codes, exposition, log, read_committed, topics
+from agents.config import Settings
+from agents.deadletter import DeadLetterLimits
+from agents.errors import Failure, Stalled, TakenOver
+from agents.ingest import Ingest
+from agents.ledger import Ledger
+from agents.pages import Pages
+from agents.tables import ChangelogTable
+from agents.transport import SCHEME, Schema
+from agents.versions import installed_version
+from agents.view import View
+from schemas.codec import Decoder, Limits
+from streams.engine import Fold, Partition
+from streams.funnel import day_starts, resolutions
+from streams.partitioning import homes
+
+logger = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.25
+
+
+class App(faust.App):  # type: ignore[misc]
+    """The Faust app, with the parts that its recovery and its agent need."""
+
+    ingest: Ingest
+    funnel_table: ChangelogTable
+    leads_table: ChangelogTable
+
+
+def fold_of(settings: Settings) -> Fold:
+    return Fold(
+        hangup_ms=int(settings.hangup_seconds * 1000),
+        late_ms=int(settings.late_seconds * 1000),
+        lead_events=100_000,
+        timezone=settings.timezone,
+        partitioner=settings.partitioner,
+        resolutions=resolutions(
+            settings.pane_retention_minute_hours,
+            settings.pane_retention_hour_days,
+            settings.pane_retention_day_days,
+        ),
+    )
+
+
+def partitions_of(settings: Settings, count: int) -> Callable[[int], Partition]:
+    """The function that makes the empty state of a source partition."""
+    fold = fold_of(settings)
+    fold_id = xxhash.xxh3_64_hexdigest(encode(fold))
+    decoder = Decoder(Limits(clock=settings.clock, retention_ms=settings.event_retention_days * 86_400_000))
+    day_start = day_starts(settings.timezone)
+    home_of = homes(count, settings.partitioner)
+    return lambda number: Partition(number, fold, fold_id, decoder.decode_all, day_start, home_of)
+
+
+def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str) -> App:
+    """The Faust app for a source topic of `count` partitions."""
+    read_committed.repair()
+    app = App(
+        settings.app_id,
+        broker=[f"{SCHEME}://{address}" for address in settings.brokers],
+        broker_credentials=connection.faust_credentials(settings),
+        store="memory://",
+        datadir=datadir,
+        web_enabled=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        topic_partitions=count,
+        topic_replication_factor=settings.replication_factor,
+        table_standby_replicas=0,
+        consumer_auto_offset_reset="earliest",
+        consumer_group_instance_id=settings.instance,
+        consumer_max_fetch_size=1 << 20,
+        broker_max_poll_records=settings.batch_events,
+        broker_commit_interval=settings.commit_interval_seconds,
+        broker_session_timeout=settings.session_timeout_seconds,
+        broker_heartbeat_interval=settings.heartbeat_seconds,
+        broker_rebalance_timeout=max(30.0, settings.session_timeout_seconds * 3),
+        broker_request_timeout=max(30.0, settings.session_timeout_seconds + 5),
+        stream_wait_empty=True,
+        stream_buffer_maxsize=32,
+        agent_supervisor=CrashingSupervisor,
+        cython_optimizations=True,
+        value_serializer="raw",
+        TableManager="agents.recovery:TableManager",
+    )
+    app.funnel_table = app.tables.add(ChangelogTable(app, name="funnel", partitions=count, fail=end))
+    app.leads_table = app.tables.add(ChangelogTable(app, name="leads", partitions=count, fail=end))
+    app.ingest = Ingest(
+        app,
+        source=settings.source_topic,
+        dead_letters=settings.dead_letter_topic,
+        ledger=Ledger(settings.app_id, connection.aiokafka_options(settings), settings.transaction_timeout_seconds),
+        new_partition=partitions_of(settings, count),
+        limits=DeadLetterLimits(settings.dlq_max_share, settings.dlq_share_window, settings.dlq_max_run),
+        metrics=metrics,
+        fail=end,
+    )
+    source = app.topic(settings.source_topic, schema=Schema(), partitions=count, maxsize=16)
+
+    @app.agent(source, name="ingest")
+    async def ingest(stream: Any) -> None:
+        stream.enable_acks = False
+        async for event in stream.events():
+            await app.ingest.take(event)
+
+    return app
+
+
+def end(error: BaseException) -> None:
+    """End the process at once, with the reason: the memory may be ahead of the tables, so nothing may be tidied up."""
+    failure = isinstance(error, Failure)
+    logger.critical("%s", error.format_message() if failure else repr(error), exc_info=None if failure else error)
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    sys.stderr.flush()
+    os._exit(error.exit_code if failure else exit_codes.SOFTWARE)
+
+
+async def serve(app: App, settings: Settings, metrics: SimpleNamespace) -> None:
+    """Run until SIGTERM or SIGINT; then drain, commit, leave the group."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    starting = asyncio.create_task(app.start())
+    watch = asyncio.create_task(_watch(app, settings, metrics))
+    stopping = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait({starting, stopping, watch}, return_when=asyncio.FIRST_COMPLETED)
+    if starting in done:
+        starting.result()
+        done, _ = await asyncio.wait({stopping, watch}, return_when=asyncio.FIRST_COMPLETED)
+    if watch in done:
+        watch.result()
+    logger.info("stopping: finishing the batches in hand")
+    watch.cancel()
+    await app.stop()
+    await app.ingest.close()
+
+
+async def _watch(app: App, settings: Settings, metrics: SimpleNamespace) -> None:
+    """The watchdog: a worker that slept through its session, crashed inside or stands still ends with a reason."""
+    last = time.monotonic()
+    measured_at = 0.0
+    while True:
+        await asyncio.sleep(TICK_SECONDS)
+        now = time.monotonic()
+        if now - last - TICK_SECONDS > 0.8 * settings.session_timeout_seconds:
+            end(TakenOver(f"this worker stood still for {now - last:.1f} s: its partitions are another's by now; start again"))
+        last = now
+        if app.crashed:
+            end(app.crash_reason or RuntimeError("the Faust app crashed without a reason"))
+        if now - measured_at >= 1.0:
+            measured_at = now
+            _measure(app, settings, metrics, now)
+
+
+def _measure(app: App, settings: Settings, metrics: SimpleNamespace, now: float) -> None:
+    remaining = app.tables.recovery.active_remaining() if app.tables.recovery.in_recovery else {}
+    metrics.partitions.labels("recovering").set(len({tp.partition for tp in remaining}) if remaining else 0)
+    for table in ("funnel", "leads"):
+        topic = app.tables[table].changelog_topic_name
+        metrics.recovery_remaining_records.labels(table).set(sum(n for tp, n in remaining.items() if tp.topic == topic and n > 0))
+    rows = app.ingest.rows()
+    metrics.table_rows.labels("funnel").set(rows[0])
+    metrics.table_rows.labels("leads").set(rows[1])
+    for tp, lag in app.ingest.lags().items():
+        metrics.consumer_lag.labels(tp.topic, str(tp.partition)).set(lag)
+    stalled = app.ingest.stalled(now, settings.stall_seconds)
+    if stalled is not None:
+        end(Stalled(f"{stalled} for {settings.stall_seconds:g} s: start again, and look at the broker if this repeats"))
+
+
+def run(settings: Settings) -> int:
+    """Run a worker until it is told to stop; the exit code. Failures of the work end the process by themselves.
+
+    Raises `BrokerUnavailable`, `TopicsWrong` and `SettingError` before there is any work.
+    """
+    log.set_up(settings.log_format, settings.log_level)
+    topics.wait_for_broker(settings, logger.warning)
+    count = topics.require(settings)
+    registry = exposition.new_registry()
+    metrics = exposition.engine_metrics(registry)
+    metrics.build_info.info({"version": installed_version(), "python": platform.python_version()})
+    view = View.of(settings) if settings.view else None
+    with tempfile.TemporaryDirectory(prefix="callfunnel-") as folder:
+        app = build(settings, count, metrics, str(Path(folder) / "faust"))
+
+        def not_ready() -> str | None:
+            return app.ingest.not_ready() or (view.not_ready() if view else None)
+
+        pages = Pages(
+            settings.http_host,
+            settings.http_port,
+            view=view,
+            exposition=exposition.Exposition.of(settings, lambda: view.snapshot if view else None, registry),
+            not_ready=not_ready,
+        )
+        pages.start()
+        logger.info("serving %s", pages.url)
+        if view:
+            view.start()
+        try:
+            asyncio.run(serve(app, settings, metrics))
+        finally:
+            if view:
+                view.stop()
+            pages.stop()
+    return exit_codes.OK

@@ -1,0 +1,65 @@
+"""The records of the changelogs, as bytes and back: what a worker leaves behind and every reader may rely on.
+
+Funnel changelog: key `["1h",1717171200,"campaign+source","spring","web"]`, value `{"events_dialed":7,…}` (columns that
+are not 0). Leads changelog: key = lead id, value = the packed facts. Both hold one position record per partition,
+written in the same transaction as the rows it covers.
+"""
+
+import msgspec
+
+RowKey = tuple[str | int, ...]
+"""(resolution, pane start in Unix seconds, rollup, dimension values …)"""
+
+Columns = dict[str, int]
+
+POSITION_KEY = b'["position"]'
+"""No lead id can equal it in the leads changelog: the record there has its own key, `LEADS_POSITION_KEY`."""
+
+LEADS_POSITION_KEY = b"\x00position"
+"""Identities hold no control characters, so this is never a lead."""
+
+
+class Position(msgspec.Struct, frozen=True):
+    """How far the rows of a partition go."""
+
+    offset: int
+    """The next source offset to apply: everything before it is in the rows."""
+    watermark_ms: int
+    """The largest event time among them, Unix milliseconds; -1 before the first event."""
+    fold: str
+    """The fingerprint of the settings that shaped the rows."""
+    applied: int = 0
+    """Records taken in so far; with the next three, every record that was read is accounted for."""
+    duplicates: int = 0
+    rejected: int = 0
+    rerouted: int = 0
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_key = msgspec.json.Decoder(list[str | int]).decode
+_decode_columns = msgspec.json.Decoder(Columns).decode
+_decode_position = msgspec.json.Decoder(Position).decode
+
+
+def encode_key(key: RowKey) -> bytes:
+    return _encode(key)
+
+
+def decode_key(data: bytes) -> RowKey:
+    return tuple(_decode_key(data))
+
+
+def encode_columns(columns: Columns) -> bytes:
+    return _encode(columns)
+
+
+def decode_columns(data: bytes) -> Columns:
+    return _decode_columns(data)
+
+
+def encode_position(position: Position) -> bytes:
+    return _encode(position)
+
+
+def decode_position(data: bytes) -> Position:
+    return _decode_position(data)

@@ -1,0 +1,243 @@
+"""One source partition: records in, effects out.
+
+The law here: the state is a fold of the partition's records in offset order, with no clock, no chance and no other
+partition in it. `apply` changes the state in memory and returns everything that has to become durable; whoever calls it
+writes all of it, in one transaction, or ends the process.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from schemas.codec import Rejected
+from schemas.events import NONE, CallEnded, Connect, Disqualified, Envelope, Lost
+from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, decode_position, encode_position
+from streams.columns import EVENTS, EVENTS_DISQUALIFIED, EVENTS_LOST, MACHINE_ANSWERS
+from streams.funnel import Change, Funnel, Resolution
+from streams.lead import Cell, Lead, contributions, fingerprint, pack, unpack
+
+Verdict = Envelope | Rejected
+
+
+class Decode(Protocol):
+    def __call__(
+        self, values: Sequence[bytes | None], keys: Sequence[bytes | None], timestamps: Sequence[int]
+    ) -> Sequence[Verdict]: ...
+
+
+class Fold(Struct, frozen=True):
+    """The settings of the fold: what a number means. Tables made under other settings must not be mixed with these."""
+
+    hangup_ms: int
+    late_ms: int
+    """An event is late when its record was appended more than this after it occurred. Counted, never excluded."""
+    lead_events: int
+    """The most events one lead may have; more is a placeholder in place of a lead id."""
+    timezone: str
+    partitioner: str
+    resolutions: tuple[Resolution, ...]
+    version: int = 1
+    """Raised whenever the code means something else by the same settings."""
+
+
+class Effects(Struct):
+    """What a batch asks of the outside world."""
+
+    funnel: list[Change]
+    leads: list[Change]
+    rejected: list[tuple[int, Rejected]]
+    """(index in the batch, why)"""
+    foreign: list[tuple[int, int]]
+    """(index in the batch, home partition) of events whose lead lives on another partition."""
+    duplicates: int
+    late: int
+
+
+class Partition:
+    """The state of one source partition."""
+
+    def __init__(
+        self,
+        number: int,
+        fold: Fold,
+        fold_id: str,
+        decode: Decode,
+        day_start: Callable[[int], int],
+        home: Callable[[bytes], int] | None,
+    ) -> None:
+        self.number = number
+        self.offset: int | None = None
+        """The next source offset to apply; None before the first batch was ever written."""
+        self.written = Position(offset=0, watermark_ms=-1, fold=fold_id)
+        """The position record as it was last made."""
+        self.leads: dict[bytes, bytes] = {}
+        self.funnel = Funnel(fold.resolutions, day_start)
+        self._fold = fold
+        self._fold_id = fold_id
+        self._decode = decode
+        self._home = home
+
+    def restore(self, funnel: dict[bytes, bytes], leads: dict[bytes, bytes]) -> None:
+        """Take over the rows of the two changelogs; both dicts are consumed.
+
+        Raises `Mismatch` when they do not belong together or were made by another fold.
+        """
+        positions = [
+            decode_position(rows.pop(key)) if key in rows else None
+            for rows, key in ((funnel, POSITION_KEY), (leads, LEADS_POSITION_KEY))
+        ]
+        if positions[0] != positions[1]:
+            raise Mismatch(
+                f"the two changelogs of partition {self.number} do not belong together: the funnel's position is "
+                f"{positions[0]}, the leads' is {positions[1]}. One of them was deleted or restored alone: "
+                "delete both to rebuild from the source topic, or use a new app id."
+            )
+        if positions[0] is None:
+            if funnel or leads:
+                raise Mismatch(f"the changelogs of partition {self.number} hold rows but no position: not ours")
+            return
+        if positions[0].fold != self._fold_id:
+            raise Mismatch(
+                f"the tables of partition {self.number} were made with other settings of the fold (hang-up threshold, "
+                "time zone, retention, partitioner or version): put the old settings back, or use a new app id to "
+                "build new tables from the source topic."
+            )
+        self.written = positions[0]
+        self.offset = positions[0].offset
+        self.leads = leads
+        self.funnel.restore(funnel)
+
+    def apply(
+        self,
+        values: Sequence[bytes | None],
+        keys: Sequence[bytes | None],
+        timestamps: Sequence[int],
+        rerouted: Sequence[bool] | None,
+        end: int,
+    ) -> Effects:
+        """Fold the records up to (not including) source offset `end`.
+
+        `timestamps` are the records' own, in ms. `rerouted` marks records that were already sent home once: they are
+        applied wherever they are.
+        """
+        fold = self._fold
+        home = self._home
+        leads = self.leads
+        cells: dict[Cell, int] = {}
+        count = cells.get
+        opened: dict[bytes, Lead] = {}
+        changed: set[bytes] = set()
+        rejected: list[tuple[int, Rejected]] = []
+        foreign: list[tuple[int, int]] = []
+        duplicates = late = 0
+        watermark_ms = self.written.watermark_ms
+
+        for i, event in enumerate(self._decode(values, keys, timestamps)):
+            if isinstance(event, Rejected):
+                rejected.append((i, event))
+                continue
+            lead_id = event.lead_id.encode()
+            lead = opened.get(lead_id)
+            if lead is None:
+                record = leads.get(lead_id)
+                if record is not None:
+                    lead = unpack(record)
+                elif home is None or (rerouted and rerouted[i]) or (at := home(lead_id)) == self.number:
+                    lead = Lead()
+                else:
+                    foreign.append((i, at))
+                    continue
+                opened[lead_id] = lead
+            mark = fingerprint(event.event_id)
+            if lead.has_seen(mark):
+                duplicates += 1
+                continue
+            if len(lead.seen) >= fold.lead_events * 8:
+                rejected.append((i, _crowded(fold.lead_events)))
+                continue
+            lead.seen += mark
+            at_ms = event.at_ms
+            if at_ms > watermark_ms:
+                watermark_ms = at_ms
+            if timestamps[i] - at_ms > fold.late_ms:
+                late += 1
+            if lead.absorb(event, at_ms):
+                changed.add(lead_id)
+            column = _activity(event)
+            if column is not None:
+                cell = (
+                    at_ms // 60_000 * 60,
+                    event.campaign or NONE,
+                    event.source or NONE,
+                    event.team or NONE,
+                    event.agent or NONE,
+                    event.location or NONE,
+                    column,
+                )
+                cells[cell] = count(cell, 0) + 1
+
+        lead_changes: list[Change] = []
+        for lead_id, lead in opened.items():
+            known = leads.get(lead_id)
+            if lead_id in changed:
+                for cell, n in contributions(lead, fold.hangup_ms).items():
+                    cells[cell] = count(cell, 0) + n
+                if known is not None:
+                    for cell, n in contributions(unpack(known), fold.hangup_ms).items():
+                        cells[cell] = count(cell, 0) - n
+            record = pack(lead)
+            if record != known:
+                leads[lead_id] = record
+                lead_changes.append((lead_id, record))
+
+        applied = len(values) - len(rejected) - len(foreign) - duplicates
+        before = self.written
+        self.offset = end
+        self.written = Position(
+            offset=end,
+            watermark_ms=watermark_ms,
+            fold=self._fold_id,
+            applied=before.applied + applied,
+            duplicates=before.duplicates + duplicates,
+            rejected=before.rejected + len(rejected),
+            rerouted=before.rerouted + len(foreign),
+        )
+        position = encode_position(self.written)
+        return Effects(
+            funnel=[*self.funnel.add(cells, watermark_ms), (POSITION_KEY, position)],
+            leads=[*lead_changes, (LEADS_POSITION_KEY, position)],
+            rejected=rejected,
+            foreign=foreign,
+            duplicates=duplicates,
+            late=late,
+        )
+
+
+class Mismatch(Exception):
+    """The changelogs cannot be taken over; the message says what is wrong and what to do."""
+
+
+def _activity(event: Envelope) -> str | None:
+    """The column that counts the event as activity."""
+    stage = event.stage
+    if stage is not None:
+        if type(event) is Connect and event.answered_by == "machine":
+            return MACHINE_ANSWERS
+        return EVENTS[stage]
+    return _ACTIVITY_OUTSIDE_STAGES[type(event)]
+
+
+_ACTIVITY_OUTSIDE_STAGES: Mapping[type[Envelope], str | None] = {
+    CallEnded: None,
+    Disqualified: EVENTS_DISQUALIFIED,
+    Lost: EVENTS_LOST,
+}
+
+
+def _crowded(limit: int) -> Rejected:
+    return Rejected(
+        "bad_value",
+        f"$.lead_id: this lead already has {limit} events, the most one lead may have; "
+        "is it a placeholder used for many leads?",
+    )

@@ -1,0 +1,291 @@
+"""Every metric, declared once: exposition, dashboards, alerts, documentation and tests read this list.
+
+The law: every rate can be derived from an exported numerator and denominator of the same view, and no label
+ever holds a lead, a phone number or free text.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import ge, gt
+from typing import Literal
+
+RESPONSE_SECONDS = (5, 15, 30, 60, 120, 180, 240, 300, 600, 900, 1800, 3600, 14400, 28800, 86400)
+"""Upper bounds of the response times; the last bin, `inf`, has none. 300 is the five-minute rule."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One family. `name` is the one used in queries: with `_total` on a counter, `_info` on an info."""
+
+    name: str
+    type: Literal["counter", "gauge", "histogram", "gaugehistogram", "info"]
+    help: str
+    labels: tuple[str, ...] = ()
+    unit: str = ""
+    where: Literal["view", "worker"] = "view"
+    buckets: tuple[float, ...] = ()
+
+
+def _worker(
+    name: str,
+    type_: Literal["counter", "gauge", "histogram", "info"],
+    help_: str,
+    labels: tuple[str, ...] = (),
+    unit: str = "",
+    buckets: tuple[float, ...] = (),
+) -> Metric:
+    return Metric(f"callfunnel_worker_{name}", type_, help_, labels, unit, "worker", buckets)
+
+
+_SEGMENT = ("funnel_stage", "campaign", "source")
+_PERSON = ("window", "funnel_stage", "team", "agent")
+
+CATALOGUE: tuple[Metric, ...] = (
+    # What happened, and who got how far.
+    Metric(
+        "callfunnel_events_total",
+        "counter",
+        "Events of each stage since the beginning (activity view: repeats count).",
+        _SEGMENT,
+        "events",
+    ),
+    Metric(
+        "callfunnel_window_events",
+        "gauge",
+        "Events that occurred in the window (activity view: repeats count).",
+        ("window", *_SEGMENT),
+        "events",
+    ),
+    Metric(
+        "callfunnel_window_leads",
+        "gauge",
+        "Leads whose first arrival at the stage lies in the window (each lead once per stage).",
+        ("window", *_SEGMENT),
+        "leads",
+    ),
+    Metric(
+        "callfunnel_agent_window_events",
+        "gauge",
+        "Events of an agent that occurred in the window (activity view).",
+        _PERSON,
+        "events",
+    ),
+    Metric(
+        "callfunnel_agent_window_leads",
+        "gauge",
+        "Leads that an agent brought to the stage for the first time in the window.",
+        _PERSON,
+        "leads",
+    ),
+    Metric(
+        "callfunnel_location_window_events",
+        "gauge",
+        "Events at a location that occurred in the window (activity view).",
+        ("window", "funnel_stage", "location"),
+        "events",
+    ),
+    Metric(
+        "callfunnel_window_dm_hangups",
+        "gauge",
+        "Decision makers of the window who hung up at once: to be taken off the reached events.",
+        ("window", "campaign"),
+        "calls",
+    ),
+    Metric(
+        "callfunnel_window_agent_hangups",
+        "gauge",
+        "Calls of the window that an agent ended at once; their reach stands.",
+        ("window", "campaign"),
+        "calls",
+    ),
+    Metric(
+        "callfunnel_window_machine_answers",
+        "gauge",
+        "Calls of the window that a machine answered.",
+        ("window", "campaign"),
+        "calls",
+    ),
+    Metric(
+        "callfunnel_window_implied_arrivals",
+        "gauge",
+        "Arrivals of leads in the window that only a later stage gave away.",
+        ("window", "campaign"),
+        "arrivals",
+    ),
+    # How fast a new lead is called. Gauge histograms: a late event can make a response slower after the fact.
+    Metric(
+        "callfunnel_lead_response_seconds",
+        "gaugehistogram",
+        "Time from a lead's creation to its first dial (attempt) or human answer (connect), all leads; "
+        "late events may correct it downwards.",
+        ("clock", "campaign"),
+        "seconds",
+        buckets=RESPONSE_SECONDS,
+    ),
+    Metric(
+        "callfunnel_window_lead_response_seconds",
+        "gaugehistogram",
+        "Time from creation to first dial (attempt) or human answer (connect), leads created in the window.",
+        ("window", "clock", "campaign"),
+        "seconds",
+        buckets=RESPONSE_SECONDS,
+    ),
+    Metric(
+        "callfunnel_window_leads_due",
+        "gauge",
+        "Leads whose five minutes ended in the window, called or not.",
+        ("window", "campaign"),
+        "leads",
+    ),
+    Metric(
+        "callfunnel_window_leads_met",
+        "gauge",
+        "Of the leads whose five minutes ended in the window, those called in time.",
+        ("window", "campaign"),
+        "leads",
+    ),
+    Metric(
+        "callfunnel_leads_uncalled",
+        "gauge",
+        "Open leads that nobody has called yet, by the age of the lead.",
+        ("campaign", "age"),
+        "leads",
+    ),
+    Metric(
+        "callfunnel_oldest_uncalled_lead_timestamp_seconds",
+        "gauge",
+        "When the oldest uncalled lead was created; absent while every lead is called.",
+        ("campaign",),
+        "seconds",
+    ),
+    # The view itself.
+    Metric(
+        "callfunnel_watermark_timestamp_seconds",
+        "gauge",
+        "Event time of the newest event of a source partition.",
+        ("partition",),
+        "seconds",
+    ),
+    Metric("callfunnel_view_rows", "gauge", "Rows held of the funnel table.", (), "rows"),
+    Metric("callfunnel_view_series", "gauge", "Series a family exposes.", ("family",), "series"),
+    Metric("callfunnel_view_series_limit", "gauge", "Series a family may expose.", (), "series"),
+    Metric(
+        "callfunnel_view_series_overflowed",
+        "gauge",
+        "Series above the limit whose values are summed into the label value __other__.",
+        ("family",),
+        "series",
+    ),
+    Metric(
+        "callfunnel_view_render_seconds", "gauge", "Time the last rendering of a scrape took.", (), "seconds"
+    ),
+    # The engine.
+    _worker(
+        "events_consumed_total", "counter", "Records read from the source.", ("topic", "partition"), "events"
+    ),
+    _worker(
+        "events_rejected_total",
+        "counter",
+        "Records refused and sent to the dead letters.",
+        ("reason",),
+        "events",
+    ),
+    _worker(
+        "events_duplicate_total",
+        "counter",
+        "Events whose event_id their lead had already seen.",
+        (),
+        "events",
+    ),
+    _worker("events_late_total", "counter", "Events for a minute that is no longer held.", (), "events"),
+    _worker(
+        "events_replayed_total",
+        "counter",
+        "Records skipped because the tables had them already.",
+        (),
+        "events",
+    ),
+    _worker(
+        "events_rerouted_total", "counter", "Events sent on to the partition of their lead.", (), "events"
+    ),
+    _worker(
+        "source_gap_events_total",
+        "counter",
+        "Offsets of the source that were gone before they could be read.",
+        ("partition",),
+        "events",
+    ),
+    _worker(
+        "batch_events",
+        "histogram",
+        "Events in a batch.",
+        (),
+        "events",
+        (1, 10, 100, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000),
+    ),
+    _worker(
+        "batch_seconds",
+        "histogram",
+        "Time from the start of a batch to its commit.",
+        (),
+        "seconds",
+        (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    ),
+    _worker(
+        "event_delay_seconds",
+        "histogram",
+        "Wall clock at the batch minus event time.",
+        (),
+        "seconds",
+        (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3_600, 86_400),
+    ),
+    _worker(
+        "consumer_lag",
+        "gauge",
+        "Records of the source not yet in the tables.",
+        ("topic", "partition"),
+        "events",
+    ),
+    _worker(
+        "partitions",
+        "gauge",
+        "Partitions of this worker: active, recovering or standby.",
+        ("state",),
+        "partitions",
+    ),
+    _worker("rebalances_total", "counter", "Times this worker's partitions changed.", (), "rebalances"),
+    _worker(
+        "recovery_remaining_records",
+        "gauge",
+        "Changelog records still to be restored.",
+        ("table",),
+        "records",
+    ),
+    _worker("table_rows", "gauge", "Rows this worker holds.", ("table",), "rows"),
+    _worker("build_info", "info", "What runs: callfunnel and Python versions.", ("version", "python")),
+)
+
+BY_NAME = {metric.name: metric for metric in CATALOGUE}
+
+Band = Literal["critical", "watch", "standard", "very good"]
+
+STANDARDS: dict[str, tuple[tuple[Band, Callable[[float, float], bool], float], ...]] = {
+    "reach": (("very good", ge, 0.30), ("standard", ge, 0.15), ("watch", gt, 0.10)),
+    "qualification": (("standard", ge, 0.50),),
+    "close": (("standard", ge, 0.50),),
+    "response": (("standard", ge, 0.90), ("watch", ge, 0.80)),
+}
+"""The bands of each rate, best first; what reaches none of them is critical.
+
+Reach: 15 % is the standard, at 10 % or less something is badly wrong. Qualification below 50 %: the lead
+list or the customer profile is poor. Close below 50 %: product, market, channel, offer or pitch. Response:
+called in time.
+"""
+
+
+def band(rate: str, numerator: int, denominator: int) -> Band | None:
+    """The band of a rate by its standard; `None` where there is no standard or nothing to measure."""
+    if rate not in STANDARDS or denominator <= 0:
+        return None
+    value = numerator / denominator
+    return next((name for name, holds, floor in STANDARDS[rate] if holds(value, floor)), "critical")

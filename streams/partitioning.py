@@ -1,0 +1,37 @@
+"""A lead's home partition: the same key means different partitions in different Kafka clients, so we say which is meant.
+
+`murmur2` is what Java, kafka-python, aiokafka, kafkajs and franz-go do by default; `crc32` is librdkafka's default.
+"""
+
+from collections.abc import Callable
+from zlib import crc32
+
+_M = 0x5BD1E995
+_MASK = 0xFFFFFFFF
+
+
+def murmur2(key: bytes) -> int:
+    """Kafka's 32-bit murmur2 of a key, as the Java client computes it, with the sign bit cleared."""
+    length = len(key)
+    h = (0x9747B28C ^ length) & _MASK
+    body = length & ~3
+    for i in range(0, body, 4):
+        k = int.from_bytes(key[i : i + 4], "little") * _M & _MASK
+        h = (h * _M ^ (k ^ k >> 24) * _M) & _MASK
+    if length > body:
+        h = (h ^ int.from_bytes(key[body:], "little")) * _M & _MASK
+    h = (h ^ h >> 13) * _M & _MASK
+    return (h ^ h >> 15) & 0x7FFFFFFF
+
+
+_DIGESTS = {"murmur2": murmur2, "crc32": crc32}
+
+
+def home(key: bytes, partitions: int, partitioner: str) -> int:
+    """The partition that `partitioner` ("murmur2" or "crc32") gives a record with this key."""
+    return _DIGESTS[partitioner](key) % partitions
+
+
+def homes(partitions: int, partitioner: str) -> Callable[[bytes], int] | None:
+    """The function from a lead id to its home partition; None when the publishers are trusted (`trust`)."""
+    return None if partitioner == "trust" else lambda lead_id: home(lead_id, partitions, partitioner)

@@ -1,0 +1,164 @@
+"""Which panes a window is made of, and what is read from them.
+
+A row carries its pane; a window is a set of panes, chosen at a moment `now_s` that the caller names.
+The law: every lead counts once in every figure, although each partition drops old panes by its own watermark.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, tzinfo
+from itertools import pairwise
+from typing import NamedTuple
+
+LENGTH_SECONDS = {"1m": 60, "1h": 3_600, "1d": 86_400}
+KEPT_SECONDS = {"1m": 6 * 3_600, "1h": 3 * 86_400, "1d": 400 * 86_400}
+"""A row is dropped once `pane + length + kept ≤` its partition's watermark; `all` is held for ever."""
+
+WINDOWS = ("5m", "1h", "1d", "today")
+"""The windows of the metrics. A fifth, `all`, is the time since the beginning."""
+_PANES = {"5m": ("1m", 5), "1h": ("1m", 60), "1d": ("1h", 24), "today": ("1d", 1), "all": ("all", 1)}
+
+DUE_SECONDS = 300
+"""A new lead is to be called within five minutes."""
+
+AGES = ("0-5m", "5-15m", "15-60m", "1-4h", "4-24h", "over-24h")
+_YOUNGER = (("1m", 5), ("1m", 15), ("1m", 60), ("1m", 240), ("1h", 24))
+"""How far back each age but the last reaches: that many newest panes. Each span holds the one before."""
+
+Dimensions = tuple[str, ...]
+Columns = dict[str, int]
+Table = Mapping[str, Mapping[int, Mapping[Dimensions, Columns]]]
+"""The rows of one rollup: resolution, pane, dimension values, columns."""
+
+
+class Panes(NamedTuple):
+    """Panes of one resolution, by their starts in Unix seconds, oldest first."""
+
+    resolution: str
+    starts: range | tuple[int, ...]
+
+
+class Uncalled(NamedTuple):
+    """Leads that nobody has called yet: how many of each age, and the start of the oldest one's pane."""
+
+    by_age: tuple[int, ...]
+    oldest_s: int
+
+
+def pane_start(resolution: str, at_s: int, zone: tzinfo) -> int:
+    """The start of the pane that holds `at_s`; days begin at midnight in `zone`."""
+    if resolution == "all":
+        return 0
+    if resolution == "1d":
+        at = datetime.fromtimestamp(at_s, zone)
+        return int(datetime(at.year, at.month, at.day, tzinfo=zone).timestamp())
+    return at_s - at_s % LENGTH_SECONDS[resolution]
+
+
+def _pane_end(resolution: str, start: int, zone: tzinfo) -> int:
+    if resolution == "1d":
+        return pane_start("1d", start + 36 * 3_600, zone)  # a day has 23 to 25 hours
+    return start + LENGTH_SECONDS[resolution]
+
+
+def window_panes(window: str, now_s: int, zone: tzinfo) -> Panes:
+    """The panes of a window; the one that holds `now_s` is the last."""
+    resolution, count = _PANES[window]
+    last = pane_start(resolution, now_s, zone)
+    if count == 1:
+        return Panes(resolution, (last,))
+    length = LENGTH_SECONDS[resolution]
+    return Panes(resolution, range(last - (count - 1) * length, last + 1, length))
+
+
+def due_panes(window: str, now_s: int, zone: tzinfo) -> tuple[Panes, Panes]:
+    """Where the leads were created whose five minutes end in the window: the first panes without the second.
+
+    Minute panes are shifted by five minutes. Hours and days cannot be: they stay the window's own, without
+    the minutes that are not due yet. So `today` holds the leads that were created today and are due.
+    """
+    resolution, starts = window_panes(window, now_s, zone)
+    if resolution == "1m":
+        return Panes("1m", range(starts[0] - DUE_SECONDS, starts[-1] + 1 - DUE_SECONDS, 60)), Panes("1m", ())
+    ahead_of_the_clock = now_s + 3_600
+    end = ahead_of_the_clock if resolution == "all" else _pane_end(resolution, starts[-1], zone)
+    not_due = max(pane_start("1m", now_s - DUE_SECONDS, zone) + 60, starts[0])
+    return Panes(resolution, starts), Panes("1m", range(not_due, end, 60))
+
+
+def total(table: Table, panes: Panes) -> dict[Dimensions, Columns]:
+    """The rows of these panes, summed over time."""
+    held = table.get(panes.resolution, {})
+    sums: dict[Dimensions, Columns] = {}
+    for start in panes.starts:
+        for row, columns in held.get(start, {}).items():
+            into = sums.get(row)
+            if into is None:
+                sums[row] = columns.copy()
+            else:
+                for column, n in columns.items():
+                    into[column] = into.get(column, 0) + n
+    return sums
+
+
+def seen(table: Table, now_s: int) -> set[Dimensions]:
+    """Dimension values with a row in the last 48 hour panes: all windows of the others were 0 for a day."""
+    first = now_s - now_s % 3_600 - 47 * 3_600
+    return {row for pane, rows in table.get("1h", {}).items() if pane >= first for row in rows}
+
+
+def uncalled(table: Table, now_s: int) -> dict[Dimensions, Uncalled]:
+    """The uncalled leads of each `campaign+source` by age at `now_s`.
+
+    Ages are differences of spans that lie inside each other (the last four hours of minutes, the last day of
+    hours, all), so no creation is counted twice or left out. A pane counts as a whole, a future one as new.
+    """
+    totals = _uncalled_since(table, "all", 0)
+    spans = []
+    for resolution, count in _YOUNGER:
+        length = LENGTH_SECONDS[resolution]
+        spans.append(_uncalled_since(table, resolution, now_s - now_s % length - (count - 1) * length))
+    oldest = _oldest_uncalled(table, totals)
+    result = {}
+    for row, n in totals.items():
+        younger = (0, *(span.get(row, 0) for span in spans), n)
+        ages = tuple(after - before for before, after in pairwise(younger))
+        result[row] = Uncalled(ages, oldest.get(row, now_s - KEPT_SECONDS["1d"]))
+    return result
+
+
+def _uncalled_since(table: Table, resolution: str, first: int) -> dict[Dimensions, int]:
+    sums: dict[Dimensions, int] = {}
+    for pane, rows in table.get(resolution, {}).items():
+        if pane >= first:
+            for row, columns in rows.items():
+                if n := columns.get("uncalled", 0):
+                    sums[row] = sums.get(row, 0) + n
+    return sums
+
+
+def _oldest_uncalled(table: Table, totals: Mapping[Dimensions, int]) -> dict[Dimensions, int]:
+    """The start of each row's oldest pane with an uncalled lead, in the finest resolution that holds all.
+
+    A dropped pane is missing from the sum of its resolution, whichever partition dropped it: an equal sum
+    proves that the oldest is in a pane that is held.
+    """
+    oldest: dict[Dimensions, int] = {}
+    for resolution in ("1m", "1h"):
+        held = _uncalled_since(table, resolution, 0)
+        complete = {row for row, n in totals.items() if row not in oldest and held.get(row) == n}
+        oldest |= _first_uncalled(table, resolution, complete)
+    return oldest | _first_uncalled(table, "1d", totals.keys() - oldest.keys())
+
+
+def _first_uncalled(table: Table, resolution: str, wanted: Iterable[Dimensions]) -> dict[Dimensions, int]:
+    missing = set(wanted)
+    found: dict[Dimensions, int] = {}
+    panes = table.get(resolution, {})
+    for pane in sorted(panes):
+        if not missing:
+            break
+        for row in missing & panes[pane].keys():
+            if panes[pane][row].get("uncalled", 0):
+                found[row] = pane
+                missing.discard(row)
+    return found

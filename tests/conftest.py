@@ -1,0 +1,110 @@
+"""The brokers of the tests: the embedded one and Apache Kafka, started for the first test that asks.
+
+The law: a test marked `broker` runs on both. What this machine cannot run is skipped, and the last lines of
+the run name it with its reason.
+"""
+
+import itertools
+import os
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from agents.broker import Broker, EmbeddedBroker, embedded_program
+from agents.config import Settings
+from deploy.kafka import kraft
+
+ASKED_FOR = tuple(os.environ.get("FUNNEL_TEST_BROKERS", "embedded,kafka").split(","))
+"""The brokers to test on; `FUNNEL_TEST_BROKERS=embedded` leaves the others out."""
+
+_numbers = itertools.count(1)
+
+
+class Cluster:
+    """A broker as one test sees it: an address, and names of its own on it."""
+
+    def __init__(self, kind: str, address: str) -> None:
+        self.kind = kind
+        self.address = address
+        self.prefix = f"t{os.getpid()}-{next(_numbers)}"
+
+    def settings(self, **overrides: Any) -> Settings:
+        """Settings for this broker, with topics and a group that no other test has."""
+        own = {
+            "broker": self.address,
+            "profile": "development",
+            "app_id": f"{self.prefix}-app",
+            "source_topic": f"{self.prefix}-call-events",
+            "dead_letter_topic": f"{self.prefix}-call-events.dlq",
+            "wait_seconds": 10.0,
+        }
+        return Settings.from_environ({}, **own | overrides)
+
+    def topics(
+        self, *names: str, partitions: int = 1, config: dict[str, str] | None = None
+    ) -> tuple[str, ...]:
+        """Create topics; their full names."""
+        from agents.connection import admin_client
+
+        full = tuple(f"{self.prefix}-{name}" for name in names)
+        options = {"num_partitions": partitions, "replication_factor": 1, "configs": config or {}}
+        with admin_client(self.settings()) as admin:
+            admin.create_topics(dict.fromkeys(full, options), wait_for_metadata=True)
+        return full
+
+
+def _embedded() -> Broker:
+    if embedded_program() is None:
+        pytest.skip("the embedded broker is not installed (noida-db, extra `demo`)")
+    return EmbeddedBroker()
+
+
+def _kafka() -> Broker:
+    try:
+        kraft.find_java()
+        kraft.fetch()
+    except kraft.NotInstallable as lacking:
+        pytest.skip(lacking.message.splitlines()[0])
+    return kraft.Cluster()
+
+
+_MAKERS = {"embedded": _embedded, "kafka": _kafka}
+
+
+@pytest.fixture(scope="session")
+def _running_broker(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
+    kind = request.param
+    if kind not in ASKED_FOR:
+        pytest.skip(f"FUNNEL_TEST_BROKERS={','.join(ASKED_FOR)} leaves {kind} out")
+    with _MAKERS[kind]() as running:
+        yield kind, running.address
+
+
+@pytest.fixture
+def broker(_running_broker: tuple[str, str]) -> Cluster:
+    """A running broker; the test runs once on each kind."""
+    return Cluster(*_running_broker)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "broker" in metafunc.fixturenames:
+        metafunc.parametrize("_running_broker", list(_MAKERS), indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "broker" in getattr(item, "fixturenames", ()):
+            item.add_marker("broker")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    yield
+    left_out = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", []))
+    terminalreporter.section("left out")
+    for reason, tests in left_out.most_common():
+        terminalreporter.line(f"{tests} × {reason.removeprefix('Skipped: ')}")
+    if not left_out:
+        terminalreporter.line("nothing")

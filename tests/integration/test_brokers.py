@@ -1,0 +1,230 @@
+"""Both brokers of the tests do what the engine needs of a broker, and leave nothing behind."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from agents.broker import (
+    EmbeddedBroker,
+    RunningBroker,
+    choose,
+    embedded_program,
+    remove_dead_members,
+    speaks_kafka,
+)
+from agents.config import Settings
+from agents.connection import admin_client
+from agents.errors import BrokerUnavailable
+from deploy.kafka import kraft
+
+
+def committed(address: str | list[str], topic: str) -> list[bytes]:
+    consumer = KafkaConsumer(
+        bootstrap_servers=address, isolation_level="read_committed", auto_offset_reset="earliest"
+    )
+    try:
+        partition = TopicPartition(topic, 0)
+        consumer.assign([partition])
+        end = consumer.end_offsets([partition])[partition]
+        values: list[bytes] = []
+        while consumer.position(partition) < end:
+            values += [record.value for records in consumer.poll(500).values() for record in records]
+        return values
+    finally:
+        consumer.close()
+
+
+def test_a_transaction_shows_all_of_its_records_or_none(broker):
+    (topic,) = broker.topics("rows")
+    producer = KafkaProducer(bootstrap_servers=broker.address, transactional_id=broker.prefix)
+    producer.init_transactions()
+    for value, end in [
+        (b"kept", producer.commit_transaction),
+        (b"dropped", producer.abort_transaction),
+        (b"kept too", producer.commit_transaction),
+    ]:
+        producer.begin_transaction()
+        producer.send(topic, value, partition=0).get(10)
+        end()
+    producer.close()
+    assert committed(broker.address, topic) == [b"kept", b"kept too"]
+
+
+def test_topics_of_two_tests_do_not_meet(broker):
+    other = type(broker)(broker.kind, broker.address)
+    assert broker.topics("same") != other.topics("same")
+
+
+MEMBER = """
+import sys
+from kafka import KafkaConsumer
+address, topic, group, instance = sys.argv[1:]
+consumer = KafkaConsumer(topic, bootstrap_servers=address, group_id=group, group_instance_id=instance or None)
+while not consumer.assignment():
+    consumer.poll(100)
+print("joined", flush=True)
+while True:
+    consumer.poll(1000)
+"""
+
+
+@pytest.mark.parametrize("instance", ["", "worker-1"])
+def test_dead_members_are_taken_out_of_the_group_and_living_ones_are_not(broker, instance):
+    (topic,) = broker.topics("events")
+    settings = broker.settings()
+    command = [sys.executable, "-c", MEMBER, broker.address, topic, settings.app_id, instance]
+    member = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        assert member.stdout.readline() == b"joined\n"
+        if instance:
+            assert remove_dead_members(settings, alive={instance}) == ()
+    finally:
+        member.kill()
+        member.wait()
+        member.stdout.close()
+    assert len(remove_dead_members(settings)) == 1
+    assert remove_dead_members(settings) == ()
+
+
+def eventually(holds, timeout_seconds=10.0) -> bool:
+    deadline = time.monotonic() + timeout_seconds
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return holds()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.fixture
+def embedded() -> EmbeddedBroker:
+    if embedded_program() is None:
+        pytest.skip("the embedded broker is not installed (noida-db, extra `demo`)")
+    return EmbeddedBroker()
+
+
+def test_the_embedded_broker_answers_when_started_and_is_gone_with_its_data_when_stopped(embedded):
+    with embedded:
+        host, port = embedded.address.split(":")
+        folder, process = embedded._folder, embedded._process
+        assert speaks_kafka(host, int(port))
+        assert folder.is_dir()
+    assert not speaks_kafka(host, int(port))
+    assert not folder.exists()
+    assert process.returncode is not None
+
+
+def test_the_embedded_broker_keeps_a_folder_it_was_given(embedded, tmp_path):
+    for _ in range(2):
+        with EmbeddedBroker(tmp_path / "data"):
+            pass
+    assert (tmp_path / "data").is_dir()
+
+
+STARTER = """
+import time
+from agents.broker import EmbeddedBroker
+broker = EmbeddedBroker()
+broker.start()
+print(broker._process.pid, broker._folder, flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_embedded_broker_dies_with_the_process_that_started_it(embedded):
+    starter = subprocess.Popen([sys.executable, "-c", STARTER], stdout=subprocess.PIPE, text=True)
+    pid, folder = starter.stdout.readline().split()
+    assert is_alive(int(pid))
+    starter.kill()
+    starter.wait()
+    starter.stdout.close()
+    shutil.rmtree(folder)
+    assert eventually(lambda: not is_alive(int(pid)))
+
+
+def test_a_port_that_is_taken_is_named(embedded):
+    with embedded:
+        port = int(embedded.address.split(":")[1])
+        with pytest.raises(BrokerUnavailable, match=f"Port {port} is taken") as error:
+            EmbeddedBroker(port=port).start()
+    assert error.value.exit_code == 69
+
+
+def test_without_noida_db_the_embedded_broker_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("agents.broker.embedded_program", lambda: None)
+    with pytest.raises(BrokerUnavailable, match=r"pip install 'callfunnel\[demo\]'") as error:
+        EmbeddedBroker().start()
+    assert error.value.exit_code == 69
+
+
+def test_an_address_means_a_running_broker_and_none_means_the_embedded_one():
+    assert choose("kafka:9092").address == "kafka:9092"
+    assert isinstance(choose("kafka:9092"), RunningBroker)
+    assert isinstance(choose(None), EmbeddedBroker)
+
+
+def test_without_java_or_maven_kafka_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    with pytest.raises(kraft.NotInstallable, match="needs Java 17 or newer, and no Java is installed"):
+        kraft.find_java()
+    with pytest.raises(kraft.NotInstallable, match="no `mvn` is installed"):
+        kraft.fetch()
+
+
+def test_a_maven_that_cannot_fetch_leaves_no_half_filled_cache(monkeypatch, tmp_path):
+    maven = tmp_path / "mvn"
+    maven.write_text("#!/bin/sh\necho '[ERROR] the repository cannot be reached'\nexit 1\n")
+    maven.chmod(0o755)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(kraft.NotInstallable, match="the repository cannot be reached"):
+        kraft.fetch()
+    assert not list(tmp_path.glob("cache/callfunnel/*/*"))
+
+
+@pytest.fixture
+def three_brokers():
+    try:
+        kraft.find_java()
+        kraft.fetch()
+    except kraft.NotInstallable as lacking:
+        pytest.skip(lacking.message.splitlines()[0])
+    if "kafka" not in os.environ.get("FUNNEL_TEST_BROKERS", "kafka"):
+        pytest.skip(f"FUNNEL_TEST_BROKERS={os.environ['FUNNEL_TEST_BROKERS']} leaves kafka out")
+    with kraft.Cluster(brokers=3) as cluster:
+        yield cluster
+
+
+def test_of_three_brokers_one_may_be_killed_frozen_and_restarted(three_brokers):
+    settings = Settings(broker=three_brokers.address)
+    with admin_client(settings) as admin:
+        options = {"num_partitions": 1, "replication_factor": 3, "configs": {"min.insync.replicas": "2"}}
+        admin.create_topics({"rows": options}, wait_for_metadata=True)
+        leader = admin.describe_topics(["rows"])[0]["partitions"][0]["leader_id"]
+    node = three_brokers.nodes[leader - 1]
+    producer = KafkaProducer(bootstrap_servers=three_brokers.address.split(","), acks="all")
+
+    producer.send("rows", b"before").get(10)
+    node.kill()
+    producer.send("rows", b"while it is dead").get(60)
+    node.start()
+    three_brokers.wait()
+    node.pause()
+    assert not speaks_kafka("127.0.0.1", node.port)
+    node.resume()
+    assert eventually(lambda: speaks_kafka("127.0.0.1", node.port))
+    producer.send("rows", b"after").get(60)
+    producer.close()
+    assert committed(three_brokers.address.split(","), "rows") == [b"before", b"while it is dead", b"after"]

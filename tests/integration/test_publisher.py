@@ -1,0 +1,214 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import orjson
+import pytest
+from kafka import KafkaConsumer, TopicPartition
+from kafka.partitioner import murmur2
+
+from agents.broker import EmbeddedBroker
+from agents.config import Settings
+from agents.connection import admin_client
+from agents.errors import BrokerUnavailable, TopicsWrong
+from agents.publisher import Publisher, Refused
+
+PARTITIONS = 4
+LONG_AGO_MS = 1_209_978_000_000
+YEAR_MS = 31_536_000_000
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def topic(broker):
+    return create_topic(broker)
+
+
+def create_topic(broker, **config):
+    (name,) = broker.topics("events", partitions=PARTITIONS, config={"retention.ms": "-1"} | config)
+    return name
+
+
+def records(address, topic):
+    """All records of the topic, each partition in its order."""
+    consumer = KafkaConsumer(bootstrap_servers=address, auto_offset_reset="earliest")
+    partitions = [TopicPartition(topic, number) for number in range(PARTITIONS)]
+    consumer.assign(partitions)
+    consumer.seek_to_beginning(*partitions)
+    missing = sum(consumer.end_offsets(partitions).values())
+    found = []
+    deadline = time.monotonic() + 30
+    while len(found) < missing and time.monotonic() < deadline:
+        for batch in consumer.poll(timeout_ms=500).values():
+            found.extend(batch)
+    consumer.close()
+    return found
+
+
+def dial(number, at_ms=LONG_AGO_MS, **changes):
+    lead = f"lead-{number % 50}"
+    return {"event_id": f"e{number}", "type": "dial", "occurred_at": at_ms, "lead_id": lead} | changes
+
+
+def now_ms():
+    return time.time_ns() // 1_000_000
+
+
+def test_a_replayed_event_arrives_unchanged_with_its_lead_as_key_and_its_own_time(broker, topic):
+    sent = [dial(number, at_ms=LONG_AGO_MS + number) for number in range(1000)]
+    with Publisher(broker.address, topic, replay=True) as publisher:
+        assert [publisher.publish(event) for event in sent] == [None] * 1000
+    assert (publisher.acknowledged, publisher.settled_through, publisher.refused) == (1000, 1000, [])
+
+    found = records(broker.address, topic)
+    assert (
+        sorted((orjson.loads(record.value) for record in found), key=lambda e: int(e["event_id"][1:])) == sent
+    )
+    for record in found:
+        event = orjson.loads(record.value)
+        assert record.key.decode() == event["lead_id"]
+        assert record.timestamp == event["occurred_at"]
+        assert record.partition == (murmur2(record.key) & 0x7FFFFFFF) % PARTITIONS
+
+
+def test_a_live_event_carries_the_time_it_is_sent(broker, topic):
+    before_ms = now_ms()
+    with Publisher(broker.address, topic) as publisher:
+        publisher.publish(dial(1, at_ms=before_ms - 60_000))
+    (record,) = records(broker.address, topic)
+    assert before_ms <= record.timestamp <= now_ms()
+
+
+def test_bytes_are_sent_as_they_are(broker, topic):
+    value = b'{ "type":"dial","event_id":"e1","occurred_at":"2008-05-05T10:00:00+01:00","lead_id":"l1","x":1}'
+    with Publisher(broker.address, topic, replay=True) as publisher:
+        publisher.publish(value)
+    (record,) = records(broker.address, topic)
+    assert (record.value, record.key, record.timestamp) == (value, b"l1", LONG_AGO_MS)
+
+
+def test_what_the_contract_refuses_is_told_back_and_never_sent(broker, topic):
+    with Publisher(broker.address, topic) as publisher:
+        publisher.publish(dial(1, at_ms=now_ms()))
+        verdict = publisher.publish(dial(2, at_ms=now_ms(), type="coffee_break"))
+        assert verdict.reason == "unknown_type"
+        assert publisher.publish(b"nonsense", position=7).reason == "not_json"
+        assert publisher.publish(dial(3, at_ms=now_ms() - 2 * YEAR_MS)).reason == "too_old"
+    assert [(refused.position, refused.reason) for refused in publisher.refused] == [
+        (2, "unknown_type"),
+        (7, "not_json"),
+        (8, "too_old"),
+    ]
+    assert publisher.refused[0] == Refused(2, verdict.reason, verdict.detail)
+    assert (publisher.acknowledged, publisher.settled_through) == (1, 8)
+    assert len(records(broker.address, topic)) == 1
+
+
+def test_a_missing_topic_is_named_at_once_and_not_created(broker):
+    with pytest.raises(TopicsWrong, match=r"has no topic no-such-topic.*callfunnel topics create"):
+        Publisher(broker.address, "no-such-topic")
+    with admin_client(broker.settings()) as admin:
+        assert "no-such-topic" not in admin.list_topics()
+
+
+def test_a_history_is_not_published_where_it_would_vanish(broker):
+    topic = create_topic(broker, **{"retention.ms": "604800000", "message.timestamp.type": "CreateTime"})
+    with Publisher(broker.address, topic, replay=True) as publisher:
+        publisher.publish(dial(1, at_ms=now_ms() - 3_600_000))
+        with pytest.raises(TopicsWrong, match=r"event 2.*retention\.ms=-1"):
+            publisher.publish(dial(2))
+    assert publisher.acknowledged == 1
+
+
+def test_a_broker_that_is_away_is_named_with_its_address_and_the_remedy():
+    with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1 does not answer.*--broker HOST:PORT"):
+        Publisher("127.0.0.1:1", "events", timeout_seconds=1)
+
+
+def test_a_broker_that_goes_away_ends_the_run_and_the_next_one_loses_nothing(tmp_path):
+    broker, topic = EmbeddedBroker(tmp_path), "events"
+    settings = {"num_partitions": PARTITIONS, "replication_factor": 1, "configs": {"retention.ms": "-1"}}
+    with broker:
+        with admin_client(Settings(broker=broker.address)) as admin:
+            admin.create_topics({topic: settings})
+        publisher = Publisher(broker.address, topic, replay=True, timeout_seconds=2)
+        for number in range(1, 101):
+            publisher.publish(dial(number))
+        publisher.flush()
+        time.sleep(3)  # the embedded broker writes to disk a little later than it acknowledges
+    for number in range(101, 151):
+        publisher.publish(dial(number))
+    with pytest.raises(BrokerUnavailable, match="100 events are acknowledged"):
+        publisher.flush()
+    with pytest.raises(BrokerUnavailable):
+        publisher.publish(dial(151))
+    publisher.close()
+    assert (publisher.acknowledged, publisher.settled_through) == (100, 100)
+
+    with broker:
+        with Publisher(broker.address, topic, replay=True) as again:
+            for number in range(publisher.settled_through + 1, 152):
+                again.publish(dial(number))
+        numbers = {orjson.loads(record.value)["event_id"] for record in records(broker.address, topic)}
+    assert numbers == {f"e{number}" for number in range(1, 152)}
+
+
+def callfunnel_publish(broker, topic, state, *arguments):
+    command = [sys.executable, "-m", "agents.cli", "publish", *arguments]
+    command += ["--broker", broker.address, "--topic", topic]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"XDG_STATE_HOME": str(state)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_the_command_accounts_for_every_line_and_its_verdict_is_no_if_one_is_refused(broker, topic, tmp_path):
+    file = tmp_path / "day.jsonl"
+    lines = [json.dumps(dial(1)), "", "nonsense", json.dumps(dial(2)), json.dumps(dial(3, lead_id=7))]
+    file.write_text("\n".join(lines))
+    run = callfunnel_publish(broker, topic, tmp_path, str(file), "--replay", "--json")
+    out, err = run.communicate(timeout=60)
+    report = json.loads(out)
+    assert run.returncode == 1
+    assert [line.split(":")[:2] for line in err.splitlines()] == [
+        ["line 3", " not_json"],
+        ["line 5", " wrong_type"],
+    ]
+    assert (report["finished"], report["acknowledged"], report["refused"]) == (True, 2, 2)
+    assert [(each["line"], each["reason"]) for each in report["refusals"]] == [
+        (3, "not_json"),
+        (5, "wrong_type"),
+    ]
+    assert len(records(broker.address, topic)) == 2
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_command_goes_on_where_it_stopped(broker, topic, tmp_path, how):
+    file = tmp_path / "day.jsonl"
+    file.write_text("".join(json.dumps(dial(number)) + "\n" for number in range(20_000)))
+    run = callfunnel_publish(broker, topic, tmp_path, str(file), "--replay", "--rate", "3000")
+    saved = tmp_path / "callfunnel" / "publish"
+    while not list(saved.glob("*.json")) and run.poll() is None:
+        time.sleep(0.05)
+    time.sleep(1)
+    run.send_signal(how)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == (130 if how == signal.SIGINT else -how), err
+
+    again = callfunnel_publish(broker, topic, tmp_path, str(file), "--replay", "--json")
+    out, err = again.communicate(timeout=60)
+    assert again.returncode == 0, err
+    assert "Going on behind line" in err
+    assert json.loads(out)["acknowledged"] == 20_000
+    found = [orjson.loads(record.value)["event_id"] for record in records(broker.address, topic)]
+    assert set(found) == {f"e{number}" for number in range(20_000)}
+    assert len(found) < 30_000  # the second run did not begin at the start
+    assert list(saved.glob("*")) == []

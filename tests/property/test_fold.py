@@ -1,0 +1,83 @@
+"""The fast fold against the oracle: the same tables for any order, any duplication and any batch boundaries."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.json import encode
+from property.strategies import batches, deliveries, event_sets
+
+from schemas.codec import Decoder, Limits
+from schemas.rows import decode_columns, decode_key
+from streams import oracle
+from streams.engine import Fold, Partition
+from streams.funnel import day_starts, resolutions
+
+ZONE = "Europe/Berlin"
+KEPT = {"minute_hours": 6, "hour_days": 3, "day_days": 400}
+FOLD = Fold(
+    hangup_ms=15_000,
+    late_ms=600_000,
+    lead_events=1000,
+    timezone=ZONE,
+    partitioner="trust",
+    resolutions=resolutions(*KEPT.values()),
+)
+DECODER = Decoder(Limits(clock="event"))
+
+
+def partition() -> Partition:
+    return Partition(0, FOLD, "fold", DECODER.decode_all, day_starts(ZONE), None)
+
+
+def feed(state: Partition, events, changelog):
+    """Apply the events as one batch; keep what a changelog would hold."""
+    if not events:
+        return
+    values = [encode(event) for event in events]
+    start = state.offset or 0
+    effects = state.apply(values, [None] * len(values), [-1] * len(values), None, start + len(values))
+    for table, changes in (("funnel", effects.funnel), ("leads", effects.leads)):
+        for key, value in changes:
+            if value is None:
+                changelog[table].pop(key, None)
+            else:
+                changelog[table][key] = value
+
+
+def rows_of(changelog):
+    return {
+        decode_key(key): decode_columns(value)
+        for key, value in changelog["funnel"].items()
+        if key != b'["position"]'
+    }
+
+
+@st.composite
+def batched_deliveries(draw):
+    """The events of a set; and the same shuffled, some of them more than once, cut into batches."""
+    events = draw(event_sets())
+    return events, draw(batches(draw(deliveries(events))))
+
+
+@settings(max_examples=400)
+@given(batched_deliveries())
+def test_the_tables_equal_the_oracle_for_any_order_duplication_and_batches(delivery):
+    events, batches = delivery
+    state = partition()
+    changelog = {"funnel": {}, "leads": {}}
+    for batch in batches:
+        feed(state, batch, changelog)
+    expected = oracle.tables(events, timezone=ZONE, **KEPT)
+    assert oracle.differences(expected, state.funnel.rows()) == []
+    assert oracle.differences(expected, rows_of(changelog)) == []
+
+
+@settings(max_examples=400)
+@given(batched_deliveries())
+def test_a_restart_between_any_two_batches_changes_nothing(delivery):
+    events, batches = delivery
+    changelog = {"funnel": {}, "leads": {}}
+    for batch in batches:
+        state = partition()
+        state.restore(dict(changelog["funnel"]), dict(changelog["leads"]))
+        feed(state, batch, changelog)
+    assert oracle.differences(oracle.tables(events, timezone=ZONE, **KEPT), rows_of(changelog)) == []

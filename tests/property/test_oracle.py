@@ -1,0 +1,88 @@
+"""What must hold of the oracle for any input: the identities by which the numbers reconcile."""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+from property.strategies import deliveries, event_sets, keep_everything, settings
+
+from schemas.events import STAGES, CallEnded, Event
+from streams.oracle import Tables, differences, lost_and_doubled, partitioned, stage_summary, tables, total
+
+
+def only_all_time(rows: Tables) -> Tables:
+    return {key: columns for key, columns in rows.items() if key[0] == "all"}
+
+
+@given(st.data(), settings)
+def test_any_order_and_any_duplication_give_the_same_tables(data: st.DataObject, chosen: dict) -> None:
+    events = data.draw(event_sets())
+    assert tables(data.draw(deliveries(events)), **chosen) == tables(events, **chosen)
+
+
+@given(event_sets(), settings)
+def test_every_event_counts_once_in_every_rollup(events: list[Event], chosen: dict) -> None:
+    counted: Counter[str] = Counter()
+    for (_, _, rollup, *_), columns in only_all_time(tables(events, **chosen)).items():
+        for column, n in columns.items():
+            if column.startswith("events_") or column == "machine_answers":
+                counted[rollup] += n
+    seen = sum(not isinstance(event, CallEnded) for event in events)
+    assert counted == ({"campaign+source": seen, "team+agent": seen, "location": seen} if seen else {})
+
+
+@given(event_sets(), settings)
+def test_no_stage_has_more_leads_than_the_one_before(events: list[Event], chosen: dict) -> None:
+    leads = [numbers["leads"] for numbers in stage_summary(tables(events, **chosen)).values()]
+    assert len(leads) == len(STAGES)
+    assert leads == sorted(leads, reverse=True)
+
+
+@given(event_sets(), settings)
+def test_every_created_lead_is_awaited_or_was_dialed_before(events: list[Event], chosen: dict) -> None:
+    sums: Counter[str] = Counter()
+    for columns in only_all_time(tables(events, **chosen)).values():
+        sums.update(columns)
+    created = {event.lead_id for event in events if event.stage == 0}
+    bins = [n for name, n in sums.items() if name.startswith("attempt_") and name != "attempt_ms"]
+    assert sums["awaited"] + sums["dialed_before_creation"] == len(created)
+    assert sum(bins) + sums["uncalled"] <= sums["awaited"]
+
+
+@given(event_sets(), settings)
+def test_coarser_rows_are_the_sums_of_the_finer(events: list[Event], chosen: dict) -> None:
+    rows = tables(events, **{**chosen, **keep_everything})
+    sums: dict[str, dict[tuple[str, ...], Counter[str]]] = {}
+    for (resolution, _, *rest), columns in rows.items():
+        sums.setdefault(resolution, {}).setdefault(tuple(rest), Counter()).update(columns)
+    assert all(sums[resolution] == sums["all"] for resolution in sums)
+    assert len(sums) in (0, 4)
+
+
+@given(event_sets(), settings)
+def test_what_is_kept_decides_which_rows_there_are_but_never_what_they_say(
+    events: list[Event], chosen: dict
+) -> None:
+    held, everything = tables(events, **chosen), tables(events, **{**chosen, **keep_everything})
+    assert held.items() <= everything.items()
+    assert only_all_time(held) == only_all_time(everything)
+
+
+@given(event_sets(), settings)
+def test_no_row_is_empty_and_no_column_is_zero_or_less(events: list[Event], chosen: dict) -> None:
+    assert all(columns and min(columns.values()) > 0 for columns in tables(events, **chosen).values())
+
+
+@given(event_sets(), settings)
+def test_leads_do_not_touch_each_other(events: list[Event], chosen: dict) -> None:
+    chosen = {**chosen, **keep_everything}
+    one_each = partitioned(events, lambda lead_id: ord(lead_id), **chosen)
+    assert total(one_each) == tables(events, **chosen)
+
+
+@given(event_sets(), event_sets())
+def test_the_comparison_is_silent_exactly_when_the_tables_are_equal(a: list[Event], b: list[Event]) -> None:
+    one, other = tables(a), tables(b)
+    lost, doubled = lost_and_doubled(one, other)
+    assert (differences(one, other) == []) == (one == other) == (lost + doubled == 0)
+    assert lost_and_doubled(other, one) == (doubled, lost)

@@ -1,0 +1,277 @@
+import shutil
+import subprocess
+from datetime import UTC
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from agents.exposition import OTHER, Exposition, accepts_openmetrics, engine_metrics, new_registry
+from agents.view import POSITION_KEY, Funnel
+from streams.metrics import BY_NAME, CATALOGUE
+
+NOW = 1_750_000_020
+MINUTE, HOUR, DAY = NOW - NOW % 60, NOW - NOW % 3_600, NOW - NOW % 86_400
+COLUMNS = {
+    "events_created": 2_000_000, "events_dialed": 7, "events_reached": 3, "dm_hangups": 1,
+    "machine_answers": 2, "leads_created": 5, "leads_dialed": 4, "implied": 1, "awaited": 5, "attempt_60": 2,
+    "attempt_900": 1, "attempt_inf": 1, "attempt_ms": 90_123_456, "connect_300": 1, "connect_ms": 250,
+    "uncalled": 1,
+}  # fmt: skip
+
+
+def write(funnel, rollup, *row, columns=COLUMNS, partition=0, resolutions=("1m", "1h", "1d", "all")):
+    for resolution, pane in (("1m", MINUTE - 300), ("1h", HOUR), ("1d", DAY), ("all", 0)):
+        if resolution in resolutions:
+            funnel.apply(partition, orjson.dumps([resolution, pane, rollup, *row]), orjson.dumps(columns))
+
+
+def funnel_of(*rows):
+    funnel = Funnel(UTC)
+    funnel.apply(0, POSITION_KEY, b'{"offset":9,"watermark_ms":1750000012345,"fold":"x"}')
+    funnel.apply(1, POSITION_KEY, b'{"offset":9,"watermark_ms":0,"fold":"x"}')
+    for row in rows:
+        write(funnel, *row)
+    return funnel
+
+
+def exposition(funnel, **options):
+    snapshot = funnel.snapshot(NOW)
+    return Exposition(lambda: snapshot, CollectorRegistry(), **options)
+
+
+def series(page: Exposition) -> dict:
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in parse_text(page.render(openmetrics=False).decode())
+        for sample in family.samples
+    }
+
+
+def value(page: Exposition, name: str, **labels) -> float:
+    return series(page)[(name, *sorted(labels.items()))]
+
+
+label_text = st.text(max_size=80) | st.sampled_from(
+    ['say "hi"\\', "100 %s %d %%", "a\nb", "Zürich ☎", "", "\x00\x1f", "{}"]
+)
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.tuples(label_text, label_text), max_size=6),
+    st.sampled_from(["id", "hashed", "off"]),
+    st.integers(1, 200),
+)
+def test_both_formats_are_what_the_client_library_would_write(rows, agent_label, limit):
+    funnel = funnel_of(
+        *(("campaign+source", *row) for row in rows),
+        *(("team+agent", *row) for row in rows),
+        *(("location", row[0]) for row in rows),
+    )
+    page = exposition(funnel, agent_label=agent_label, agent_key=b"k", series_limit=limit)
+    page.collect()  # what is said about the page itself settles with the first look
+    assert page._render(page.families(), False) == generate_latest(page)
+    assert page._render(page.families(), True) + b"# EOF\n" == generate_openmetrics(page)
+
+
+def test_a_page_can_be_read_back_in_both_formats_and_holds_no_series_twice():
+    registry = new_registry()
+    engine_metrics(registry).batch_seconds.observe(0.1)
+    snapshot = funnel_of(("campaign+source", "a\x00b", "web"), ("campaign+source", "ab", "web")).snapshot(NOW)
+    page = Exposition(lambda: snapshot, registry)
+    for openmetrics, parse in ((False, parse_text), (True, parse_openmetrics)):
+        text = page.render(openmetrics).decode()
+        names = [(s.name, *sorted(s.labels.items())) for family in parse(text) for s in family.samples]
+        assert len(names) == len(set(names))
+        assert ("callfunnel_worker_batch_seconds_count",) in names
+        assert ("process_open_fds",) in names
+        assert not any(name.endswith("_created") for name, *_ in names)
+    assert text.endswith("# EOF\n")
+    assert text.count("# EOF") == 1
+
+
+def test_the_numbers_of_the_rows_arrive_under_their_names():
+    page = exposition(
+        funnel_of(("campaign+source", "spring", "web"), ("team+agent", "red", "ann"), ("location", "Kiel"))
+    )
+    spring = {"campaign": "spring", "source": "web"}
+    assert value(page, "callfunnel_events_total", funnel_stage="created", **spring) == 2_000_000
+    assert value(page, "callfunnel_events_total", funnel_stage="won", **spring) == 0
+    assert value(page, "callfunnel_window_events", window="1h", funnel_stage="dialed", **spring) == 7
+    assert value(page, "callfunnel_window_events", window="5m", funnel_stage="dialed", **spring) == 0
+    assert value(page, "callfunnel_window_leads", window="today", funnel_stage="dialed", **spring) == 4
+    assert (
+        value(
+            page,
+            "callfunnel_agent_window_leads",
+            window="1d",
+            funnel_stage="created",
+            team="red",
+            agent="ann",
+        )
+        == 5
+    )
+    assert (
+        value(page, "callfunnel_location_window_events", window="1d", funnel_stage="reached", location="Kiel")
+        == 3
+    )
+    assert value(page, "callfunnel_window_dm_hangups", window="1h", campaign="spring") == 1
+    assert value(page, "callfunnel_window_machine_answers", window="1h", campaign="spring") == 2
+    assert value(page, "callfunnel_window_implied_arrivals", window="1h", campaign="spring") == 1
+    assert value(page, "callfunnel_window_leads_due", window="5m", campaign="spring") == 5
+    assert value(page, "callfunnel_window_leads_met", window="5m", campaign="spring") == 2
+    assert (
+        value(page, "callfunnel_lead_response_seconds_bucket", clock="attempt", campaign="spring", le="60.0")
+        == 2
+    )
+    assert (
+        value(page, "callfunnel_lead_response_seconds_bucket", clock="attempt", campaign="spring", le="+Inf")
+        == 4
+    )
+    assert value(page, "callfunnel_lead_response_seconds_gcount", clock="attempt", campaign="spring") == 4
+    assert value(page, "callfunnel_lead_response_seconds_gsum", clock="connect", campaign="spring") == 0.25
+    assert value(page, "callfunnel_leads_uncalled", campaign="spring", age="5-15m") == 1
+    assert value(page, "callfunnel_oldest_uncalled_lead_timestamp_seconds", campaign="spring") == MINUTE - 300
+    assert value(page, "callfunnel_watermark_timestamp_seconds", partition="0") == 1_750_000_012.345
+    assert value(page, "callfunnel_view_rows") == 12
+
+
+def test_sources_of_a_campaign_are_added_up_where_the_label_is_the_campaign():
+    page = exposition(funnel_of(("campaign+source", "spring", "web"), ("campaign+source", "spring", "mail")))
+    assert value(page, "callfunnel_leads_uncalled", campaign="spring", age="5-15m") == 2
+    assert (
+        value(page, "callfunnel_lead_response_seconds_gsum", clock="attempt", campaign="spring")
+        == 180_246.912
+    )
+
+
+def test_every_stage_of_a_label_set_is_there_from_the_start():
+    page = exposition(funnel_of(("campaign+source", "spring", "web")))
+    stages = {dict(key[1:])["funnel_stage"] for key in series(page) if key[0] == "callfunnel_events_total"}
+    assert stages == {"created", "dialed", "connected", "reached", "qualified", "won"}
+
+
+def test_a_label_set_that_was_silent_for_two_days_has_no_windows_but_keeps_its_totals():
+    funnel = funnel_of()
+    write(funnel, "campaign+source", "old", "web", resolutions=("1d", "all"))
+    names = {key[0] for key in series(exposition(funnel)) if ("campaign", "old") in key}
+    assert "callfunnel_window_events" not in names
+    assert {
+        "callfunnel_events_total",
+        "callfunnel_lead_response_seconds_bucket",
+        "callfunnel_leads_uncalled",
+    } <= names
+
+
+def test_above_the_limit_the_sum_stays_right():
+    funnel = funnel_of(*(("campaign+source", f"c{n}", "web") for n in range(10)))
+    page = exposition(funnel, series_limit=4 * 24)
+    dials = {
+        dict(key[1:])["campaign"]: n
+        for key, n in series(page).items()
+        if key[0] == "callfunnel_window_events" and {("window", "1h"), ("funnel_stage", "dialed")} <= set(key)
+    }
+    assert dials == {"c0": 7, "c1": 7, "c2": 7, OTHER: 49}
+    assert value(page, "callfunnel_view_series", family="callfunnel_window_events") == 96
+    assert value(page, "callfunnel_view_series_overflowed", family="callfunnel_window_events") == 7 * 24
+
+
+def test_a_label_set_that_has_its_series_keeps_them_when_others_come():
+    funnel = funnel_of(("campaign+source", "m", "web"))
+    snapshots = [funnel.snapshot(NOW)]
+    page = Exposition(lambda: snapshots[-1], CollectorRegistry(), series_limit=2 * 6)
+    page.render(False)
+    write(funnel, "campaign+source", "a", "web")
+    snapshots.append(funnel.snapshot(NOW))
+    campaigns = {dict(key[1:])["campaign"] for key in series(page) if key[0] == "callfunnel_events_total"}
+    assert campaigns == {"m", OTHER}
+
+
+def test_an_agent_is_shown_as_configured():
+    funnel = funnel_of(
+        ("team+agent", "red", "ann"), ("team+agent", "red", "none"), ("team+agent", "red", "bob")
+    )
+
+    def agents(**options):
+        return {
+            dict(key[1:]).get("agent"): n
+            for key, n in series(exposition(funnel, **options)).items()
+            if key[0] == "callfunnel_agent_window_events"
+            and {("window", "1h"), ("funnel_stage", "dialed")} <= set(key)
+        }
+
+    assert agents() == {"ann": 7, "bob": 7, "none": 7}
+    # printf ann | openssl dgst -sha256 -hmac secret
+    assert agents(agent_label="hashed", agent_key=b"secret") == {
+        "aad4e6199b77": 7,
+        "9c90819f8837": 7,
+        "none": 7,
+    }
+    assert agents(agent_label="off") == {None: 21}
+
+
+def test_the_catalogue_and_the_page_name_the_same_families():
+    page = exposition(funnel_of(("campaign+source", "spring", "web")))
+    assert {family.metric.name for family in page.families()} == {
+        m.name for m in CATALOGUE if m.where == "view"
+    }
+    for family in page.families():
+        names = {label for sample in family.layout for label, _ in sample.labels} - {"le"}
+        assert names | set(family.labels) == set(family.metric.labels), family.metric.name
+
+
+def test_every_metric_of_the_worker_is_made_from_the_catalogue():
+    registry = CollectorRegistry()
+    metrics = engine_metrics(registry)
+    metrics.events_consumed.labels("call-events", "0").inc(3)
+    metrics.build_info.info({"version": "1", "python": "3.11"})
+    exposed = {family.name for family in registry.collect()}
+    assert exposed == {
+        m.name.removesuffix("_total").removesuffix("_info") for m in CATALOGUE if m.where == "worker"
+    }
+    assert (
+        registry.get_sample_value(
+            "callfunnel_worker_events_consumed_total", {"topic": "call-events", "partition": "0"}
+        )
+        == 3
+    )
+    assert len(BY_NAME) == len(CATALOGUE)
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("", False),
+        ("*/*", False),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", False),
+        ("application/openmetrics-text", True),
+        (
+            "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            True,
+        ),
+        ("application/openmetrics-text;version=0.0.1,text/plain;version=0.0.4;q=0.5", False),
+        ("text/plain;version=0.0.4,application/openmetrics-text;version=1.0.0;q=0.5", False),
+        ('application/openmetrics-text; version="1.0.0"; escaping=allow-utf-8', True),
+        ("application/openmetrics-text;version=nonsense", False),
+    ],
+)
+def test_the_format_is_the_first_one_that_the_client_accepts(accept, expected):
+    assert accepts_openmetrics(accept) is expected
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_promtool_has_nothing_to_say():
+    registry = new_registry()
+    metrics = engine_metrics(registry)
+    metrics.build_info.info({"version": "1", "python": "3.11"})
+    metrics.events_consumed.labels("call-events", "0").inc()
+    snapshot = funnel_of(("campaign+source", "spring", "web"), ("team+agent", "red", "ann")).snapshot(NOW)
+    page = Exposition(lambda: snapshot, registry).render(openmetrics=False)
+    said = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, check=False)
+    assert (said.returncode, said.stdout, said.stderr) == (0, b"", b"")

@@ -1,0 +1,80 @@
+from collections import deque
+
+import pytest
+
+from agents.checkpoint import Done
+from agents.publish_file import LinePublisher
+from agents.publisher import Refused
+
+
+class Broker:
+    """Stands in for a publisher: refuses lines that say so, acknowledges when it is told to."""
+
+    def __init__(self):
+        self.sent, self.refused, self.acknowledged, self._last = [], [], 0, 0
+        self._waiting = deque()
+
+    @property
+    def settled_through(self):
+        return self._waiting[0] - 1 if self._waiting else self._last
+
+    def publish(self, event, *, position):
+        self._last = position
+        if event == b"bad":
+            self.refused.append(Refused(position, "not_json", "bad"))
+            return self.refused[-1]
+        self.sent.append(event)
+        self._waiting.append(position)
+        return None
+
+    def acknowledge(self, count):
+        for _ in range(count):
+            self._waiting.popleft()
+            self.acknowledged += 1
+
+    def flush(self):
+        self.acknowledge(len(self._waiting))
+
+
+def publish(broker, lines, done=None, rate=None):
+    told, bytes_read = [], []
+    run = LinePublisher(broker, done or Done(), rate)
+    run.publish([line + b"\n" for line in lines], told.append, bytes_read.append)
+    return run, told, bytes_read
+
+
+def test_every_line_ends_acknowledged_or_refused_under_its_own_number():
+    run, told, bytes_read = publish(Broker(), [b"one", b"", b"bad", b"  two  ", b"bad"])
+    assert run.done == Done(line=5, acknowledged=2, refused=2)
+    assert [refused.position for refused in told] == [3, 5]
+    assert bytes_read == [4 + 1 + 4 + 8 + 4]
+
+
+def test_spaces_around_an_event_are_not_sent():
+    broker = Broker()
+    publish(broker, [b"  two \r"])
+    assert broker.sent == [b"two"]
+
+
+def test_a_run_goes_on_behind_what_is_done_and_adds_to_it():
+    broker = Broker()
+    run, _, _ = publish(broker, [b"one", b"bad", b"three", b"four"], done=Done(2, acknowledged=1, refused=1))
+    assert broker.sent == [b"three", b"four"]
+    assert run.done == Done(line=4, acknowledged=3, refused=1)
+
+
+def test_what_waits_for_its_acknowledgement_is_not_done_and_neither_is_what_comes_behind_it():
+    broker = Broker()
+    broker.flush = lambda: broker.acknowledge(1)
+    run, _, _ = publish(broker, [b"one", b"two", b"bad"])
+    assert run.done == Done(line=1, acknowledged=1, refused=0)
+    broker.acknowledge(1)
+    assert run.done == Done(line=3, acknowledged=2, refused=1)
+
+
+def test_the_rate_is_kept(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("time.sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    publish(Broker(), [b"event"] * 51, rate=20)
+    assert clock[0] == pytest.approx(102.5)

@@ -1,0 +1,147 @@
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from streams.windows import AGES, Panes, due_panes, pane_start, seen, total, uncalled, window_panes
+
+NOW = int(datetime(2026, 3, 29, 14, 7, 31, tzinfo=UTC).timestamp())
+MINUTE = NOW - NOW % 60
+HOUR = NOW - NOW % 3_600
+BERLIN = ZoneInfo("Europe/Berlin")
+SPRING = ("spring", "web")
+
+
+def at(text: str, zone=UTC) -> int:
+    return int(datetime.fromisoformat(text).replace(tzinfo=zone).timestamp())
+
+
+def table(**panes):
+    return {
+        resolution: {start: {SPRING: columns} for start, columns in rows.items()}
+        for resolution, rows in panes.items()
+    }
+
+
+def test_the_pane_that_holds_now_is_the_last_of_a_window():
+    assert window_panes("5m", NOW, UTC) == Panes("1m", range(MINUTE - 240, MINUTE + 1, 60))
+    assert len(window_panes("1h", NOW, UTC).starts) == 60
+    assert window_panes("1h", NOW, UTC).starts[-1] == MINUTE
+    assert list(window_panes("1d", NOW, UTC).starts) == [HOUR - hours * 3_600 for hours in range(23, -1, -1)]
+    assert window_panes("today", NOW, UTC) == Panes("1d", (at("2026-03-29"),))
+    assert window_panes("all", NOW, UTC) == Panes("all", (0,))
+
+
+def test_days_begin_at_midnight_in_the_configured_time_zone():
+    assert pane_start("1d", NOW, BERLIN) == at("2026-03-29", BERLIN) == at("2026-03-28T23:00")
+    assert pane_start("1d", at("2026-03-29T22:30"), BERLIN) == at("2026-03-29T22:00")  # this day has 23 hours
+    assert pane_start("1d", at("2026-03-29T18:29"), ZoneInfo("Asia/Kolkata")) == at("2026-03-28T18:30")
+
+
+def test_due_minutes_are_the_windows_minutes_five_minutes_earlier():
+    created, not_due = due_panes("5m", NOW, UTC)
+    assert list(created.starts) == [MINUTE - 60 * n for n in range(9, 4, -1)]
+    assert list(not_due.starts) == []
+
+
+@pytest.mark.parametrize("window", ["1d", "today", "all"])
+def test_a_long_window_leaves_out_the_leads_that_are_not_due_yet(window):
+    created, not_due = due_panes(window, NOW, UTC)
+    assert created == window_panes(window, NOW, UTC)
+    assert not_due.starts[0] == MINUTE - 240
+    assert MINUTE + 120 in not_due.starts  # events may be some minutes ahead of the clock
+
+
+def test_in_the_first_five_minutes_of_a_day_no_lead_of_today_is_due():
+    now = at("2026-03-29T00:03:10", BERLIN)
+    midnight = at("2026-03-29", BERLIN)
+    rows = table(
+        **{"1d": {midnight: {"awaited": 3}}, "1m": {midnight: {"awaited": 1}, midnight + 120: {"awaited": 2}}}
+    )
+    created, not_due = due_panes("today", now, BERLIN)
+    assert total(rows, created)[SPRING]["awaited"] - total(rows, not_due)[SPRING]["awaited"] == 0
+    assert not_due.starts[-1] == at("2026-03-29T23:59", BERLIN)
+
+
+def test_a_window_is_the_sum_of_its_panes():
+    rows = {
+        "1m": {
+            MINUTE: {SPRING: {"events_dialed": 2}, ("b", "c"): {"events_won": 1}},
+            MINUTE - 240: {SPRING: {"events_dialed": 3, "events_won": 1}},
+            MINUTE - 300: {SPRING: {"events_dialed": 9}},
+        }
+    }
+    assert total(rows, window_panes("5m", NOW, UTC)) == {
+        SPRING: {"events_dialed": 5, "events_won": 1},
+        ("b", "c"): {"events_won": 1},
+    }
+    assert rows["1m"][MINUTE][SPRING] == {"events_dialed": 2}
+
+
+def test_every_uncalled_lead_has_one_age():
+    created = {  # age in seconds -> leads
+        0: 1,
+        240: 2,
+        300: 4,
+        840: 8,
+        900: 16,
+        3_540: 32,
+        3_600: 64,
+        4 * 3_600 - 60: 128,
+        4 * 3_600: 256,
+        23 * 3_600: 512,
+        24 * 3_600: 1024,
+        40 * 86_400: 2048,
+    }
+    rows = {"1m": {}, "1h": {}, "1d": {}, "all": {0: {SPRING: {"uncalled": sum(created.values())}}}}
+    for age, n in created.items():
+        start = MINUTE - age
+        for resolution, kept in (("1m", 6 * 3_600), ("1h", 3 * 86_400), ("1d", 400 * 86_400)):
+            if age < kept:
+                columns = (
+                    rows[resolution].setdefault(pane_start(resolution, start, UTC), {}).setdefault(SPRING, {})
+                )
+                columns["uncalled"] = columns.get("uncalled", 0) + n
+    found = uncalled(rows, NOW)[SPRING]
+    assert dict(zip(AGES, found.by_age, strict=True)) == {
+        "0-5m": 1 + 2,
+        "5-15m": 4 + 8,
+        "15-60m": 16 + 32,
+        "1-4h": 64 + 128,
+        "4-24h": 256 + 512,
+        "over-24h": 1024 + 2048,
+    }
+    assert found.oldest_s == pane_start("1d", NOW - 40 * 86_400, UTC)
+
+
+def test_the_oldest_uncalled_lead_is_told_as_finely_as_it_is_held():
+    lead = {"uncalled": 1}
+    everything = {"1m": {MINUTE: lead}, "1h": {HOUR: lead}, "1d": {at("2026-03-29"): lead}, "all": {0: lead}}
+    assert uncalled(table(**everything), NOW)[SPRING].oldest_s == MINUTE
+    assert uncalled(table(**everything | {"1m": {}}), NOW)[SPRING].oldest_s == HOUR
+    assert uncalled(table(**everything | {"1m": {}, "1h": {}}), NOW)[SPRING].oldest_s == at("2026-03-29")
+
+
+def test_a_minute_that_is_held_does_not_hide_an_older_lead_that_is_not():
+    rows = table(
+        **{
+            "1m": {MINUTE: {"uncalled": 1}},
+            "1h": {HOUR: {"uncalled": 1}, HOUR - 7 * 3_600: {"uncalled": 1}},
+            "1d": {at("2026-03-29"): {"uncalled": 2}},
+            "all": {0: {"uncalled": 2}},
+        }
+    )
+    assert uncalled(rows, NOW)[SPRING].oldest_s == HOUR - 7 * 3_600
+
+
+def test_a_lead_older_than_every_day_held_is_at_least_that_old():
+    assert uncalled(table(all={0: {"uncalled": 1}}), NOW)[SPRING].oldest_s == NOW - 400 * 86_400
+
+
+def test_a_called_lead_is_not_among_the_uncalled():
+    assert uncalled(table(all={0: {"awaited": 1}}), NOW) == {}
+
+
+def test_dimensions_without_an_event_for_two_days_are_not_seen():
+    assert seen(table(**{"1h": {HOUR - 47 * 3_600: {"events_won": 1}}}), NOW) == {SPRING}
+    assert seen(table(**{"1h": {HOUR - 48 * 3_600: {"events_won": 1}}}), NOW) == set()
