@@ -13,6 +13,8 @@ from schemas.fields import Field, fields
 from schemas.money import DECIMALS
 
 _NO_CONTROL = r"^[^\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
+_ABSENT = {"enum": [None, ""]}
+_CURRENCY = {"$ref": "#/definitions/currency"}
 _SCHEMA = "json/event.schema.json"
 
 
@@ -93,7 +95,9 @@ def _event(name: str, cls: type[Envelope]) -> dict[str, Any]:
     }
     if "currency" in own:
         amount = next(field for field in own if field.endswith("amount"))
-        described["dependencies"] = {amount: ["currency"], "currency": [amount]}
+        described["if"] = {"properties": {amount: _ABSENT}}
+        described["then"] = {"properties": {"currency": _ABSENT}}
+        described["else"] = {"required": ["currency"], "properties": {"currency": _CURRENCY}}
     return described
 
 
@@ -111,9 +115,8 @@ def _property(name: str, field: Field) -> dict[str, Any]:
     if "maxLength" in schema:
         schema["pattern"] = _NO_CONTROL
     if name == "currency":
-        schema = {"$ref": "#/definitions/currency"}
-    absent = {"enum": [None, ""]}
-    return {"description": description, **(schema if field.required else {"anyOf": [schema, absent]})}
+        schema = _CURRENCY
+    return {"description": description, **(schema if field.required else {"anyOf": [schema, _ABSENT]})}
 
 
 def _summary(cls: type[Envelope]) -> str:
