@@ -136,7 +136,9 @@ def _dead_letters(settings: Settings) -> Finding:
 def _routing(settings: Settings) -> Finding:
     topic = settings.source_topic
     if settings.partitioner == "trust":
-        return Finding(True, "routing", "events are counted wherever they were published (partitioner = trust)")
+        return Finding(
+            True, "routing", "events are counted wherever they were published (partitioner = trust)"
+        )
     partitions, keys = _latest_keys(settings, topic)
     keyed = {(key, partition) for key, partition in keys if key is not None}
     without_key = sum(key is None for key, _ in keys)

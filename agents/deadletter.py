@@ -1,4 +1,4 @@
-"""What becomes of rejected records: the bytes as they came, the reason in the headers, and a limit to patience."""
+"""What becomes of rejected records: bytes as they came, the reason in the headers, a limit to patience."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -8,9 +8,12 @@ from agents.ledger import Record
 from agents.transport import MicroBatch
 from schemas.codec import Rejected
 
+_ADVICE = "Look at the dead-letter topic for the reasons, mend the publisher, or raise"
+_SAFE = "Nothing is lost: these records are read again."
+
 
 def dead_letter(batch: MicroBatch, index: int, why: Rejected, received_ms: int, app_id: str) -> Record:
-    """The record for the dead-letter topic: key and value untouched, headers as Kafka Connect names them, and ours."""
+    """The record for the dead-letter topic: key and value untouched; headers of Connect and of our own."""
     headers = [
         *batch.headers[index],
         ("__connect.errors.topic", batch.topic.encode()),
@@ -38,7 +41,7 @@ class DeadLetterLimits:
         self._seen = self._rejected = 0
 
     def check(self, records: int, rejected: Iterable[int]) -> None:
-        """Count a batch: how many records, and the indices of those rejected. Raises `TablesWrong` past a limit."""
+        """Count a batch: its records, the indices of the rejected. Raises `TablesWrong` past a limit."""
         indices = list(rejected)
         position = 0
         for index in indices:
@@ -46,8 +49,7 @@ class DeadLetterLimits:
             position = index + 1
             if self._run > self._max_run:
                 raise TablesWrong(
-                    f"{self._run} records in a row were rejected. Look at the dead-letter topic for the reasons, mend the "
-                    "publisher, or raise CALLFUNNEL_DLQ_MAX_RUN. Nothing is lost: these records are read again."
+                    f"{self._run} records in a row were rejected. {_ADVICE} CALLFUNNEL_DLQ_MAX_RUN. {_SAFE}"
                 )
         if position < records:
             self._run = 0
@@ -60,6 +62,6 @@ class DeadLetterLimits:
             self._rejected -= old_rejected
         if self._seen >= self._window and self._rejected > self._max_share * self._seen:
             raise TablesWrong(
-                f"{self._rejected} of the last {self._seen} records were rejected. Look at the dead-letter topic for the "
-                "reasons, mend the publisher, or raise CALLFUNNEL_DLQ_MAX_SHARE. Nothing is lost: these records are read again."
+                f"{self._rejected} of the last {self._seen} records were rejected. "
+                f"{_ADVICE} CALLFUNNEL_DLQ_MAX_SHARE. {_SAFE}"
             )

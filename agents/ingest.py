@@ -70,7 +70,7 @@ class Ingest:
         self._is_ready = False
 
     async def fence(self, assigned: Iterable[TP]) -> None:
-        """Drop what was lost and become the only writer of what is assigned; before recovery reads the changelogs."""
+        """Before recovery reads: drop what was lost, become the only writer of what is assigned."""
         self._is_ready = False
         self._metrics.rebalances.inc()
         own = {tp.partition for tp in assigned if tp.topic == self._source}
@@ -85,7 +85,7 @@ class Ingest:
             raise
 
     async def take_over(self, source: Iterable[TP]) -> Mapping[TP, int]:
-        """Build the state of the partitions that are new here; where each source partition has to be read from."""
+        """Build the state of the partitions that are new here; where each one has to be read from."""
         try:
             return await self._take_over([tp for tp in source if tp.topic == self._source])
         except BaseException as error:
@@ -111,8 +111,9 @@ class Ingest:
                 lane.state.offset = earliest[tp]
             elif offset > ends[tp]:
                 raise TablesWrong(
-                    f"the tables of {tp.topic}/{tp.partition} go up to offset {offset}, but the topic ends at {ends[tp]}: "
-                    "it was truncated or created anew. To count its events from the start, use a new app id."
+                    f"the tables of {tp.topic}/{tp.partition} go up to offset {offset}, but the topic ends "
+                    f"at {ends[tp]}: it was truncated or created anew. To count its events from the start, "
+                    "use a new app id."
                 )
             elif offset < earliest[tp]:
                 self._accept_hole(lane, earliest[tp])
@@ -154,7 +155,7 @@ class Ingest:
         return lags
 
     def stalled(self, now: float, seconds: float) -> str | None:
-        """What has had work and made no progress for so long (`now` is monotonic), in words; None when nothing has."""
+        """What has had work but no progress for so long, in words; None when nothing. `now` is monotonic."""
         for tp, lag in self.lags().items() if self._is_ready else ():
             lane = self.lanes[tp.partition]
             if not lag:
@@ -224,14 +225,15 @@ class Ingest:
         lane.seeks += 1
         if lane.seeks > 20:
             raise TablesWrong(
-                f"{tp.topic}/{tp.partition}: the broker has offsets from {earliest} on, but never delivers {expected}"
+                f"{tp.topic}/{tp.partition}: the broker has offsets from {earliest} on, "
+                f"but never delivers {expected}"
             )
         log.warning("%s/%s: delivered from %s, expected %s: fetching again", *tp, batch.start, expected)
         await self._app.consumer.seek(tp, lane.state.offset)
         return None
 
     def _accept_hole(self, lane: Lane, earliest: int) -> None:
-        """The broker no longer has the records: retention passed them by. Go on, and say exactly what is missing."""
+        """Retention took records before they were read: go on, and say exactly what is missing."""
         missing = earliest - lane.state.offset  # type: ignore[operator]
         self._metrics.source_gap_events.labels(str(lane.state.number)).inc(missing)
         log.error(
@@ -243,8 +245,12 @@ class Ingest:
     def _records(self, batch: MicroBatch, effects: Effects) -> dict[tuple[str, int], list[Record]]:
         number = batch.partition
         records: dict[tuple[str, int], list[Record]] = {
-            (self._funnel.changelog_topic_name, number): [(key, value, [], None) for key, value in effects.funnel],
-            (self._leads.changelog_topic_name, number): [(key, value, [], None) for key, value in effects.leads],
+            (self._funnel.changelog_topic_name, number): [
+                (key, value, [], None) for key, value in effects.funnel
+            ],
+            (self._leads.changelog_topic_name, number): [
+                (key, value, [], None) for key, value in effects.leads
+            ],
         }
         if effects.rejected:
             received_ms = int(time.time() * 1000)

@@ -1,8 +1,8 @@
 """The write path: everything a micro-batch causes becomes durable in one Kafka transaction, or nothing does.
 
-One transactional producer for each partition that this worker owns. Starting it makes the broker abort whatever a
-former owner left open and refuse everything that owner sends from then on, so a worker that was paused, partitioned or
-declared dead can wake at any time and do no harm.
+One transactional producer for each partition that this worker owns. Starting it makes the broker abort
+whatever a former owner left open and refuse everything that owner sends from then on, so a worker that was
+paused, partitioned or declared dead can wake at any time and do no harm.
 """
 
 import asyncio
@@ -43,8 +43,8 @@ class Ledger:
     async def write(self, partition: int, records: Mapping[tuple[str, int], list[Record]]) -> None:
         """Append the records, by (topic, partition), in one transaction. Returns when it is committed.
 
-        Raises `TakenOver` when another worker owns the partition by now, `WriteFailed` for anything else; after either,
-        the state that the records came from must not be used again.
+        Raises `TakenOver` when another worker owns the partition by now, `WriteFailed` for anything else;
+        after either, the state that the records came from must not be used again.
         """
         producer = self._producers[partition]
         now_ms = int(time.time() * 1000)
@@ -62,8 +62,9 @@ class Ledger:
         except KafkaError as error:
             topics = ", ".join(sorted({topic for topic, _ in records}))
             raise WriteFailed(
-                f"writing partition {partition} ({topics}) failed: {error!r}. Nothing of the batch was committed; "
-                "check the brokers, the topics' min.insync.replicas and this worker's permissions, then start again."
+                f"writing partition {partition} ({topics}) failed: {error!r}. Check the brokers, the topics' "
+                "min.insync.replicas and this worker's permissions, then start again: it goes on where the "
+                "tables end."
             ) from error
 
     async def _open(self, partition: int) -> None:
@@ -80,8 +81,8 @@ class Ledger:
         except KafkaError as error:
             await producer.stop()
             raise WriteFailed(
-                f"no transactional producer for partition {partition}: {error!r}. The broker must support transactions "
-                f"and permit the transactional id {self._app_id}-{partition}."
+                f"no transactional producer for partition {partition}: {error!r}. The broker must support "
+                f"transactions and permit the transactional id {self._app_id}-{partition}."
             ) from error
         self._producers[partition] = producer
 

@@ -10,7 +10,17 @@ from typing import Literal
 
 import orjson
 
-_LIBRARIES = ("faust", "mode", "aiokafka", "kafka", "aiohttp", "asyncio", "agents.recovery", "agents.transport", "agents.tables")
+_LIBRARIES = (
+    "faust",
+    "mode",
+    "aiokafka",
+    "kafka",
+    "aiohttp",
+    "asyncio",
+    "agents.recovery",
+    "agents.transport",
+    "agents.tables",
+)
 
 
 class _Json(logging.Formatter):
@@ -29,7 +39,9 @@ class _Json(logging.Formatter):
 def set_up(form: Literal["text", "json"], level: str) -> None:
     """Send the log to stderr in this form, from this level on."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json() if form == "json" else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    handler.setFormatter(
+        _Json() if form == "json" else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s")
+    )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in _LIBRARIES:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))

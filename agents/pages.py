@@ -43,10 +43,19 @@ _HEADERS = {
 
 
 class Pages:
-    """Serves until stopped. Without a view there are the metrics of the process alone. `not_ready` says what is missing, or nothing when this process does its work."""
+    """Serves until stopped. Without a view there are the metrics of the process alone.
+
+    `not_ready` says what is missing, or nothing when this process does its work.
+    """
 
     def __init__(
-        self, host: str, port: int, *, view: View | None, exposition: Exposition, not_ready: Callable[[], str | None]
+        self,
+        host: str,
+        port: int,
+        *,
+        view: View | None,
+        exposition: Exposition,
+        not_ready: Callable[[], str | None],
     ) -> None:
         self._host = host
         self._port = port
@@ -135,7 +144,9 @@ class Pages:
             return _json(400, {"error": f"unknown window {window!r}: there are {', '.join(ALL_WINDOWS)}"})
         view = self._view
         if view is None:
-            return _json(404, {"error": "no view in this process: ask a worker that has one, or `callfunnel view`"})
+            return _json(
+                404, {"error": "no view in this process: ask a worker that has one, or `callfunnel view`"}
+            )
         snapshot = view.snapshot
         if snapshot is None:
             return _json(503, {"error": view.state})

@@ -1,8 +1,9 @@
 """Faust's recovery, with the source position taken from the recovered tables.
 
-Faust 0.15.3 makes source partitions fetchable before it clears the streams' queues, so that a batch fetched in between
-is lost; and it resumes from the group's committed offset, which says nothing about the tables. Here the order is:
-tables complete, take the partitions over, seek to where the tables end, clear the queues, and only then fetch.
+Faust 0.15.3 makes source partitions fetchable before it clears the streams' queues, so that a batch fetched
+in between is lost; and it resumes from the group's committed offset, which says nothing about the tables.
+Here the order is: tables complete, take the partitions over, seek to where the tables end, clear the queues,
+and only then fetch.
 """
 
 import asyncio
@@ -46,13 +47,17 @@ class Recovery(recovery.Recovery):  # type: ignore[misc]
 
 
 class TableManager(manager.TableManager):  # type: ignore[misc]
+    _recovery: Recovery | None
+
     @property
-    def recovery(self) -> Any:
+    def recovery(self) -> Recovery:
         if self._recovery is None:
             self._recovery = Recovery(self.app, self, beacon=self.beacon, loop=self.loop)
         return self._recovery
 
-    async def on_rebalance(self, assigned: Any, revoked: Any, newly_assigned: Any, generation_id: int = 0) -> None:
-        # Fence before recovery asks where the changelogs end: nothing can be appended by a former owner after this.
+    async def on_rebalance(
+        self, assigned: Any, revoked: Any, newly_assigned: Any, generation_id: int = 0
+    ) -> None:
+        # Before recovery asks where the changelogs end: after this, no former owner can append to them.
         await self.app.ingest.fence(assigned)
         await super().on_rebalance(assigned, revoked, newly_assigned, generation_id)

@@ -1,7 +1,8 @@
 """The two Faust tables: restored by Faust from their changelogs, written only through `agents.ledger`.
 
-The law here: a partition's rows are taken over from the changelog as a whole, and while this worker owns the partition,
-nobody else may have written to it. Anything that contradicts this ends the process; the next start restores the truth.
+The law here: a partition's rows are taken over from the changelog as a whole, and while this worker owns the
+partition, nobody else may have written to it. Anything that contradicts this ends the process; the next start
+restores the truth.
 """
 
 from collections.abc import Callable, Iterable
@@ -48,9 +49,15 @@ class RestoredRows(stores.Store):  # type: ignore[misc]
             # Faust clears its queues between recovery and standby reading: forget the copy, it is read again.
             self.forget(tp.partition)
             return
-        first = 0 if through is None else next((i for i, o in enumerate(batch.offsets) if o > through), len(batch))
+        first = (
+            0
+            if through is None
+            else next((i for i, o in enumerate(batch.offsets) if o > through), len(batch))
+        )
         if tp.partition in self._owned and first < len(batch):
-            raise TakenOver(f"another worker wrote to {tp.topic}/{tp.partition} while this one held it: start again")
+            raise TakenOver(
+                f"another worker wrote to {tp.topic}/{tp.partition} while this one held it: start again"
+            )
         rows = self._rows.setdefault(tp.partition, {})
         for key, value in zip(batch.keys[first:], batch.values[first:], strict=True):
             if key is None:
@@ -71,7 +78,9 @@ class RestoredRows(stores.Store):  # type: ignore[misc]
         self._rows.pop(partition, None)
         self._through.pop(TP(self.table.changelog_topic_name, partition), None)
 
-    async def on_rebalance(self, assigned: set[TP], revoked: set[TP], newly: set[TP], generation_id: int = 0) -> None:
+    async def on_rebalance(
+        self, assigned: set[TP], revoked: set[TP], newly: set[TP], generation_id: int = 0
+    ) -> None:
         name = self.table.changelog_topic_name
         for tp in revoked:
             if tp.topic == name:
@@ -94,9 +103,11 @@ class RestoredRows(stores.Store):  # type: ignore[misc]
 
 
 class ChangelogTable(faust.Table):  # type: ignore[misc]
-    """A Faust table whose rows are restored per partition and written by the ledger, not by item assignment."""
+    """A Faust table whose rows are restored by partition and written by the ledger, never by assignment."""
 
-    def __init__(self, app: faust.App, *, name: str, partitions: int, fail: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, app: faust.App, *, name: str, partitions: int, fail: Callable[[BaseException], None]
+    ) -> None:
         self.fail = fail
         super().__init__(
             app,
@@ -109,9 +120,10 @@ class ChangelogTable(faust.Table):  # type: ignore[misc]
         )
 
     def _new_store(self) -> Any:
-        # `store="changelog://"` would be ignored: Faust tests the URL for truth, and a URL without a host is false.
+        # `store="changelog://"` would be ignored: to Faust, a URL without a host is false.
         return self._new_store_by_url("changelog://")
 
     @property
     def rows(self) -> RestoredRows:
-        return self.data
+        store: RestoredRows = self.data
+        return store

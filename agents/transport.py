@@ -1,11 +1,12 @@
 """The Faust transport that carries a whole fetch of one partition as one message.
 
-Faust costs about 100 µs a message, so a message must be a micro-batch. Everything private of Faust and aiokafka that
-this needs is in this module and in `agents/recovery.py`; `tests/contract/test_faust_seam.py` fails when it changes.
+Faust costs about 100 µs a message, so a message must be a micro-batch. Everything private of Faust and
+aiokafka that this needs is in this module and in `agents/recovery.py`; `tests/contract/test_faust_seam.py`
+fails when it changes.
 
-`MicroBatch.start` and `.end` are fetch positions, not record offsets: `previous.end == next.start` holds across
-compacted records, transaction markers and aborted transactions, so any difference is a hole in the delivery.
-Records are read committed: what a fenced owner left behind is never seen.
+`MicroBatch.start` and `.end` are fetch positions, not record offsets: `previous.end == next.start` holds
+across compacted records, transaction markers and aborted transactions, so any difference is a hole in the
+delivery. Records are read committed: what a fenced owner left behind is never seen.
 """
 
 import asyncio
@@ -29,8 +30,9 @@ Headers = tuple[tuple[str, bytes], ...]
 class MicroBatch:
     """Undecoded records of one partition in offset order, from fetch position `start` up to `end`."""
 
-    __slots__ = (
-        "__weakref__", "end", "generation", "headers", "keys", "offsets", "partition", "start", "timestamps", "topic", "values",
+    __slots__ = (  # noqa: RUF023  (grouped by what they are)
+        "__weakref__", "topic", "partition", "generation", "start", "end",
+        "offsets", "timestamps", "keys", "values", "headers",
     )  # fmt: skip
 
     def __init__(self, topic: str, partition: int, start: int, end: int, generation: int) -> None:
@@ -72,12 +74,14 @@ class Schema(faust.Schema):  # type: ignore[misc]
 
 
 def drain(result: FetchResult, limit: int, generation: int) -> MicroBatch | None:
-    """Take fetched records out of aiokafka's buffer, a record batch at a time, until `limit` records are reached."""
+    """Take record batches out of aiokafka's buffer, whole ones, until there are `limit` records or more."""
     tp = result._topic_partition
     if not result.check_assignment(tp) or not result.has_more():
         return None
     fetched = result._partition_records
-    batch = MicroBatch(tp.topic, tp.partition, fetched.next_fetch_offset, fetched.next_fetch_offset, generation)
+    batch = MicroBatch(
+        tp.topic, tp.partition, fetched.next_fetch_offset, fetched.next_fetch_offset, generation
+    )
     read_committed = fetched._isolation_level == READ_COMMITTED
     record_batches = fetched._records
     while record_batches.has_next() and len(batch) < limit:
@@ -119,7 +123,11 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return consumer
 
     async def _fetch_records(
-        self, consumer: Any, active_partitions: Any, timeout: float | None = None, max_records: int | None = None
+        self,
+        consumer: Any,
+        active_partitions: Any,
+        timeout: float | None = None,  # noqa: ASYNC109  (Faust's signature)
+        max_records: int | None = None,
     ) -> Mapping[TP, list[MicroBatch]]:
         if not self.consumer.flow_active:
             return {}
@@ -188,13 +196,15 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         """Offsets jump from batch to batch; holes are caught by the batches' positions instead."""
 
     def _new_offset(self, tp: TP) -> int | None:
-        """The offset to commit. Batches of a partition are acknowledged in order, each only when it continues the one
-        before, so the newest acknowledgement covers all before it. The commit is for lag dashboards: on start the
-        state says where to resume."""
+        """The offset to commit, for lag dashboards: where to resume is said by the state.
+
+        Batches of a partition are acknowledged in order, each only when it continues the one before, so the
+        newest acknowledgement covers all.
+        """
         acked = self._acked[tp]
         if not acked:
             return None
-        offset = max(acked) + 1
+        offset: int = max(acked) + 1
         acked.clear()
         self._acked_index[tp].clear()
         return offset

@@ -1,7 +1,7 @@
 """The worker: one process that owns some partitions, folds their events and serves what it sees.
 
-This is the composition root: every part is made and joined here, and here the process ends, with a reason. Faust gives
-the consumer group, the agent, the tables and their recovery; its web server is never started.
+This is the composition root: every part is made and joined here, and here the process ends, with a reason.
+Faust gives the consumer group, the agent, the tables and their recovery; its web server is never started.
 """
 
 import asyncio
@@ -113,7 +113,9 @@ def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str
         app,
         source=settings.source_topic,
         dead_letters=settings.dead_letter_topic,
-        ledger=Ledger(settings.app_id, connection.aiokafka_options(settings), settings.transaction_timeout_seconds),
+        ledger=Ledger(
+            settings.app_id, connection.aiokafka_options(settings), settings.transaction_timeout_seconds
+        ),
         new_partition=partitions_of(settings, count),
         limits=DeadLetterLimits(settings.dlq_max_share, settings.dlq_share_window, settings.dlq_max_run),
         metrics=metrics,
@@ -121,7 +123,7 @@ def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str
     )
     source = app.topic(settings.source_topic, schema=Schema(), partitions=count, maxsize=16)
 
-    @app.agent(source, name="ingest")
+    @app.agent(source, name="ingest")  # type: ignore[untyped-decorator]
     async def ingest(stream: Any) -> None:
         stream.enable_acks = False
         async for event in stream.events():
@@ -131,13 +133,17 @@ def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str
 
 
 def end(error: BaseException) -> None:
-    """End the process at once, with the reason: the memory may be ahead of the tables, so nothing may be tidied up."""
-    failure = isinstance(error, Failure)
-    logger.critical("%s", error.format_message() if failure else repr(error), exc_info=None if failure else error)
+    """End the process at once, with the reason. Nothing is tidied up: memory may be ahead of the tables."""
+    if isinstance(error, Failure):
+        code = error.exit_code
+        logger.critical("%s", error.format_message())
+    else:
+        code = exit_codes.SOFTWARE
+        logger.critical("%r", error, exc_info=error)
     for handler in logging.getLogger().handlers:
         handler.flush()
     sys.stderr.flush()
-    os._exit(error.exit_code if failure else exit_codes.SOFTWARE)
+    os._exit(code)
 
 
 async def serve(app: App, settings: Settings, metrics: SimpleNamespace) -> None:
@@ -162,14 +168,19 @@ async def serve(app: App, settings: Settings, metrics: SimpleNamespace) -> None:
 
 
 async def _watch(app: App, settings: Settings, metrics: SimpleNamespace) -> None:
-    """The watchdog: a worker that slept through its session, crashed inside or stands still ends with a reason."""
+    """The watchdog: a worker that overslept, crashed inside or stands still ends with a reason."""
     last = time.monotonic()
     measured_at = 0.0
     while True:
         await asyncio.sleep(TICK_SECONDS)
         now = time.monotonic()
         if now - last - TICK_SECONDS > 0.8 * settings.session_timeout_seconds:
-            end(TakenOver(f"this worker stood still for {now - last:.1f} s: its partitions are another's by now; start again"))
+            end(
+                TakenOver(
+                    f"this worker stood still for {now - last:.1f} s: "
+                    "its partitions are another's by now; start again"
+                )
+            )
         last = now
         if app.crashed:
             end(app.crash_reason or RuntimeError("the Faust app crashed without a reason"))
@@ -183,7 +194,9 @@ def _measure(app: App, settings: Settings, metrics: SimpleNamespace, now: float)
     metrics.partitions.labels("recovering").set(len({tp.partition for tp in remaining}) if remaining else 0)
     for table in ("funnel", "leads"):
         topic = app.tables[table].changelog_topic_name
-        metrics.recovery_remaining_records.labels(table).set(sum(n for tp, n in remaining.items() if tp.topic == topic and n > 0))
+        metrics.recovery_remaining_records.labels(table).set(
+            sum(n for tp, n in remaining.items() if tp.topic == topic and n > 0)
+        )
     rows = app.ingest.rows()
     metrics.table_rows.labels("funnel").set(rows[0])
     metrics.table_rows.labels("leads").set(rows[1])
@@ -191,13 +204,19 @@ def _measure(app: App, settings: Settings, metrics: SimpleNamespace, now: float)
         metrics.consumer_lag.labels(tp.topic, str(tp.partition)).set(lag)
     stalled = app.ingest.stalled(now, settings.stall_seconds)
     if stalled is not None:
-        end(Stalled(f"{stalled} for {settings.stall_seconds:g} s: start again, and look at the broker if this repeats"))
+        end(
+            Stalled(
+                f"{stalled} for {settings.stall_seconds:g} s: "
+                "start again, and look at the broker if this repeats"
+            )
+        )
 
 
 def run(settings: Settings) -> int:
-    """Run a worker until it is told to stop; the exit code. Failures of the work end the process by themselves.
+    """Run a worker until it is told to stop; the exit code.
 
-    Raises `BrokerUnavailable`, `TopicsWrong` and `SettingError` before there is any work.
+    Raises `BrokerUnavailable`, `TopicsWrong` and `SettingError` before there is any work; what fails later
+    ends the process by itself.
     """
     log.set_up(settings.log_format, settings.log_level)
     topics.wait_for_broker(settings, logger.warning)

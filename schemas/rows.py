@@ -1,8 +1,8 @@
 """The records of the changelogs, as bytes and back: what a worker leaves behind and every reader may rely on.
 
-Funnel changelog: key `["1h",1717171200,"campaign+source","spring","web"]`, value `{"events_dialed":7,…}` (columns that
-are not 0). Leads changelog: key = lead id, value = the packed facts. Both hold one position record per partition,
-written in the same transaction as the rows it covers.
+Funnel changelog: key `["1h",1717171200,"campaign+source","spring","web"]`, value `{"events_dialed":7,…}`
+(columns that are not 0). Leads changelog: key = lead id, value = the packed facts. Both hold one position
+record per partition, written in the same transaction as the rows it covers.
 """
 
 import msgspec

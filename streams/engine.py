@@ -1,8 +1,8 @@
 """One source partition: records in, effects out.
 
-The law here: the state is a fold of the partition's records in offset order, with no clock, no chance and no other
-partition in it. `apply` changes the state in memory and returns everything that has to become durable; whoever calls it
-writes all of it, in one transaction, or ends the process.
+The law here: the state is a fold of the partition's records in offset order, with no clock, no chance and no
+other partition in it. `apply` changes the state in memory and returns everything that has to become durable;
+whoever calls it writes all of it, in one transaction, or ends the process.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,11 +27,11 @@ class Decode(Protocol):
 
 
 class Fold(Struct, frozen=True):
-    """The settings of the fold: what a number means. Tables made under other settings must not be mixed with these."""
+    """The settings that say what a number means: tables made under different ones must not be mixed."""
 
     hangup_ms: int
     late_ms: int
-    """An event is late when its record was appended more than this after it occurred. Counted, never excluded."""
+    """An event is late when its record is younger by more than this. Late events are counted like all."""
     lead_events: int
     """The most events one lead may have; more is a placeholder in place of a lead id."""
     timezone: str
@@ -89,19 +89,22 @@ class Partition:
         ]
         if positions[0] != positions[1]:
             raise Mismatch(
-                f"the two changelogs of partition {self.number} do not belong together: the funnel's position is "
-                f"{positions[0]}, the leads' is {positions[1]}. One of them was deleted or restored alone: "
-                "delete both to rebuild from the source topic, or use a new app id."
+                f"the two changelogs of partition {self.number} do not belong together: "
+                f"the funnel's position is {positions[0]}, the leads' is {positions[1]}. One was deleted "
+                "or restored without the other: delete both to rebuild from the source topic, or use a new "
+                "app id."
             )
         if positions[0] is None:
             if funnel or leads:
-                raise Mismatch(f"the changelogs of partition {self.number} hold rows but no position: not ours")
+                raise Mismatch(
+                    f"the changelogs of partition {self.number} hold rows but no position: not ours"
+                )
             return
         if positions[0].fold != self._fold_id:
             raise Mismatch(
-                f"the tables of partition {self.number} were made with other settings of the fold (hang-up threshold, "
-                "time zone, retention, partitioner or version): put the old settings back, or use a new app id to "
-                "build new tables from the source topic."
+                f"the tables of partition {self.number} were made with other settings of the fold "
+                "(hang-up threshold, time zone, retention, partitioner or version): put the old settings "
+                "back, or use a new app id to build new tables from the source topic."
             )
         self.written = positions[0]
         self.offset = positions[0].offset
@@ -118,8 +121,8 @@ class Partition:
     ) -> Effects:
         """Fold the records up to (not including) source offset `end`.
 
-        `timestamps` are the records' own, in ms. `rerouted` marks records that were already sent home once: they are
-        applied wherever they are.
+        `timestamps` are the records' own, in ms. `rerouted` marks records that were already sent home once:
+        they are applied wherever they are.
         """
         fold = self._fold
         home = self._home

@@ -1,7 +1,8 @@
 """The funnel rows of one partition: cells in, changed rows out.
 
-A batch is counted once, at the finest grain (`Cell`); here it is rolled up to each rollup's dimensions and to each
-resolution, and rows whose pane has passed out of its retention are dropped. Definitions: `streams/README.md`.
+A batch is counted once, at the finest grain (`Cell`); here it is rolled up to each rollup's dimensions and to
+each resolution, and rows whose pane has passed out of its retention are dropped. Definitions:
+`streams/README.md`.
 """
 
 from collections import defaultdict
@@ -45,7 +46,9 @@ class Resolution(Struct, frozen=True):
     kept: int = 0
 
 
-def resolutions(minute_hours: float = 6, hour_days: float = 3, day_days: float = 400) -> tuple[Resolution, ...]:
+def resolutions(
+    minute_hours: float = 6, hour_days: float = 3, day_days: float = 400
+) -> tuple[Resolution, ...]:
     return (
         Resolution("1m", 60, int(minute_hours * 3600)),
         Resolution("1h", 3600, int(hour_days * 86_400)),
@@ -100,8 +103,8 @@ class Funnel:
     def add(self, cells: Mapping[Cell, int], watermark_ms: int) -> list[Change]:
         """Count the cells of a batch into every row they belong to; the changelog records that say so.
 
-        `watermark_ms` is the partition's watermark after the batch. A cell whose pane has expired by then counts in
-        the coarser rows alone.
+        `watermark_ms` is the partition's watermark after the batch. A cell whose pane has expired by then
+        counts in the coarser rows alone.
         """
         changes: list[Change] = []
         finest = self._rolled_up(cells)

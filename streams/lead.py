@@ -1,15 +1,26 @@
 """The facts of one lead, and what a lead adds to the tables.
 
 The law here: a lead is a function of the *set* of its events. `absorb` only ever keeps a minimum, a flag or a
-membership, so that order and repetition cannot matter; `contributions` says what the facts mean. The tables then change
-by the difference of contributions, and late events, changed verdicts and void reaches need no case of their own.
-Definitions: `streams/README.md`.
+membership, so that order and repetition cannot matter; `contributions` says what the facts mean. The tables
+then change by the difference of contributions, and late events, changed verdicts and void reaches need no
+case of their own. Definitions: `streams/README.md`.
 """
 
 import msgspec
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
-from schemas.events import NONE, STAGES, CallEnded, Connect, Disqualified, DmReached, Envelope, Lost, Qualified, Won
+from schemas.events import (
+    NONE,
+    STAGES,
+    CallEnded,
+    Connect,
+    Disqualified,
+    DmReached,
+    Envelope,
+    Lost,
+    Qualified,
+    Won,
+)
 from streams.columns import (
     AGENT_HANGUPS,
     ATTEMPT_BINS,
@@ -38,7 +49,7 @@ End = tuple[int, int, str, float | None, str | None]
 """(at_ms, rank, event_id, talk_seconds, hangup_by) of a call's earliest `call_ended`."""
 
 Cell = tuple[int, str, str, str, str, str, str]
-"""(minute, campaign, source, team, agent, location, column): the finest grain at which anything is counted."""
+"""(minute, campaign, source, team, agent, location, column): the finest grain of counting."""
 
 CREATED, DIALED, CONNECTED, REACHED, QUALIFIED, WON = range(6)
 
@@ -77,7 +88,7 @@ class Lead(msgspec.Struct, array_like=True, gc=False):
     """The earliest `dm_reached` outside any call; those of a call are in `calls`."""
     qualified: Arrival | None = None
     won: Arrival | None = None
-    calls: dict[int, Call] = {}  # noqa: RUF012  (msgspec copies defaults)
+    calls: dict[int, Call] = {}
 
     def has_seen(self, fingerprint: bytes) -> bool:
         at = self.seen.find(fingerprint)
@@ -106,7 +117,7 @@ class Lead(msgspec.Struct, array_like=True, gc=False):
 
         kind = type(event)
         if event.call_id and kind in _OF_A_CALL:
-            changed |= self._absorb_call(event, at_ms, rank, event_id)
+            changed |= self._absorb_call(event, event.call_id, at_ms, rank, event_id)
             if kind is DmReached:
                 return changed
         if kind in _CLOSING and not self.closed:
@@ -122,8 +133,8 @@ class Lead(msgspec.Struct, array_like=True, gc=False):
             return True
         return changed
 
-    def _absorb_call(self, event: Envelope, at_ms: int, rank: int, event_id: str) -> bool:
-        call_key = xxh3_64_intdigest(event.call_id.encode())
+    def _absorb_call(self, event: Envelope, call_id: str, at_ms: int, rank: int, event_id: str) -> bool:
+        call_key = xxh3_64_intdigest(call_id.encode())
         call = self.calls.get(call_key)
         if call is None:
             call = self.calls[call_key] = Call()
@@ -154,7 +165,7 @@ unpack = msgspec.msgpack.Decoder(Lead).decode
 
 
 def fingerprint(event_id: str) -> bytes:
-    """8 bytes that stand for an event id in the lead's record: two ids of one lead collide once in 2⁶⁴ pairs."""
+    """8 bytes that stand for an event id in its lead's record: two ids are alike once in 2⁶⁴ pairs."""
     return xxh3_64_digest(event_id.encode())
 
 
@@ -174,7 +185,15 @@ def contributions(lead: Lead, hangup_ms: int) -> dict[Cell, int]:
         hangup = call.hangup(hangup_ms)
         if hangup:
             its_campaign, its_source, its_location = reach[5:]
-            cell = (reach[0] // 60_000 * 60, its_campaign, its_source, reach[3], reach[4], its_location, hangup)
+            cell = (
+                reach[0] // 60_000 * 60,
+                its_campaign,
+                its_source,
+                reach[3],
+                reach[4],
+                its_location,
+                hangup,
+            )
             cells[cell] = cells.get(cell, 0) + 1
         if hangup == DM_HANGUPS:
             if void is None or reach[:3] < void:

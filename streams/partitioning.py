@@ -1,6 +1,6 @@
-"""A lead's home partition: the same key means different partitions in different Kafka clients, so we say which is meant.
+"""A lead's home partition: Kafka clients differ in what a key means, so the settings say it.
 
-`murmur2` is what Java, kafka-python, aiokafka, kafkajs and franz-go do by default; `crc32` is librdkafka's default.
+`murmur2` is the default of Java, kafka-python, aiokafka, kafkajs and franz-go, `crc32` that of librdkafka.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def murmur2(key: bytes) -> int:
     return (h ^ h >> 15) & 0x7FFFFFFF
 
 
-_DIGESTS = {"murmur2": murmur2, "crc32": crc32}
+_DIGESTS: dict[str, Callable[[bytes], int]] = {"murmur2": murmur2, "crc32": crc32}
 
 
 def home(key: bytes, partitions: int, partitioner: str) -> int:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 
 from agents.broker import Broker, EmbeddedBroker, embedded_program
@@ -18,6 +19,10 @@ from deploy.kafka import kraft
 
 ASKED_FOR = tuple(os.environ.get("FUNNEL_TEST_BROKERS", "embedded,kafka").split(","))
 """The brokers to test on; `FUNNEL_TEST_BROKERS=embedded` leaves the others out."""
+
+# How long an example takes says more about the machine than about the code.
+hypothesis.settings.register_profile("callfunnel", deadline=None)
+hypothesis.settings.load_profile("callfunnel")
 
 _numbers = itertools.count(1)
 

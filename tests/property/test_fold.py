@@ -1,10 +1,10 @@
-"""The fast fold against the oracle: the same tables for any order, any duplication and any batch boundaries."""
+"""The fast fold against the oracle: the same tables for any order, duplication and batch boundaries."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.json import encode
-from property.strategies import batches, deliveries, event_sets
 
+from property.strategies import batches, deliveries, event_sets
 from schemas.codec import Decoder, Limits
 from schemas.rows import decode_columns, decode_key
 from streams import oracle
