@@ -1,0 +1,25 @@
+"""The workers of an integration test: real processes on the test's own topics."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from integration.workers import BATCH_EVENTS, PARTITIONS, Workers
+
+from agents import topics
+
+
+@pytest.fixture
+def workers(broker, tmp_path: Path) -> Iterator[Workers]:
+    """Topics of the test's own, and workers to start on them: small batches, a short session, no view."""
+    settings = broker.settings(
+        clock="event",
+        partitions=PARTITIONS,
+        batch_events=BATCH_EVENTS,
+        session_timeout_seconds=6.0,
+        heartbeat_seconds=1.0,
+        view=False,
+    )
+    topics.create(settings)
+    with Workers(settings, tmp_path) as crew:
+        yield crew
