@@ -1,4 +1,4 @@
-"""The tables as they are on the broker, read once from their changelog to its end: for comparisons, not for service."""
+"""The funnel table as it is on the broker, read once, to the end of its changelog: for comparisons."""
 
 import asyncio
 from collections.abc import Mapping

@@ -1,6 +1,7 @@
 """The whole product on one machine: a broker, workers, real data replayed through them, then a live floor.
 
-The law: the demo runs what production runs, as the same processes with the same commands. What it starts, it ends.
+The law: the demo runs what production runs, as the same processes with the same commands, and what it starts,
+it ends.
 """
 
 import os
@@ -14,7 +15,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from msgspec import Struct, to_builtins
@@ -93,7 +94,11 @@ def _run(options: Options, console: Console, stack: ExitStack) -> int:
         http_port=options.http_port,
         wait_seconds=30.0,
     )
-    what = f"Apache Kafka or compatible at {broker.address}" if options.broker else f"embedded broker at {broker.address}"
+    what = (
+        f"Apache Kafka or compatible at {broker.address}"
+        if options.broker
+        else f"embedded broker at {broker.address}"
+    )
     console.print(f"[dim]broker [/] {what}")
     topics.wait_for_broker(settings, console.print)
     if options.broker:
@@ -101,7 +106,9 @@ def _run(options: Options, console: Console, stack: ExitStack) -> int:
     topics.create(settings)
     view = View.of(settings)
     exposition = Exposition.of(settings, lambda: view.snapshot, new_registry())
-    pages = Pages(settings.http_host, settings.http_port, view=view, exposition=exposition, not_ready=view.not_ready)
+    pages = Pages(
+        settings.http_host, settings.http_port, view=view, exposition=exposition, not_ready=view.not_ready
+    )
     if not options.once:
         pages.start()
         stack.callback(pages.stop)
@@ -141,7 +148,7 @@ class _Workers:
         self.processes = {f"demo-{number}": self._start(f"demo-{number}") for number in range(1, count + 1)}
 
     def tend(self) -> None:
-        """Start again what was killed. Raises `Failure` with its last words when a worker gave up by itself."""
+        """Start again what was killed. Raises `Failure` when a worker gave up by itself."""
         for name, process in self.processes.items():
             code = process.poll()
             if code is None:
@@ -151,7 +158,9 @@ class _Workers:
                 raise Failure(f"Worker {name} ended with exit code {code}: " + " / ".join(words))
             self.processes[name] = self._start(name)
             why = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            self._console.print(f"Worker {process.pid} ended by {why}; started again as {self.processes[name].pid}.")
+            self._console.print(
+                f"Worker {process.pid} ended by {why}; started again as {self.processes[name].pid}."
+            )
 
     def stop(self) -> None:
         for process in self.processes.values():
@@ -160,7 +169,9 @@ class _Workers:
             end_process(process, patience_seconds=5)
 
     def _start(self, name: str) -> subprocess.Popen[bytes]:
-        own = {f"{PREFIX}{key.upper()}": value for key, value in (self._settings | {"instance": name}).items()}
+        own = {
+            f"{PREFIX}{key.upper()}": value for key, value in (self._settings | {"instance": name}).items()
+        }
         command = [sys.executable, "-m", "agents.cli", "worker"]
         return start_process(command, self._folder / f"{name}.log", os.environ | own)
 
@@ -218,7 +229,7 @@ def _settle(view: View, workers: _Workers, events: int, console: Console) -> Non
                 progress.update(task, completed=done)
             elif time.monotonic() - moved > _PATIENCE_SECONDS:
                 raise Stalled(
-                    f"{done} of {events} events are in the tables, and nothing has moved for {_PATIENCE_SECONDS:g} s"
+                    f"{done} of {events} events are in the tables; nothing moved for {_PATIENCE_SECONDS:g} s"
                 )
 
 
@@ -259,17 +270,18 @@ def _verdict(
 ) -> int:
     with console.status("waiting for the batch oracle"):
         expected = checked.result()
+    actual = {number: cast(oracle.Tables, part.rows) for number, part in tables.items()}
     differences = [
         f"partition {number}: {difference}"
-        for number in sorted(expected.keys() | tables.keys())
-        for difference in oracle.differences(expected.get(number, {}), tables[number].rows if number in tables else {})
+        for number in sorted(expected.keys() | actual.keys())
+        for difference in oracle.differences(expected.get(number, {}), actual.get(number, {}))
     ]
     positions = [part.position for part in tables.values() if part.position]
     verdict = Verdict(
         events=published,
         rejected=sum(position.rejected for position in positions),
         duplicates=sum(position.duplicates for position in positions),
-        stages=oracle.stage_summary(oracle.total({number: part.rows for number, part in tables.items()})),
+        stages=oracle.stage_summary(oracle.total(actual)),
         seconds=round(seconds, 1),
         oracle=differences or "equal",
     )
@@ -279,7 +291,8 @@ def _verdict(
         out = Console()
         for stage, counts in verdict.stages.items():
             out.print(f"{stage:10} {counts['leads']:>8,} leads {counts['events']:>8,} events")
-        out.print(f"{published:,} events in {seconds:.1f} s; against the batch oracle: {'equal' if not differences else ''}")
+        out.print(f"{published:,} events in {seconds:.1f} s")
+        out.print("against the batch oracle: " + ("different" if differences else "equal"))
         for difference in differences[:20]:
             out.print(difference)
         if len(differences) > 20:
@@ -293,7 +306,8 @@ def _show(view: View, events: int, seconds: float, workers: _Workers, url: str) 
     out.print(funnel_table(funnel_document(view.snapshot, now_s=view.now_s, window="all")))
     pids = " ".join(str(process.pid) for process in workers.processes.values())
     out.print(
-        f"\n{events:,} events of a real campaign, published and folded in {seconds:.0f} s. Now a live floor calls.\n\n"
+        f"\n{events:,} events of a real campaign, published and folded in {seconds:.0f} s. "
+        "Now a live floor calls.\n\n"
         f"  the funnel   {url}\n"
         f"  Prometheus   {url}metrics\n"
         f"  terminal     callfunnel top --url {url}\n"
@@ -323,7 +337,11 @@ def _go_live(settings: Settings, options: Options, workers: _Workers) -> None:
 
 def _progress(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
     )
 
 

@@ -81,12 +81,11 @@ class Funnel:
         self._resolutions = resolutions
         self._panes: dict[str, dict[int, dict[tuple[str, ...], Columns]]] = {r.name: {} for r in resolutions}
         self._day_start = day_start
-        self._expired_at: dict[str, int] = {}
 
     def restore(self, rows: Mapping[bytes, bytes]) -> None:
         for key, value in rows.items():
             resolution, pane, *dims = decode_key(key)
-            self._panes[resolution].setdefault(pane, {})[tuple(dims)] = decode_columns(value)  # type: ignore[index,arg-type]
+            self._panes[resolution].setdefault(pane, {})[tuple(dims)] = decode_columns(value)
 
     def rows(self) -> dict[RowKey, Columns]:
         """Every row held. For tests and comparisons: the tables of a worker are large."""
