@@ -20,20 +20,21 @@ class Tables(Struct):
     rows: dict[RowKey, Columns]
 
 
-def read_tables(settings: Settings) -> Mapping[int, Tables]:
-    """The funnel table by partition, as committed at this moment."""
-    return asyncio.run(_read(settings))
+def read_tables(settings: Settings, partitions: int) -> Mapping[int, Tables]:
+    """The funnel table by partition (there are `partitions`), as committed at this moment."""
+    return asyncio.run(_read(settings, partitions))
 
 
-async def _read(settings: Settings) -> Mapping[int, Tables]:
+async def _read(settings: Settings, count: int) -> Mapping[int, Tables]:
     repair()
     topic = funnel_changelog(settings.app_id)
+    partitions = [TopicPartition(topic, number) for number in range(count)]
     consumer = AIOKafkaConsumer(
-        topic, **aiokafka_options(settings), isolation_level="read_committed", enable_auto_commit=False
+        **aiokafka_options(settings), isolation_level="read_committed", enable_auto_commit=False
     )
     await consumer.start()
     try:
-        partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
+        consumer.assign(partitions)
         await consumer.seek_to_beginning(*partitions)
         ends = await consumer.end_offsets(partitions)
         raw: dict[int, dict[bytes, bytes]] = {tp.partition: {} for tp in partitions}

@@ -38,6 +38,7 @@ from schemas.codec import Decoder, Limits, Rejected
 from streams import oracle
 
 _PATIENCE_SECONDS = 120.0
+_MOST_DIFFERENCES = 200
 _RESTART_CODES = frozenset({exit_codes.TEMPFAIL, exit_codes.UNAVAILABLE})
 
 
@@ -122,7 +123,7 @@ def _run(options: Options, console: Console, stack: ExitStack) -> int:
     _settle(view, workers, published, console)
     seconds = time.monotonic() - started
     if checked is not None:
-        return _verdict(options, published, read_tables(settings), seconds, checked, console)
+        return _verdict(options, published, read_tables(settings, options.partitions), seconds, checked, console)
     _show(view, published, seconds, workers, pages.url)
     _go_live(settings, options, workers)
     return exit_codes.OK
@@ -283,7 +284,7 @@ def _verdict(
         duplicates=sum(position.duplicates for position in positions),
         stages=oracle.stage_summary(oracle.total(actual)),
         seconds=round(seconds, 1),
-        oracle=differences or "equal",
+        oracle=_shortened(differences) or "equal",
     )
     if options.as_json:
         sys.stdout.write(orjson.dumps(to_builtins(verdict)).decode() + "\n")
@@ -293,11 +294,14 @@ def _verdict(
             out.print(f"{stage:10} {counts['leads']:>8,} leads {counts['events']:>8,} events")
         out.print(f"{published:,} events in {seconds:.1f} s")
         out.print("against the batch oracle: " + ("different" if differences else "equal"))
-        for difference in differences[:20]:
-            out.print(difference)
-        if len(differences) > 20:
-            out.print(f"… and {len(differences) - 20} more")
+        for difference in _shortened(differences):
+            out.print(difference, soft_wrap=True, highlight=False)
     return exit_codes.NEGATIVE if differences else exit_codes.OK
+
+
+def _shortened(differences: list[str]) -> list[str]:
+    more = len(differences) - _MOST_DIFFERENCES
+    return differences if more <= 0 else [*differences[:_MOST_DIFFERENCES], f"… and {more} more cells"]
 
 
 def _show(view: View, events: int, seconds: float, workers: _Workers, url: str) -> None:
