@@ -15,7 +15,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import orjson
 from msgspec import Struct, to_builtins
@@ -123,7 +123,8 @@ def _run(options: Options, console: Console, stack: ExitStack) -> int:
     _settle(view, workers, published, console)
     seconds = time.monotonic() - started
     if checked is not None:
-        return _verdict(options, published, read_tables(settings, options.partitions), seconds, checked, console)
+        tables = read_tables(settings, options.partitions)
+        return _verdict(options, published, tables, seconds, checked, console)
     _show(view, published, seconds, workers, pages.url)
     _go_live(settings, options, workers)
     return exit_codes.OK
@@ -271,7 +272,7 @@ def _verdict(
 ) -> int:
     with console.status("waiting for the batch oracle"):
         expected = checked.result()
-    actual = {number: cast(oracle.Tables, part.rows) for number, part in tables.items()}
+    actual = {number: part.rows for number, part in tables.items()}
     differences = [
         f"partition {number}: {difference}"
         for number in sorted(expected.keys() | actual.keys())

@@ -8,8 +8,10 @@ from typing import Any
 
 from agents.view import SEGMENT, Snapshot
 from schemas.events import STAGES
-from streams.metrics import RESPONSE_SECONDS, STANDARDS, band
-from streams.windows import AGES, DUE_SECONDS, WINDOWS, Columns
+from schemas.rows import Columns
+from streams.columns import BINS
+from streams.metrics import STANDARDS, band
+from streams.windows import AGES, DUE_SECONDS, WINDOWS
 
 ALL_WINDOWS = (*WINDOWS, "all")
 _CLOCKS = ("attempt", "connect")
@@ -98,7 +100,7 @@ def _ratio(name: str, view: str, definition: str, numerator: int, denominator: i
 
 
 def _times(columns: Columns, clock: str) -> dict[str, Any]:
-    bins = {str(bound): columns.get(f"{clock}_{bound}", 0) for bound in (*RESPONSE_SECONDS, "inf")}
+    bins = {bound: columns.get(f"{clock}_{bound}", 0) for bound in BINS}
     count = sum(bins.values())
     return {
         "leads": count,

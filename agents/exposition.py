@@ -26,8 +26,10 @@ from agents.config import Settings
 from agents.connection import read_secret
 from agents.view import LOCATION, PERSON, SEGMENT, Snapshot
 from schemas.events import NONE, STAGES
-from streams.metrics import BY_NAME, CATALOGUE, RESPONSE_SECONDS, Metric
-from streams.windows import AGES, WINDOWS, Columns, Dimensions
+from schemas.rows import Columns
+from streams.columns import BINS
+from streams.metrics import BY_NAME, CATALOGUE, Metric
+from streams.windows import AGES, WINDOWS, Dimensions
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -40,9 +42,8 @@ Values = tuple[float, ...]
 _Rows = Iterable[tuple[Labels, Values]]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_BINS = (*map(str, RESPONSE_SECONDS), "inf")
 _CLOCKS = ("attempt", "connect")
-_BIN_COLUMNS = {clock: tuple(f"{clock}_{name}" for name in _BINS) for clock in _CLOCKS}
+_BIN_COLUMNS = {clock: tuple(f"{clock}_{name}" for name in BINS) for clock in _CLOCKS}
 
 
 def new_registry() -> CollectorRegistry:
@@ -139,7 +140,7 @@ _BY_WINDOW_AND_STAGE = tuple(
     Sample("", (("funnel_stage", stage), ("window", window))) for window in WINDOWS for stage in STAGES
 )
 _BY_AGE = tuple(Sample("", (("age", age),)) for age in AGES)
-_LE = tuple("+Inf" if name == "inf" else _go(float(name)) for name in _BINS)
+_LE = tuple("+Inf" if name == "inf" else _go(float(name)) for name in BINS)
 
 
 def _histogram(*labels: tuple[str, str]) -> tuple[Sample, ...]:

@@ -21,12 +21,12 @@ from agents.config import Settings
 from agents.connection import aiokafka_options
 from agents.read_committed import repair
 from agents.threads import LoopThread
+from schemas.rows import POSITION_KEY, Columns, Position, decode_columns, decode_key, decode_position
 from schemas.topics import funnel_changelog
-from streams.metrics import RESPONSE_SECONDS
+from streams.columns import ATTEMPT_BINS, RESPONSE_BOUNDS_SECONDS
 from streams.windows import (
     DUE_SECONDS,
     WINDOWS,
-    Columns,
     Dimensions,
     Uncalled,
     due_panes,
@@ -41,24 +41,10 @@ PERSON = "team+agent"
 LOCATION = "location"
 ROLLUPS = (SEGMENT, PERSON, LOCATION)
 
-POSITION_KEY = b'["position"]'
-_MET = tuple(f"attempt_{bound}" for bound in RESPONSE_SECONDS if bound <= DUE_SECONDS)
+_MET = ATTEMPT_BINS[: RESPONSE_BOUNDS_SECONDS.index(DUE_SECONDS) + 1]
 _LOOK_SECONDS = 5.0
 _RETRY_SECONDS = 1.0
 _RECORDS_AT_ONCE = 10_000
-
-
-class Position(msgspec.Struct, frozen=True):
-    """How far the rows of a partition have come: the next source offset and the newest event time."""
-
-    offset: int
-    watermark_ms: int
-    fold: str = ""
-
-
-_key: "msgspec.json.Decoder[Any]" = msgspec.json.Decoder()
-_columns = msgspec.json.Decoder(dict[str, int])
-_position = msgspec.json.Decoder(Position)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +82,19 @@ class Funnel:
         """Take the newest value of a partition's row; `None` deletes it. Raises `msgspec.DecodeError`."""
         if key == POSITION_KEY:
             if value is not None:
-                self._advance(partition, _position.decode(value))
+                self._advance(partition, decode_position(value))
             return
         held = self._held.setdefault(partition, {})
         old = held.get(key)
         if old == value:
             return
-        resolution, pane, rollup, *rest = _key.decode(key)
-        row = tuple(rest)
+        resolution, pane, rollup, *dimensions = decode_key(key)
+        row = tuple(dimensions)
         rows = self._tables.setdefault(rollup, {}).setdefault(resolution, {}).setdefault(pane, {})
         sums = rows.setdefault(row, {})
-        for column, n in _columns.decode(value).items() if value is not None else ():
+        for column, n in decode_columns(value).items() if value is not None else ():
             sums[column] = sums.get(column, 0) + n
-        for column, n in _columns.decode(old).items() if old is not None else ():
+        for column, n in decode_columns(old).items() if old is not None else ():
             sums[column] -= n
             if not sums[column]:
                 del sums[column]

@@ -18,9 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import faust
-import xxhash
 from mode.supervisors import CrashingSupervisor
-from msgspec.json import encode
 
 from agents import connection, exit_codes, exposition, log, read_committed, topics
 from agents.config import Settings
@@ -35,7 +33,7 @@ from agents.versions import installed_version
 from agents.view import View
 from schemas.codec import Decoder, Limits
 from streams.engine import Fold, Partition
-from streams.funnel import day_starts, resolutions
+from streams.panes import resolutions
 from streams.partitioning import homes
 
 logger = logging.getLogger(__name__)
@@ -69,11 +67,9 @@ def fold_of(settings: Settings) -> Fold:
 def partitions_of(settings: Settings, count: int) -> Callable[[int], Partition]:
     """The function that makes the empty state of a source partition."""
     fold = fold_of(settings)
-    fold_id = xxhash.xxh3_64_hexdigest(encode(fold))
     decoder = Decoder(Limits(clock=settings.clock, retention_ms=settings.event_retention_days * 86_400_000))
-    day_start = day_starts(settings.timezone)
     home_of = homes(count, settings.partitioner)
-    return lambda number: Partition(number, fold, fold_id, decoder.decode_all, day_start, home_of)
+    return lambda number: Partition(number, fold, decoder.decode_all, home_of)
 
 
 def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str) -> App:

@@ -9,7 +9,7 @@ from typing import cast
 
 import msgspec
 
-RowKey = tuple[str, int, *tuple[str, ...]]
+RowKey = tuple[str, int, str, *tuple[str, ...]]
 """(resolution, pane start in Unix seconds, rollup, dimension values …)"""
 
 Columns = dict[str, int]
@@ -48,6 +48,7 @@ def encode_key(key: RowKey) -> bytes:
 
 
 def decode_key(data: bytes) -> RowKey:
+    """Raises `msgspec.DecodeError`; what is no key of a row may still be one by its JSON types."""
     return cast(RowKey, tuple(_decode_key(data)))
 
 

@@ -15,10 +15,10 @@ LEADS = tuple(f"leads_{stage}" for stage in STAGES)
 IMPLIED = "implied"
 
 RESPONSE_BOUNDS_SECONDS = (5, 15, 30, 60, 120, 180, 240, 300, 600, 900, 1800, 3600, 14400, 28800, 86400)
-"""Upper bounds of the response histogram's bins; 300 is the five-minute rule."""
-_BINS = (*map(str, RESPONSE_BOUNDS_SECONDS), "inf")
-ATTEMPT_BINS = tuple(f"attempt_{bound}" for bound in _BINS)
-CONNECT_BINS = tuple(f"connect_{bound}" for bound in _BINS)
+"""Upper bounds of the response times; the last bin, `inf`, has none. 300 is the five-minute rule."""
+BINS = (*map(str, RESPONSE_BOUNDS_SECONDS), "inf")
+ATTEMPT_BINS = tuple(f"attempt_{bound}" for bound in BINS)
+CONNECT_BINS = tuple(f"connect_{bound}" for bound in BINS)
 ATTEMPT_MS = "attempt_ms"
 CONNECT_MS = "connect_ms"
 AWAITED = "awaited"

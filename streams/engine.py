@@ -7,15 +7,19 @@ whoever calls it writes all of it, in one transaction, or ends the process.
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
+from zoneinfo import ZoneInfo
 
 from msgspec import Struct
+from msgspec.json import encode
+from xxhash import xxh3_64_hexdigest
 
 from schemas.codec import Rejected
 from schemas.events import NONE, CallEnded, Connect, Disqualified, Envelope, Lost
 from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, decode_position, encode_position
 from streams.columns import EVENTS, EVENTS_DISQUALIFIED, EVENTS_LOST, MACHINE_ANSWERS
-from streams.funnel import Change, Funnel, Resolution
+from streams.funnel import Change, Funnel
 from streams.lead import Cell, Lead, contributions, fingerprint, pack, unpack
+from streams.panes import Resolution
 
 Verdict = Envelope | Rejected
 
@@ -40,6 +44,11 @@ class Fold(Struct, frozen=True):
     version: int = 1
     """Raised whenever the code means something else by the same settings."""
 
+    @property
+    def id(self) -> str:
+        """The fingerprint by which tables say under which settings they were made."""
+        return xxh3_64_hexdigest(encode(self))
+
 
 class Effects(Struct):
     """What a batch asks of the outside world."""
@@ -61,20 +70,18 @@ class Partition:
         self,
         number: int,
         fold: Fold,
-        fold_id: str,
         decode: Decode,
-        day_start: Callable[[int], int],
         home: Callable[[bytes], int] | None,
     ) -> None:
         self.number = number
         self.offset: int | None = None
         """The next source offset to apply; None before the first batch was ever written."""
-        self.written = Position(offset=0, watermark_ms=-1, fold=fold_id)
+        self.written = Position(offset=0, watermark_ms=-1, fold=fold.id)
         """The position record as it was last made."""
         self.leads: dict[bytes, bytes] = {}
-        self.funnel = Funnel(fold.resolutions, day_start)
+        self.funnel = Funnel(fold.resolutions, ZoneInfo(fold.timezone))
         self._fold = fold
-        self._fold_id = fold_id
+        self._fold_id = fold.id
         self._decode = decode
         self._home = home
 

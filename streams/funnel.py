@@ -7,19 +7,21 @@ each resolution, and rows whose pane has passed out of its retention are dropped
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime, timedelta
-from functools import lru_cache
+from datetime import tzinfo
 from operator import itemgetter
-from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 
 from schemas.rows import Columns, RowKey, decode_columns, decode_key, encode_columns, encode_key
 from streams.columns import RESPONSE
 from streams.lead import Cell
+from streams.panes import Resolution, pane_start
 
 Change = tuple[bytes, bytes | None]
 """A changelog record: key and value, None to delete."""
+
+Group = tuple[str, *tuple[str, ...]]
+"""(rollup, dimension values …)"""
 
 
 class Rollup(Struct, frozen=True):
@@ -38,66 +40,30 @@ ROLLUPS = (Rollup(("campaign", "source"), response=True), Rollup(("team", "agent
 _CELL_DIMENSIONS = ("campaign", "source", "team", "agent", "location")
 
 
-class Resolution(Struct, frozen=True):
-    """The length of a resolution's panes and how long its rows are kept; both in seconds, 0 for ever."""
-
-    name: str
-    length: int = 0
-    kept: int = 0
-
-
-def resolutions(
-    minute_hours: float = 6, hour_days: float = 3, day_days: float = 400
-) -> tuple[Resolution, ...]:
-    return (
-        Resolution("1m", 60, int(minute_hours * 3600)),
-        Resolution("1h", 3600, int(hour_days * 86_400)),
-        Resolution("1d", 86_400, int(day_days * 86_400)),
-        Resolution("all"),
-    )
-
-
-def day_starts(timezone: str) -> Callable[[int], int]:
-    """The function from a Unix second to the second at which its calendar day began in the time zone."""
-    if timezone == "UTC":
-        return lambda at: at // 86_400 * 86_400
-    zone = ZoneInfo(timezone)
-
-    @lru_cache(maxsize=4096)
-    def start_of_day(quarter: int) -> int:
-        local = datetime.fromtimestamp(quarter, zone)
-        midnight = local.replace(hour=0, minute=0, second=0, fold=0)
-        if midnight.timestamp() > quarter:  # a day whose first hour repeats
-            midnight -= timedelta(days=1)
-        return int(midnight.timestamp())
-
-    return lambda at: start_of_day(at // 900 * 900)
-
-
 class Funnel:
     """The rows of one partition, by resolution and pane."""
 
-    def __init__(self, resolutions: tuple[Resolution, ...], day_start: Callable[[int], int]) -> None:
+    def __init__(self, resolutions: tuple[Resolution, ...], zone: tzinfo) -> None:
         self._resolutions = resolutions
-        self._panes: dict[str, dict[int, dict[tuple[str, ...], Columns]]] = {r.name: {} for r in resolutions}
-        self._day_start = day_start
+        self._panes: dict[str, dict[int, dict[Group, Columns]]] = {r.name: {} for r in resolutions}
+        self._zone = zone
 
     def restore(self, rows: Mapping[bytes, bytes]) -> None:
         for key, value in rows.items():
-            resolution, pane, *dims = decode_key(key)
-            self._panes[resolution].setdefault(pane, {})[tuple(dims)] = decode_columns(value)
+            resolution, pane, rollup, *dimensions = decode_key(key)
+            self._panes[resolution].setdefault(pane, {})[rollup, *dimensions] = decode_columns(value)
 
     def rows(self) -> dict[RowKey, Columns]:
         """Every row held. For tests and comparisons: the tables of a worker are large."""
         return {
-            (resolution, pane, *dims): columns
+            (resolution, pane, *group): columns
             for resolution, panes in self._panes.items()
-            for pane, group in panes.items()
-            for dims, columns in group.items()
+            for pane, held in panes.items()
+            for group, columns in held.items()
         }
 
     def __len__(self) -> int:
-        return sum(len(group) for panes in self._panes.values() for group in panes.values())
+        return sum(len(held) for panes in self._panes.values() for held in panes.values())
 
     def add(self, cells: Mapping[Cell, int], watermark_ms: int) -> list[Change]:
         """Count the cells of a batch into every row they belong to; the changelog records that say so.
@@ -117,24 +83,24 @@ class Funnel:
                 held = panes.get(pane)
                 if held is None:
                     held = panes[pane] = {}
-                for dims, delta in groups.items():
-                    columns = held.get(dims)
+                for group, delta in groups.items():
+                    columns = held.get(group)
                     if columns is None:
-                        columns = held[dims] = {}
+                        columns = held[group] = {}
                     _merge(columns, delta)
-                    key = encode_key((resolution.name, pane, *dims))
+                    key = encode_key((resolution.name, pane, *group))
                     if columns:
                         changes.append((key, encode_columns(columns)))
                     else:
-                        del held[dims]
+                        del held[group]
                         changes.append((key, None))
             if resolution.kept:
                 changes += self._expire(resolution, horizon)
         return changes
 
-    def _rolled_up(self, cells: Mapping[Cell, int]) -> dict[int, dict[tuple[str, ...], Columns]]:
+    def _rolled_up(self, cells: Mapping[Cell, int]) -> dict[int, dict[Group, Columns]]:
         """The cells by minute and by the key of each rollup."""
-        minutes: dict[int, dict[tuple[str, ...], Columns]] = defaultdict(lambda: defaultdict(dict))
+        minutes: dict[int, dict[Group, Columns]] = defaultdict(lambda: defaultdict(dict))
         for cell, n in cells.items():
             if not n:
                 continue
@@ -146,27 +112,22 @@ class Funnel:
         return minutes
 
     def _by_pane(
-        self, resolution: Resolution, minutes: Mapping[int, Mapping[tuple[str, ...], Columns]]
-    ) -> Mapping[int, Mapping[tuple[str, ...], Columns]]:
-        if resolution.length == 60:
+        self, resolution: Resolution, minutes: Mapping[int, Mapping[Group, Columns]]
+    ) -> Mapping[int, Mapping[Group, Columns]]:
+        if resolution.name == "1m":
             return minutes
-        panes: dict[int, dict[tuple[str, ...], Columns]] = defaultdict(lambda: defaultdict(dict))
+        panes: dict[int, dict[Group, Columns]] = defaultdict(lambda: defaultdict(dict))
         for minute, groups in minutes.items():
-            pane = panes[self._pane_of(resolution, minute)]
-            for dims, delta in groups.items():
-                _merge(pane[dims], delta)
+            pane = panes[pane_start(resolution.name, minute, self._zone)]
+            for group, delta in groups.items():
+                _merge(pane[group], delta)
         return panes
-
-    def _pane_of(self, resolution: Resolution, minute: int) -> int:
-        if resolution.length == 86_400:
-            return self._day_start(minute)
-        return minute // resolution.length * resolution.length if resolution.length else 0
 
     def _expire(self, resolution: Resolution, horizon: int) -> Iterable[Change]:
         panes = self._panes[resolution.name]
         for pane in [pane for pane in panes if pane <= horizon]:
-            for dims in panes.pop(pane):
-                yield encode_key((resolution.name, pane, *dims)), None
+            for group in panes.pop(pane):
+                yield encode_key((resolution.name, pane, *group)), None
 
 
 def _merge(columns: Columns, delta: Mapping[str, int]) -> None:
@@ -178,7 +139,7 @@ def _merge(columns: Columns, delta: Mapping[str, int]) -> None:
             columns.pop(column, None)
 
 
-def _group_of(rollup: Rollup) -> Callable[[Cell], tuple[str, ...]]:
+def _group_of(rollup: Rollup) -> Callable[[Cell], Group]:
     pick = itemgetter(*(1 + _CELL_DIMENSIONS.index(name) for name in rollup.dimensions))
     name = rollup.name
     if len(rollup.dimensions) == 1:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from operator import ge, gt
 from typing import Literal
 
-RESPONSE_SECONDS = (5, 15, 30, 60, 120, 180, 240, 300, 600, 900, 1800, 3600, 14400, 28800, 86400)
-"""Upper bounds of the response times; the last bin, `inf`, has none. 300 is the five-minute rule."""
+from streams.columns import RESPONSE_BOUNDS_SECONDS
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ CATALOGUE: tuple[Metric, ...] = (
         "late events may correct it downwards.",
         ("clock", "campaign"),
         "seconds",
-        buckets=RESPONSE_SECONDS,
+        buckets=RESPONSE_BOUNDS_SECONDS,
     ),
     Metric(
         "callfunnel_window_lead_response_seconds",
@@ -128,7 +127,7 @@ CATALOGUE: tuple[Metric, ...] = (
         "Time from creation to first dial (attempt) or human answer (connect), leads created in the window.",
         ("window", "clock", "campaign"),
         "seconds",
-        buckets=RESPONSE_SECONDS,
+        buckets=RESPONSE_BOUNDS_SECONDS,
     ),
     Metric(
         "callfunnel_window_leads_due",

@@ -5,17 +5,18 @@ The law: every lead counts once in every figure, although each partition drops o
 """
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime, tzinfo
+from datetime import tzinfo
 from itertools import pairwise
 from typing import NamedTuple
 
-LENGTH_SECONDS = {"1m": 60, "1h": 3_600, "1d": 86_400}
-KEPT_SECONDS = {"1m": 6 * 3_600, "1h": 3 * 86_400, "1d": 400 * 86_400}
-"""A row is dropped once `pane + length + kept ≤` its partition's watermark; `all` is held for ever."""
+from schemas.rows import Columns
+from streams.panes import LENGTH_SECONDS, pane_start, resolutions
 
 WINDOWS = ("5m", "1h", "1d", "today")
 """The windows of the metrics. A fifth, `all`, is the time since the beginning."""
 _PANES = {"5m": ("1m", 5), "1h": ("1m", 60), "1d": ("1h", 24), "today": ("1d", 1), "all": ("all", 1)}
+
+_DAYS_KEPT_SECONDS = resolutions()[2].kept
 
 DUE_SECONDS = 300
 """A new lead is to be called within five minutes."""
@@ -25,7 +26,6 @@ _YOUNGER = (("1m", 5), ("1m", 15), ("1m", 60), ("1m", 240), ("1h", 24))
 """How far back each age but the last reaches: that many newest panes. Each span holds the one before."""
 
 Dimensions = tuple[str, ...]
-Columns = dict[str, int]
 Table = Mapping[str, Mapping[int, Mapping[Dimensions, Columns]]]
 """The rows of one rollup: resolution, pane, dimension values, columns."""
 
@@ -42,16 +42,6 @@ class Uncalled(NamedTuple):
 
     by_age: tuple[int, ...]
     oldest_s: int
-
-
-def pane_start(resolution: str, at_s: int, zone: tzinfo) -> int:
-    """The start of the pane that holds `at_s`; days begin at midnight in `zone`."""
-    if resolution == "all":
-        return 0
-    if resolution == "1d":
-        at = datetime.fromtimestamp(at_s, zone)
-        return int(datetime(at.year, at.month, at.day, tzinfo=zone).timestamp())
-    return at_s - at_s % LENGTH_SECONDS[resolution]
 
 
 def _pane_end(resolution: str, start: int, zone: tzinfo) -> int:
@@ -122,7 +112,7 @@ def uncalled(table: Table, now_s: int) -> dict[Dimensions, Uncalled]:
     for row, n in totals.items():
         younger = (0, *(span.get(row, 0) for span in spans), n)
         ages = tuple(after - before for before, after in pairwise(younger))
-        result[row] = Uncalled(ages, oldest.get(row, now_s - KEPT_SECONDS["1d"]))
+        result[row] = Uncalled(ages, oldest.get(row, now_s - _DAYS_KEPT_SECONDS))
     return result
 
 

@@ -21,7 +21,8 @@ from agents.connection import admin_client, aiokafka_options
 from agents.exposition import Exposition, new_registry
 from agents.pages import Pages
 from agents.read_committed import repair
-from agents.view import POSITION_KEY, Funnel, View
+from agents.view import Funnel, View
+from schemas.rows import POSITION_KEY
 from schemas.topics import funnel_changelog
 
 NOW = 1_750_000_020

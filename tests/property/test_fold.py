@@ -9,7 +9,7 @@ from schemas.codec import Decoder, Limits
 from schemas.rows import decode_columns, decode_key
 from streams import oracle
 from streams.engine import Fold, Partition
-from streams.funnel import day_starts, resolutions
+from streams.panes import resolutions
 
 ZONE = "Europe/Berlin"
 KEPT = {"minute_hours": 6, "hour_days": 3, "day_days": 400}
@@ -25,7 +25,7 @@ DECODER = Decoder(Limits(clock="event"))
 
 
 def partition() -> Partition:
-    return Partition(0, FOLD, "fold", DECODER.decode_all, day_starts(ZONE), None)
+    return Partition(0, FOLD, DECODER.decode_all, None)
 
 
 def feed(state: Partition, events, changelog):

@@ -7,7 +7,8 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.view import POSITION_KEY, Funnel
+from agents.view import Funnel
+from schemas.rows import POSITION_KEY
 from streams.windows import WINDOWS, due_panes, window_panes
 
 NOW = 1_750_000_020

@@ -12,7 +12,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from agents.exposition import OTHER, Exposition, accepts_openmetrics, engine_metrics, new_registry
-from agents.view import POSITION_KEY, Funnel
+from agents.view import Funnel
+from schemas.rows import POSITION_KEY
 from streams.metrics import BY_NAME, CATALOGUE
 
 NOW = 1_750_000_020

@@ -12,7 +12,8 @@ from prometheus_client import CollectorRegistry
 from agents.errors import SettingError
 from agents.exposition import OPENMETRICS, TEXT, Exposition
 from agents.pages import Pages
-from agents.view import POSITION_KEY, Funnel
+from agents.view import Funnel
+from schemas.rows import POSITION_KEY
 
 NOW = 1_750_000_020
 MINUTE, HOUR, DAY = NOW - NOW % 60, NOW - NOW % 3_600, NOW - NOW % 86_400

@@ -12,7 +12,8 @@ from rich.console import Console
 from agents.commands.top import command
 from agents.document import funnel_document
 from agents.terminal import funnel_table
-from agents.view import POSITION_KEY, Funnel
+from agents.view import Funnel
+from schemas.rows import POSITION_KEY
 
 NOW = 1_750_000_020
 COLUMNS = {
@@ -23,7 +24,7 @@ COLUMNS = {
 
 def document(watermark_ms=NOW * 1000):
     funnel = Funnel(UTC)
-    funnel.apply(0, POSITION_KEY, orjson.dumps({"offset": 1, "watermark_ms": watermark_ms}))
+    funnel.apply(0, POSITION_KEY, orjson.dumps({"offset": 1, "watermark_ms": watermark_ms, "fold": "x"}))
     for resolution, pane in (("1h", NOW // 3600 * 3600), ("all", 0)):
         funnel.apply(
             0, orjson.dumps([resolution, pane, "campaign+source", "[b]x[/b]", "y"]), orjson.dumps(COLUMNS)

@@ -3,7 +3,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from streams.windows import AGES, Panes, due_panes, pane_start, seen, total, uncalled, window_panes
+from streams.panes import pane_start
+from streams.windows import AGES, Panes, due_panes, seen, total, uncalled, window_panes
 
 NOW = int(datetime(2026, 3, 29, 14, 7, 31, tzinfo=UTC).timestamp())
 MINUTE = NOW - NOW % 60

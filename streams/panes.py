@@ -1,0 +1,44 @@
+"""The panes of time that rows stand for: the same for those who write rows and those who read them."""
+
+from datetime import datetime, tzinfo
+from functools import lru_cache
+
+from msgspec import Struct
+
+
+class Resolution(Struct, frozen=True):
+    """The length of a resolution's panes and how long its rows are kept; both in seconds, 0 for ever."""
+
+    name: str
+    length: int = 0
+    kept: int = 0
+
+
+def resolutions(
+    minute_hours: float = 6, hour_days: float = 3, day_days: float = 400
+) -> tuple[Resolution, ...]:
+    return (
+        Resolution("1m", LENGTH_SECONDS["1m"], int(minute_hours * 3_600)),
+        Resolution("1h", LENGTH_SECONDS["1h"], int(hour_days * 86_400)),
+        Resolution("1d", LENGTH_SECONDS["1d"], int(day_days * 86_400)),
+        Resolution("all"),
+    )
+
+
+LENGTH_SECONDS = {"1m": 60, "1h": 3_600, "1d": 86_400}
+"""A day counts as 86,400 s, whatever the clocks do."""
+
+
+def pane_start(resolution: str, at_s: int, zone: tzinfo) -> int:
+    """The start of the pane that holds the Unix second `at_s`; days begin at midnight in `zone`."""
+    if resolution == "all":
+        return 0
+    if resolution == "1d":
+        return _day_start(at_s // 60, zone)
+    return at_s - at_s % LENGTH_SECONDS[resolution]
+
+
+@lru_cache(maxsize=4096)
+def _day_start(minute: int, zone: tzinfo) -> int:
+    at = datetime.fromtimestamp(minute * 60, zone)
+    return int(datetime(at.year, at.month, at.day, tzinfo=zone).timestamp())
