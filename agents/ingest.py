@@ -205,7 +205,9 @@ class Ingest:
             rerouted = [any(name == REROUTED for name, _ in headers) for headers in batch.headers]
         effects = state.apply(batch.values, batch.keys, batch.timestamps, rerouted, batch.end)
         self._limits.check(len(batch), [i for i, _ in effects.rejected])
-        await self._ledger.write(batch.partition, self._records(batch, effects))
+        written = await self._ledger.write(batch.partition, self._records(batch, effects))
+        for table in (self._funnel, self._leads):
+            table.rows.wrote(batch.partition, written[table.changelog_topic_name, batch.partition])
         lane.progress_at = time.monotonic()
         self._observe(batch, effects, time.perf_counter() - started)
         return True

@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import faust
+from aiokafka.consumer import consumer as client
 from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult
-from aiokafka.errors import ConsumerStoppedError, CorruptRecordException
+from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, IllegalGenerationError
 from faust.transport.drivers import TRANSPORTS
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
@@ -114,6 +115,24 @@ def _take(batch: MicroBatch, records: list[Any]) -> None:
     batch.keys += [record.key for record in records]
     batch.values += [record.value for record in records]
     batch.headers += [record.headers for record in records]
+
+
+class _GroupCoordinator(client.GroupCoordinator):  # type: ignore[misc]
+    """A member whose commit comes in the middle of a rebalance joins again as itself, as Java's consumer does.
+
+    aiokafka would join under a new name, and the group would wait for the old one, on noida-db for ever.
+    """
+
+    async def _do_commit_offsets(self, assignment: Any, offsets: Any) -> None:
+        name = self.member_id
+        try:
+            await super()._do_commit_offsets(assignment, offsets)
+        except IllegalGenerationError:
+            self.member_id = name
+            raise
+
+
+client.GroupCoordinator = _GroupCoordinator
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]

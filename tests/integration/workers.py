@@ -167,9 +167,9 @@ class Worker:
             return 0, ""
 
     def metric(self, name: str) -> float:
-        """The sum of the samples of this name; 0 when there are none."""
+        """The sum of the samples whose text begins with this name; 0 when there are none."""
         lines = self.get("/metrics")[1].splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
     @property
     def is_ready(self) -> bool:
