@@ -245,7 +245,7 @@ def _oracle(settings: Settings) -> Iterator["Future[dict[int, oracle.Tables]]"]:
         "hour_days": settings.pane_retention_hour_days,
         "day_days": settings.pane_retention_day_days,
     }
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=os.nice, initargs=(19,)) as pool:
         yield pool.submit(expected_tables, settings.partitions, options)
         pool.shutdown(wait=False, cancel_futures=True)
 

@@ -43,7 +43,7 @@ class Ledger:
     async def write(
         self, partition: int, records: Mapping[tuple[str, int], list[Record]]
     ) -> Mapping[tuple[str, int], int]:
-        """Append the records, by (topic, partition), in one transaction; the offset of the last record in each.
+        """Append the records, by (topic, partition), in one transaction; the offset of the last one in each.
 
         Returns when the transaction is committed.
 

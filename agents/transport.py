@@ -118,10 +118,12 @@ def _take(batch: MicroBatch, records: list[Any]) -> None:
 
 
 class _GroupCoordinator(client.GroupCoordinator):  # type: ignore[misc]
-    """A member whose commit comes in the middle of a rebalance joins again as itself, as Java's consumer does.
+    """A member whose commit comes amid a rebalance joins again as itself, as Java's consumer does.
 
     aiokafka would join under a new name, and the group would wait for the old one, on noida-db for ever.
     """
+
+    member_id: str
 
     async def _do_commit_offsets(self, assignment: Any, offsets: Any) -> None:
         name = self.member_id

@@ -12,12 +12,13 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import faust
+from faust.types import TP
 from mode.supervisors import CrashingSupervisor
 
 from agents import connection, exit_codes, exposition, log, read_committed, topics
@@ -169,6 +170,8 @@ async def _watch(app: App, settings: Settings, metrics: SimpleNamespace) -> None
     """The watchdog: a worker that overslept, crashed inside or stands still ends with a reason."""
     last = time.monotonic()
     measured_at = 0.0
+    joining: object = None
+    joining_since = last
     while True:
         await asyncio.sleep(TICK_SECONDS)
         now = time.monotonic()
@@ -182,13 +185,30 @@ async def _watch(app: App, settings: Settings, metrics: SimpleNamespace) -> None
         last = now
         if app.crashed:
             end(app.crash_reason or RuntimeError("the Faust app crashed without a reason"))
-        if now - measured_at >= 1.0:
-            measured_at = now
-            _measure(app, settings, metrics, now)
+        if now - measured_at < 1.0:
+            continue
+        measured_at = now
+        _measure(app, settings, metrics, now)
+        state = app.ingest.not_ready() and (app.consumer_generation_id, _remaining(app))
+        if state is None or state != joining:
+            joining, joining_since = state, now
+        elif now - joining_since > settings.stall_seconds:
+            end(
+                Stalled(
+                    f"{app.ingest.not_ready()}, for {settings.stall_seconds:g} s without progress: "
+                    "start again, and look at the broker if this repeats"
+                )
+            )
+
+
+def _remaining(app: App) -> Mapping[TP, int]:
+    """Changelog records still to be restored, by partition; empty outside of recovery."""
+    recovery = app.tables.recovery
+    return dict(recovery.active_remaining()) if recovery.in_recovery else {}
 
 
 def _measure(app: App, settings: Settings, metrics: SimpleNamespace, now: float) -> None:
-    remaining = app.tables.recovery.active_remaining() if app.tables.recovery.in_recovery else {}
+    remaining = _remaining(app)
     metrics.partitions.labels("recovering").set(len({tp.partition for tp in remaining}) if remaining else 0)
     for table in ("funnel", "leads"):
         topic = app.tables[table].changelog_topic_name
