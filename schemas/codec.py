@@ -94,9 +94,12 @@ class Decoder:
                 if value is not None and len(value) <= max_bytes and _is_plain(value):
                     event = typed(value)
                     at, lead = event.occurred_at, event.lead_id
-                    in_time = earliest_ms <= at <= latest_ms if type(at) is int else earliest <= at <= latest
-                    if in_time and (key is None or key == lead.encode()):
-                        verdicts.append(event)
+                    if key is None or key == lead.encode():
+                        if type(at) is int:
+                            in_time = earliest_ms <= at <= latest_ms
+                        else:
+                            in_time = earliest <= at <= latest
+                        verdicts.append(event if in_time else self._in_time(event, timestamp_ms))
                         continue
             except _UNREADABLE:
                 pass
