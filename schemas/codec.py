@@ -94,11 +94,13 @@ class Decoder:
                 if value is not None and len(value) <= max_bytes and _is_plain(value):
                     event = typed(value)
                     at = event.occurred_at
-                    timely = (
-                        earliest <= at <= latest if type(at) is datetime else earliest_ms <= at <= latest_ms
-                    )
-                    if timely and (key is None or key == event.lead_id.encode()):
-                        give(event)
+                    if key is None or key == event.lead_id.encode():
+                        timely = (
+                            earliest <= at <= latest
+                            if type(at) is datetime
+                            else earliest_ms <= at <= latest_ms
+                        )
+                        give(event if timely else self._in_time(event, timestamp_ms))
                         continue
             except _UNREADABLE:
                 pass

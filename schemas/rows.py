@@ -5,6 +5,7 @@ Funnel changelog: key `["1h",1717171200,"campaign+source","spring","web"]`, valu
 record per partition, written in the same transaction as the rows it covers.
 """
 
+from collections.abc import Callable
 from typing import cast
 
 import msgspec
@@ -39,30 +40,15 @@ class Position(msgspec.Struct, frozen=True):
 
 _encode = msgspec.json.Encoder().encode
 _decode_key = msgspec.json.Decoder(list[str | int]).decode
-_decode_columns = msgspec.json.Decoder(Columns).decode
-_decode_position = msgspec.json.Decoder(Position).decode
 
-
-def encode_key(key: RowKey) -> bytes:
-    return _encode(key)
+# Bound, not wrapped: a worker calls them several times for each event.
+encode_key: Callable[[RowKey], bytes] = _encode
+encode_columns: Callable[[Columns], bytes] = _encode
+decode_columns: Callable[[bytes], Columns] = msgspec.json.Decoder(Columns).decode
+encode_position: Callable[[Position], bytes] = _encode
+decode_position: Callable[[bytes], Position] = msgspec.json.Decoder(Position).decode
 
 
 def decode_key(data: bytes) -> RowKey:
     """Raises `msgspec.DecodeError`; what is no key of a row may still be one by its JSON types."""
     return cast(RowKey, tuple(_decode_key(data)))
-
-
-def encode_columns(columns: Columns) -> bytes:
-    return _encode(columns)
-
-
-def decode_columns(data: bytes) -> Columns:
-    return _decode_columns(data)
-
-
-def encode_position(position: Position) -> bytes:
-    return _encode(position)
-
-
-def decode_position(data: bytes) -> Position:
-    return _decode_position(data)

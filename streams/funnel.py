@@ -6,11 +6,8 @@ each resolution, and rows whose pane has passed out of its retention are dropped
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import tzinfo
-from operator import itemgetter
-
-from msgspec import Struct
 
 from schemas.rows import Columns, RowKey, decode_columns, decode_key, encode_columns, encode_key
 from streams.columns import RESPONSE
@@ -24,20 +21,8 @@ Group = tuple[str, *tuple[str, ...]]
 """(rollup, dimension values …)"""
 
 
-class Rollup(Struct, frozen=True):
-    """A table of the funnel: the dimensions it is grouped by, and whether it carries the response columns."""
-
-    dimensions: tuple[str, ...]
-    response: bool = False
-
-    @property
-    def name(self) -> str:
-        return "+".join(self.dimensions)
-
-
-ROLLUPS = (Rollup(("campaign", "source"), response=True), Rollup(("team", "agent")), Rollup(("location",)))
-
-_CELL_DIMENSIONS = ("campaign", "source", "team", "agent", "location")
+Groups = defaultdict[Group, Columns]
+"""What a pane gains."""
 
 
 class Funnel:
@@ -72,56 +57,24 @@ class Funnel:
         counts in the coarser rows alone.
         """
         changes: list[Change] = []
-        finest = self._rolled_up(cells)
+        minutes = _by_minute(cells)
         watermark = watermark_ms // 1000
         for resolution in self._resolutions:
             horizon = watermark - resolution.kept - resolution.length if resolution.kept else -(1 << 62)
             panes = self._panes[resolution.name]
-            for pane, groups in self._by_pane(resolution, finest).items():
-                if pane <= horizon:
-                    continue
-                held = panes.get(pane)
-                if held is None:
-                    held = panes[pane] = {}
-                for group, delta in groups.items():
-                    columns = held.get(group)
-                    if columns is None:
-                        columns = held[group] = {}
-                    _merge(columns, delta)
-                    key = encode_key((resolution.name, pane, *group))
-                    if columns:
-                        changes.append((key, encode_columns(columns)))
-                    else:
-                        del held[group]
-                        changes.append((key, None))
+            for pane, groups in self._by_pane(resolution, minutes).items():
+                if pane > horizon:
+                    rows = panes.setdefault(pane, {})
+                    changes += _count(resolution.name, pane, rows, groups)
             if resolution.kept:
                 changes += self._expire(resolution, horizon)
         return changes
 
-    def _rolled_up(self, cells: Mapping[Cell, int]) -> dict[int, dict[Group, Columns]]:
-        """The cells by minute and by the key of each rollup."""
-        minutes: dict[int, dict[Group, Columns]] = defaultdict(lambda: defaultdict(dict))
-        for cell, n in cells.items():
-            if not n:
-                continue
-            minute = minutes[cell[0]]
-            column = cell[6]
-            for group_of in _GROUPS_OF_RESPONSE if column in RESPONSE else _GROUPS:
-                columns = minute[group_of(cell)]
-                columns[column] = columns.get(column, 0) + n
-        return minutes
-
-    def _by_pane(
-        self, resolution: Resolution, minutes: Mapping[int, Mapping[Group, Columns]]
-    ) -> Mapping[int, Mapping[Group, Columns]]:
-        if resolution.name == "1m":
-            return minutes
-        panes: dict[int, dict[Group, Columns]] = defaultdict(lambda: defaultdict(dict))
+    def _by_pane(self, resolution: Resolution, minutes: Mapping[int, Groups]) -> Mapping[int, Groups]:
+        together: defaultdict[int, list[Groups]] = defaultdict(list)
         for minute, groups in minutes.items():
-            pane = panes[pane_start(resolution.name, minute, self._zone)]
-            for group, delta in groups.items():
-                _merge(pane[group], delta)
-        return panes
+            together[pane_start(resolution.name, minute, self._zone)].append(groups)
+        return {pane: parts[0] if len(parts) == 1 else _sum(parts) for pane, parts in together.items()}
 
     def _expire(self, resolution: Resolution, horizon: int) -> Iterable[Change]:
         panes = self._panes[resolution.name]
@@ -130,22 +83,49 @@ class Funnel:
                 yield encode_key((resolution.name, pane, *group)), None
 
 
-def _merge(columns: Columns, delta: Mapping[str, int]) -> None:
-    for column, n in delta.items():
-        total = columns.get(column, 0) + n
-        if total:
-            columns[column] = total
+def _by_minute(cells: Mapping[Cell, int]) -> dict[int, Groups]:
+    """The cells of each minute, rolled up."""
+    minutes: defaultdict[int, Groups] = defaultdict(lambda: defaultdict(dict))
+    for (minute, campaign, source, team, agent, location, column), n in cells.items():
+        if not n:
+            continue
+        groups = minutes[minute]
+        columns = groups["campaign+source", campaign, source]
+        columns[column] = columns.get(column, 0) + n
+        if column in RESPONSE:
+            continue
+        columns = groups["team+agent", team, agent]
+        columns[column] = columns.get(column, 0) + n
+        columns = groups["location", location]
+        columns[column] = columns.get(column, 0) + n
+    return minutes
+
+
+def _sum(parts: Iterable[Groups]) -> Groups:
+    sums: Groups = defaultdict(dict)
+    for groups in parts:
+        for group, delta in groups.items():
+            columns = sums[group]
+            for column, n in delta.items():
+                columns[column] = columns.get(column, 0) + n
+    return sums
+
+
+def _count(resolution: str, pane: int, rows: dict[Group, Columns], groups: Groups) -> Iterable[Change]:
+    """Add to the rows of a pane; a column that comes to 0 is not held, nor a row without columns."""
+    for group, delta in groups.items():
+        columns = rows.get(group)
+        if columns is None:
+            columns = rows[group] = {}
+        for column, n in delta.items():
+            total = columns.get(column, 0) + n
+            if total:
+                columns[column] = total
+            else:
+                columns.pop(column, None)
+        key = encode_key((resolution, pane, *group))
+        if columns:
+            yield key, encode_columns(columns)
         else:
-            columns.pop(column, None)
-
-
-def _group_of(rollup: Rollup) -> Callable[[Cell], Group]:
-    pick = itemgetter(*(1 + _CELL_DIMENSIONS.index(name) for name in rollup.dimensions))
-    name = rollup.name
-    if len(rollup.dimensions) == 1:
-        return lambda cell: (name, pick(cell))
-    return lambda cell: (name, *pick(cell))
-
-
-_GROUPS = tuple(_group_of(rollup) for rollup in ROLLUPS)
-_GROUPS_OF_RESPONSE = tuple(_group_of(rollup) for rollup in ROLLUPS if rollup.response)
+            del rows[group]
+            yield key, None

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from struct import unpack_from
 from zlib import crc32
 
 _M = 0x5BD1E995
@@ -15,8 +16,8 @@ def murmur2(key: bytes) -> int:
     length = len(key)
     h = (0x9747B28C ^ length) & _MASK
     body = length & ~3
-    for i in range(0, body, 4):
-        k = int.from_bytes(key[i : i + 4], "little") * _M & _MASK
+    for word in unpack_from(f"<{length // 4}I", key):
+        k = word * _M & _MASK
         h = (h * _M ^ (k ^ k >> 24) * _M) & _MASK
     if length > body:
         h = (h ^ int.from_bytes(key[body:], "little")) * _M & _MASK
