@@ -23,7 +23,7 @@ from streams.engine import Fold, Partition
 from streams.panes import resolutions
 from streams.partitioning import homes
 
-SOURCE, DEAD_LETTERS = Name("events"), Name("dead letters")
+SOURCE, DEAD_LETTERS = Name("call events"), Name("dead letters")
 FUNNEL, LEADS = Name("funnel"), Name("leads")
 APP = "model"
 
@@ -328,10 +328,7 @@ class Worker:
 
     async def perform_seek(self) -> None:
         def ask() -> Mapping[TP, int]:
-            return {
-                tp: self.kafka.group_offsets.get(tp, self.kafka.logs[tp].start)
-                for tp in self._source()
-            }
+            return {tp: self.kafka.group_offsets.get(tp, self.kafka.logs[tp].start) for tp in self._source()}
 
         self.positions.update(await self.call("asks for the group's offsets", ask))
 
