@@ -40,6 +40,7 @@ from streams.partitioning import homes
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.25
+STOP_SECONDS = 20.0
 
 
 class App(faust.App):  # type: ignore[misc]
@@ -162,8 +163,12 @@ async def serve(app: App, settings: Settings, metrics: SimpleNamespace) -> None:
         watch.result()
     logger.info("stopping: finishing the batches in hand")
     watch.cancel()
-    await app.stop()
-    await app.ingest.close()
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            await app.stop()
+            await app.ingest.close()
+    except TimeoutError:
+        end(Stalled(f"stopping took more than {STOP_SECONDS:g} s; nothing is lost, the tables are committed"))
 
 
 async def _watch(app: App, settings: Settings, metrics: SimpleNamespace) -> None:
