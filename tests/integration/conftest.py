@@ -10,10 +10,16 @@ from agents import topics
 
 
 @pytest.fixture
-def workers(broker, tmp_path: Path) -> Iterator[Workers]:
+def clock() -> str:
+    """A replay; a test of a live floor says so with a parameter of this name."""
+    return "event"
+
+
+@pytest.fixture
+def workers(broker, tmp_path: Path, clock: str) -> Iterator[Workers]:
     """Topics of the test's own, and workers to start on them: small batches, a short session, no view."""
     settings = broker.settings(
-        clock="event",
+        clock=clock,
         partitions=PARTITIONS,
         batch_events=BATCH_EVENTS,
         session_timeout_seconds=6.0,

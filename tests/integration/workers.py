@@ -359,3 +359,4 @@ def assert_equal(left: Left, records: Sequence[Record], **fold: Any) -> None:
         assert left.leads[partition].keys() - {LEADS_POSITION_KEY} == leads
     assert left.total("applied") == len({(event.lead_id, event.event_id) for event in events})
     assert left.total("applied") + left.total("duplicates") == len(records)
+    assert left.total("rejected") == len(left.dead)
