@@ -11,7 +11,7 @@ delivery. Records are read committed: what a fenced owner left behind is never s
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -27,7 +27,7 @@ from faust.types import TP, ConsumerMessage
 SCHEME = "microbatch"
 TRANSPORTS.aliases[SCHEME] = f"{__name__}:Transport"
 
-Headers = tuple[tuple[str, bytes], ...]
+Headers = Sequence[tuple[str, bytes]]
 
 
 class MicroBatch:
@@ -79,44 +79,48 @@ class Schema(faust.Schema):  # type: ignore[misc]
 def drain(result: FetchResult, limit: int, generation: int) -> MicroBatch | None:
     """Take record batches out of aiokafka's buffer, whole ones, until there are `limit` records or more."""
     tp = result._topic_partition
-    if not result.check_assignment(tp) or not result.has_more():
+    if not result.has_more() or not result.check_assignment(tp):
         return None
     fetched = result._partition_records
-    batch = MicroBatch(
-        tp.topic, tp.partition, fetched.next_fetch_offset, fetched.next_fetch_offset, generation
-    )
-    read_committed = fetched._isolation_level == READ_COMMITTED
-    record_batches = fetched._records
-    while record_batches.has_next() and len(batch) < limit:
-        record_batch = record_batches.next_batch()
-        if fetched._check_crcs and not record_batch.validate_crc():
-            raise CorruptRecordException(f"{tp}: checksum of the record batch at {record_batch.base_offset}")
-        aborted = False
-        if read_committed and record_batch.producer_id is not None:
-            fetched._consume_aborted_up_to(record_batch.base_offset)
-            if record_batch.is_control_batch:
-                if fetched._contains_abort_marker(record_batch):
-                    fetched._aborted_producers.discard(record_batch.producer_id)
-            elif record_batch.is_transactional:
-                aborted = record_batch.producer_id in fetched._aborted_producers
-        if not aborted and not record_batch.is_control_batch:
-            _take(batch, list(record_batch))
-        batch.end = record_batch.next_offset
+    start = fetched.next_fetch_offset
+    batch = MicroBatch(tp.topic, tp.partition, start, start, generation)
+    try:
+        while fetched._records.has_next() and len(batch) < limit:
+            _take(batch, fetched)
+    except BaseException:
+        result._partition_records = None  # the position has not moved: from there it is fetched again
+        raise
     fetched.next_fetch_offset = batch.end
     result._update_position()
-    if not record_batches.has_next():
+    if not fetched._records.has_next():
         result._partition_records = None
     return batch if batch.end > batch.start else None
 
 
-def _take(batch: MicroBatch, records: list[Any]) -> None:
-    if records and records[0].offset < batch.end:
-        records = [record for record in records if record.offset >= batch.end]
-    batch.offsets += [record.offset for record in records]
-    batch.timestamps += [record.timestamp for record in records]
-    batch.keys += [record.key for record in records]
-    batch.values += [record.value for record in records]
-    batch.headers += [record.headers for record in records]
+def _take(batch: MicroBatch, fetched: Any) -> None:
+    """Add the next record batch, unless it is a marker or was aborted."""
+    record_batch = fetched._records.next_batch()
+    if fetched._check_crcs and not record_batch.validate_crc():
+        at = f"{batch.topic}/{batch.partition}"
+        raise CorruptRecordException(f"{at}: checksum of the record batch at {record_batch.base_offset}")
+    aborted = False
+    if fetched._isolation_level == READ_COMMITTED and record_batch.producer_id is not None:
+        fetched._consume_aborted_up_to(record_batch.base_offset)
+        if record_batch.is_control_batch:
+            if fetched._contains_abort_marker(record_batch):
+                fetched._aborted_producers.discard(record_batch.producer_id)
+        elif record_batch.is_transactional:
+            aborted = record_batch.producer_id in fetched._aborted_producers
+    if not aborted and not record_batch.is_control_batch:
+        records = list(record_batch)
+        if records and records[0].offset < batch.end:
+            records = [record for record in records if record.offset >= batch.end]
+        batch.offsets += [record.offset for record in records]
+        batch.timestamps += [record.timestamp for record in records]
+        batch.keys += [record.key for record in records]
+        batch.values += [record.value for record in records]
+        batch.headers += [record.headers for record in records]
+    batch.end = record_batch.next_offset
 
 
 class _GroupCoordinator(client.GroupCoordinator):  # type: ignore[misc]
@@ -127,6 +131,7 @@ class _GroupCoordinator(client.GroupCoordinator):  # type: ignore[misc]
     """
 
     member_id: str
+    generation: int
 
     async def _do_commit_offsets(self, assignment: Any, offsets: Any) -> None:
         member = self.member_id, self.generation
