@@ -80,14 +80,21 @@ class Ingest:
                 lane.task.cancel()
         try:
             await self._ledger.own(own)
+        except asyncio.CancelledError:
+            raise
         except BaseException as error:
             self._fail(error)
             raise
 
     async def take_over(self, source: Iterable[TP]) -> Mapping[TP, int]:
-        """Build the state of the partitions that are new here; where each source partition has to be read from."""
+        """Build the state of the partitions that are new here; where each source partition has to be read from.
+
+        The next rebalance may cancel it: nothing is built before the last await.
+        """
         try:
             return await self._take_over([tp for tp in source if tp.topic == self._source])
+        except asyncio.CancelledError:
+            raise
         except BaseException as error:
             self._fail(error)
             raise
