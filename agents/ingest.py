@@ -80,14 +80,21 @@ class Ingest:
                 lane.task.cancel()
         try:
             await self._ledger.own(own)
+        except asyncio.CancelledError:
+            raise
         except BaseException as error:
             self._fail(error)
             raise
 
     async def take_over(self, source: Iterable[TP]) -> Mapping[TP, int]:
-        """Build the state of the partitions that are new here; where each one has to be read from."""
+        """Build the state of the partitions that are new here; where each one has to be read from.
+
+        The next rebalance may cancel it: nothing is built before the last await.
+        """
         try:
             return await self._take_over([tp for tp in source if tp.topic == self._source])
+        except asyncio.CancelledError:
+            raise
         except BaseException as error:
             self._fail(error)
             raise
@@ -97,9 +104,11 @@ class Ingest:
         earliest = await consumer.earliest_offsets(*source) if source else {}
         ends = await consumer.highwaters(*source) if source else {}
         for tp in source:
+            if tp.partition not in self.lanes:
+                await self._check_restored(tp.partition)
+        for tp in source:
             lane = self.lanes.get(tp.partition)
             if lane is None:
-                await self._check_restored(tp.partition)
                 state = self._new_partition(tp.partition)
                 try:
                     state.restore(self._funnel.rows.take(tp.partition), self._leads.rows.take(tp.partition))

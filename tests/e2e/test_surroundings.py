@@ -2,16 +2,19 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import time
 
 import pytest
-from integration.workers import ROOT, assert_equal, calls
+from conftest import Cluster
+from integration.workers import BATCH_EVENTS, PARTITIONS, ROOT, Workers, assert_equal, calls
 from msgspec.structs import replace
 
 from agents import topics
+from agents.broker import EmbeddedBroker, embedded_program
 from agents.config import PREFIX
 from agents.connection import admin_client
 from schemas.topics import funnel_changelog, leads_changelog
@@ -131,3 +134,27 @@ def test_other_settings_and_a_new_app_id_make_new_tables(worked):
     worked.start(instance="w1", **changes)
     records = calls(clients=200, live_events=200)
     assert_equal(worked.wait(len(records), **changes), records, hangup_seconds=20.0)
+
+
+def test_a_worker_whose_broker_stops_answering_ends_itself_and_the_next_one_goes_on(tmp_path):
+    """Only the embedded broker, for it is one of the test's own: it is frozen in the middle of the stream."""
+    if embedded_program() is None:
+        pytest.skip("the embedded broker is not installed (noida-db, extra `demo`)")
+    records = calls(clients=3000, live_events=3000)
+    with EmbeddedBroker() as broker:
+        settings = Cluster("embedded", broker.address).settings(
+            clock="event", partitions=PARTITIONS, batch_events=BATCH_EVENTS, view=False, transaction_timeout_seconds=3.0
+        )
+        topics.create(settings)
+        with Workers(settings, tmp_path) as workers:
+            workers.publish(records)
+            worker = workers.start(instance="w1", stall_seconds=5.0)
+            worker.wait_until(lambda: worker.metric("callfunnel_worker_events_consumed_total") > 0, 20, "has no events")
+            broker._process.send_signal(signal.SIGSTOP)
+            try:
+                assert worker.exit_code(25) == 70
+            finally:
+                broker._process.send_signal(signal.SIGCONT)
+            assert "start again" in worker.log
+            workers.start(instance="w1")
+            assert_equal(workers.wait(len(records)), records)
