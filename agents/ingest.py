@@ -16,7 +16,7 @@ from typing import Any
 from faust.types import TP, EventT
 
 from agents.deadletter import DeadLetterLimits, dead_letter
-from agents.errors import TablesWrong
+from agents.errors import Stalled, TablesWrong
 from agents.ledger import Ledger, Record
 from agents.transport import MicroBatch
 from streams.engine import Effects, Mismatch, Partition
@@ -99,6 +99,7 @@ class Ingest:
         for tp in source:
             lane = self.lanes.get(tp.partition)
             if lane is None:
+                await self._check_restored(tp.partition)
                 state = self._new_partition(tp.partition)
                 try:
                     state.restore(self._funnel.rows.take(tp.partition), self._leads.rows.take(tp.partition))
@@ -118,6 +119,18 @@ class Ingest:
             elif offset < earliest[tp]:
                 self._accept_hole(lane, earliest[tp])
         return {tp: self.lanes[tp.partition].state.offset for tp in source}  # type: ignore[misc]
+
+    async def _check_restored(self, partition: int) -> None:
+        """Do not believe that recovery is over: the changelogs are fenced, so where they end is final."""
+        for table in (self._funnel, self._leads):
+            tp = TP(table.changelog_topic_name, partition)
+            first = (await self._app.consumer.earliest_offsets(tp))[tp]
+            end = (await self._app.consumer.highwaters(tp))[tp]
+            through = table.rows.persisted_offset(tp)
+            if first < end and (through is None or through < end - 1):
+                raise Stalled(
+                    f"{tp.topic}/{partition} ends at {end}, but was restored only to {through}: start again"
+                )
 
     def ready(self, source: Iterable[TP]) -> None:
         """Recovery is over and the source is flowing."""
@@ -205,7 +218,9 @@ class Ingest:
             rerouted = [any(name == REROUTED for name, _ in headers) for headers in batch.headers]
         effects = state.apply(batch.values, batch.keys, batch.timestamps, rerouted, batch.end)
         self._limits.check(len(batch), [i for i, _ in effects.rejected])
-        await self._ledger.write(batch.partition, self._records(batch, effects))
+        written = await self._ledger.write(batch.partition, self._records(batch, effects))
+        for table in (self._funnel, self._leads):
+            table.rows.wrote(batch.partition, written[table.changelog_topic_name, batch.partition])
         lane.progress_at = time.monotonic()
         self._observe(batch, effects, time.perf_counter() - started)
         return True

@@ -40,8 +40,12 @@ class Ledger:
     async def close(self) -> None:
         await self._close(set(self._producers))
 
-    async def write(self, partition: int, records: Mapping[tuple[str, int], list[Record]]) -> None:
-        """Append the records, by (topic, partition), in one transaction. Returns when it is committed.
+    async def write(
+        self, partition: int, records: Mapping[tuple[str, int], list[Record]]
+    ) -> Mapping[tuple[str, int], int]:
+        """Append the records, by (topic, partition), in one transaction; the offset of the last one in each.
+
+        Returns when the transaction is committed.
 
         Raises `TakenOver` when another worker owns the partition by now, `WriteFailed` for anything else;
         after either, the state that the records came from must not be used again.
@@ -53,10 +57,13 @@ class Ledger:
             sent = []
             for (topic, number), its_records in records.items():
                 for batch in _batches(producer, its_records, now_ms):
-                    sent.append(await producer.send_batch(batch, topic, partition=number))
-            for acknowledgement in sent:
-                await acknowledgement
+                    sent.append((batch, await producer.send_batch(batch, topic, partition=number)))
+            last: dict[tuple[str, int], int] = {}
+            for batch, acknowledgement in sent:
+                first = await acknowledgement
+                last[first.topic, first.partition] = first.offset + batch.record_count() - 1
             await producer.commit_transaction()
+            return last
         except (ProducerFenced, OutOfOrderSequenceNumber) as error:
             raise TakenOver(f"another worker has taken over partition {partition}: start again") from error
         except KafkaError as error:

@@ -73,6 +73,10 @@ class RestoredRows(stores.Store):  # type: ignore[misc]
         self._owned.add(partition)
         return self._rows.pop(partition, {})
 
+    def wrote(self, partition: int, offset: int) -> None:
+        """This worker itself has written the changelog of an owned partition up to `offset`."""
+        self._through[TP(self.table.changelog_topic_name, partition)] = offset
+
     def forget(self, partition: int) -> None:
         self._owned.discard(partition)
         self._rows.pop(partition, None)

@@ -12,11 +12,14 @@ delivery. Records are read committed: what a fenced owner left behind is never s
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import faust
+from aiokafka.consumer import consumer as client
 from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult
-from aiokafka.errors import ConsumerStoppedError, CorruptRecordException
+from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, IllegalGenerationError, KafkaError
+from aiokafka.protocol.group import LeaveGroupRequest
 from faust.transport.drivers import TRANSPORTS
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
@@ -118,6 +121,37 @@ def _take(batch: MicroBatch, fetched: Any) -> None:
         batch.values += [record.value for record in records]
         batch.headers += [record.headers for record in records]
     batch.end = record_batch.next_offset
+
+
+class _GroupCoordinator(client.GroupCoordinator):  # type: ignore[misc]
+    """A member whose commit comes amid a rebalance joins again, or leaves, as itself; so does Java's.
+
+    aiokafka would forget its name, join under a new one and never leave: the group would wait for the old
+    one for a session timeout, on noida-db for ever.
+    """
+
+    member_id: str
+    generation: int
+
+    async def _do_commit_offsets(self, assignment: Any, offsets: Any) -> None:
+        member = self.member_id, self.generation
+        try:
+            await super()._do_commit_offsets(assignment, offsets)
+        except IllegalGenerationError:
+            self.member_id, self.generation = member
+            raise
+
+    async def close(self) -> None:
+        """Leave at once, on the connection for data: aiokafka first ends a join that waits for the others,
+        and they may be waiting for us."""
+        if self.generation > 0 and self._group_instance_id is None and self.coordinator_id is not None:
+            with suppress(KafkaError):
+                await self._client.send(self.coordinator_id, LeaveGroupRequest(self.group_id, self.member_id))
+            self.reset_generation()
+        await super().close()
+
+
+client.GroupCoordinator = _GroupCoordinator
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]

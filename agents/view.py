@@ -53,6 +53,8 @@ class Snapshot:
 
     now_s: int
     watermarks_ms: Mapping[int, int]
+    offsets: Mapping[int, int]
+    """Partition: the next source offset, everything before which is in the numbers."""
     windows: Mapping[str, Mapping[str, Mapping[Dimensions, Columns]]]
     """Window or `all`, rollup, dimension values, columns; `all` has only the rollup `campaign+source`."""
     due: Mapping[str, Mapping[Dimensions, tuple[int, int]]]
@@ -135,6 +137,7 @@ class Funnel:
             watermarks_ms={
                 partition: position.watermark_ms for partition, position in self.positions.items()
             },
+            offsets={partition: position.offset for partition, position in self.positions.items()},
             windows=windows,
             due={window: self._due(window, now_s) for window in windows},
             uncalled=uncalled(segments, now_s),

@@ -12,12 +12,13 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import faust
+from faust.types import TP
 from mode.supervisors import CrashingSupervisor
 
 from agents import connection, exit_codes, exposition, log, read_committed, topics
@@ -39,6 +40,7 @@ from streams.partitioning import homes
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.25
+STOP_SECONDS = 20.0
 
 
 class App(faust.App):  # type: ignore[misc]
@@ -47,6 +49,15 @@ class App(faust.App):  # type: ignore[misc]
     ingest: Ingest
     funnel_table: ChangelogTable
     leads_table: ChangelogTable
+    stopping = False
+    """It was told to stop: from then on, others may take its partitions over."""
+
+    def fail(self, error: BaseException) -> None:
+        """What the parts call when they cannot go on: the end of the process."""
+        if self.stopping and isinstance(error, TakenOver):
+            logger.info("another worker goes on already: its start ended our last batch")
+            os._exit(exit_codes.OK)
+        end(error)
 
 
 def fold_of(settings: Settings) -> Fold:
@@ -87,6 +98,8 @@ def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str
         topic_partitions=count,
         topic_replication_factor=settings.replication_factor,
         table_standby_replicas=0,
+        # What we wrote a moment ago may not count as committed yet; the law has its own checks in take_over.
+        recovery_consistency_check=False,
         consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=settings.instance,
         consumer_max_fetch_size=1 << 20,
@@ -103,8 +116,8 @@ def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str
         value_serializer="raw",
         TableManager="agents.recovery:TableManager",
     )
-    app.funnel_table = app.tables.add(ChangelogTable(app, name="funnel", partitions=count, fail=end))
-    app.leads_table = app.tables.add(ChangelogTable(app, name="leads", partitions=count, fail=end))
+    app.funnel_table = app.tables.add(ChangelogTable(app, name="funnel", partitions=count, fail=app.fail))
+    app.leads_table = app.tables.add(ChangelogTable(app, name="leads", partitions=count, fail=app.fail))
     app.ingest = Ingest(
         app,
         source=settings.source_topic,
@@ -115,7 +128,7 @@ def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str
         new_partition=partitions_of(settings, count),
         limits=DeadLetterLimits(settings.dlq_max_share, settings.dlq_share_window, settings.dlq_max_run),
         metrics=metrics,
-        fail=end,
+        fail=app.fail,
     )
     source = app.topic(settings.source_topic, schema=Schema(), partitions=count, maxsize=16)
 
@@ -159,14 +172,21 @@ async def serve(app: App, settings: Settings, metrics: SimpleNamespace) -> None:
         watch.result()
     logger.info("stopping: finishing the batches in hand")
     watch.cancel()
-    await app.stop()
-    await app.ingest.close()
+    app.stopping = True
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            await app.stop()
+            await app.ingest.close()
+    except TimeoutError:
+        end(Stalled(f"stopping took more than {STOP_SECONDS:g} s; nothing is lost, the tables are committed"))
 
 
 async def _watch(app: App, settings: Settings, metrics: SimpleNamespace) -> None:
     """The watchdog: a worker that overslept, crashed inside or stands still ends with a reason."""
     last = time.monotonic()
     measured_at = 0.0
+    joining: object = None
+    joining_since = last
     while True:
         await asyncio.sleep(TICK_SECONDS)
         now = time.monotonic()
@@ -180,13 +200,30 @@ async def _watch(app: App, settings: Settings, metrics: SimpleNamespace) -> None
         last = now
         if app.crashed:
             end(app.crash_reason or RuntimeError("the Faust app crashed without a reason"))
-        if now - measured_at >= 1.0:
-            measured_at = now
-            _measure(app, settings, metrics, now)
+        if now - measured_at < 1.0:
+            continue
+        measured_at = now
+        _measure(app, settings, metrics, now)
+        state = app.ingest.not_ready() and (app.consumer_generation_id, _remaining(app))
+        if state is None or state != joining:
+            joining, joining_since = state, now
+        elif now - joining_since > settings.stall_seconds:
+            end(
+                Stalled(
+                    f"{app.ingest.not_ready()}, for {settings.stall_seconds:g} s without progress: "
+                    "start again, and look at the broker if this repeats"
+                )
+            )
+
+
+def _remaining(app: App) -> Mapping[TP, int]:
+    """Changelog records still to be restored, by partition; empty outside of recovery."""
+    recovery = app.tables.recovery
+    return dict(recovery.active_remaining()) if recovery.in_recovery else {}
 
 
 def _measure(app: App, settings: Settings, metrics: SimpleNamespace, now: float) -> None:
-    remaining = app.tables.recovery.active_remaining() if app.tables.recovery.in_recovery else {}
+    remaining = _remaining(app)
     metrics.partitions.labels("recovering").set(len({tp.partition for tp in remaining}) if remaining else 0)
     for table in ("funnel", "leads"):
         topic = app.tables[table].changelog_topic_name

@@ -86,24 +86,25 @@ class Decoder:
     ) -> list[Event | Rejected]:
         """One verdict for each record, in their order."""
         verdicts: list[Event | Rejected] = []
-        typed, max_bytes = self._typed.decode, self._limits.max_bytes
+        give, typed, max_bytes = verdicts.append, self._typed.decode, self._limits.max_bytes
         earliest_ms, latest_ms = self._bounds(timestamps)
         earliest, latest = (_EPOCH + timedelta(milliseconds=ms) for ms in (earliest_ms, latest_ms))
         for value, key, timestamp_ms in zip(values, keys, timestamps, strict=True):
             try:
                 if value is not None and len(value) <= max_bytes and _is_plain(value):
                     event = typed(value)
-                    at, lead = event.occurred_at, event.lead_id
-                    if key is None or key == lead.encode():
-                        if type(at) is int:
-                            in_time = earliest_ms <= at <= latest_ms
-                        else:
-                            in_time = earliest <= at <= latest
-                        verdicts.append(event if in_time else self._in_time(event, timestamp_ms))
+                    at = event.occurred_at
+                    if key is None or key == event.lead_id.encode():
+                        timely = (
+                            earliest <= at <= latest
+                            if type(at) is datetime
+                            else earliest_ms <= at <= latest_ms
+                        )
+                        give(event if timely else self._in_time(event, timestamp_ms))
                         continue
             except _UNREADABLE:
                 pass
-            verdicts.append(self._judge(value, key, timestamp_ms))
+            give(self._judge(value, key, timestamp_ms))
         return verdicts
 
     def _bounds(self, timestamps: Sequence[int]) -> tuple[int, int]:
@@ -112,7 +113,7 @@ class Decoder:
         if not known:
             return 0, _LAST_MS
         earliest_ms, latest_ms = max(known) - self._limits.retention_ms, min(known) + self._limits.future_ms
-        return max(earliest_ms, 0), min(max(latest_ms, 0), _LAST_MS)
+        return min(max(earliest_ms, 0), _LAST_MS + 1), min(latest_ms, _LAST_MS)
 
     def _judge(self, value: bytes | None, key: bytes | None, timestamp_ms: int) -> Event | Rejected:
         limits = self._limits

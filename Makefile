@@ -1,0 +1,41 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: help demo test lint kafka lock clean
+
+help: ## What there is to do
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+demo: $(READY) ## See it work: embedded broker, worker, real data, live floor (ARGS="--once --json")
+	@$(BIN)/callfunnel demo $(ARGS)
+
+test: $(READY) ## All tests; those against Apache Kafka where Java 17 and Maven are there (ARGS="-k name")
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## Style, types, and the direction of imports
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+kafka: $(READY) ## Apache Kafka on loopback, without Docker, until Ctrl-C (ARGS="--port 9092")
+	@$(BIN)/python deploy/kafka/kraft.py run $(ARGS)
+
+lock: $(READY) ## Pin what pyproject.toml asks for, with hashes
+	@$(BIN)/pip install -q uv && $(BIN)/uv pip compile pyproject.toml --extra demo --group dev --universal \
+		--python-version 3.11 --generate-hashes --no-header --no-emit-index-url -q -o deploy/requirements.txt
+
+clean: ## Remove the environment and what tools left behind
+	@rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(READY): pyproject.toml deploy/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else 1)' || \
+		{ echo "callfunnel needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another one: make PYTHON=python3.11 …" >&2; exit 64; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+		{ echo "$(PYTHON) cannot make environments: install its venv module (Debian: apt-get install python3-venv)." >&2; exit 69; }
+	@echo "Setting up $(VENV) …" >&2
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r deploy/requirements.txt
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(READY)

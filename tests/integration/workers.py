@@ -1,0 +1,362 @@
+"""Workers as real processes, and what they leave behind as a reader sees it that shares no code with them.
+
+The expected tables come from the published events themselves, never from Kafka: a record that was lost before the
+worker saw it would otherwise be missing on both sides.
+"""
+
+import asyncio
+import heapq
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import msgspec
+import orjson
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from confluent_kafka import Producer
+from kafka.partitioner import murmur2
+
+from agents import bank_marketing, generator, read_committed, topics
+from agents.broker import free_port
+from agents.config import PREFIX, Settings, variable
+from agents.connection import aiokafka_options
+from schemas.codec import Decoder, Limits
+from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, decode_columns, decode_key, decode_position
+from schemas.topics import funnel_changelog, leads_changelog
+from streams import oracle
+
+ROOT = Path(__file__).parents[2]
+SEED = int(os.environ.get("FUNNEL_TEST_SEED", "20080505"))
+PARTITIONS = 4
+BATCH_EVENTS = 100
+
+Event = dict[str, Any]
+
+
+class Record(NamedTuple):
+    """What a publisher sends: the value's bytes, the key and the record's own time."""
+
+    value: bytes
+    key: bytes
+    at_ms: int
+
+
+def record(event: Event, at_ms: int | None = None) -> Record:
+    return Record(orjson.dumps(event), event["lead_id"].encode(), event["occurred_at"] if at_ms is None else at_ms)
+
+
+def calls(clients: int, live_events: int, seed: int = SEED) -> list[Record]:
+    """The first clients of the bank's campaign, and from its second day on a floor with typical faults; a tenth of
+    the bank's events is told twice, some of them much later."""
+    chance = random.Random(seed)
+    bank = list(bank_marketing.events(islice(bank_marketing.read(), clients)))
+    told = [(event["occurred_at"], event) for event in bank]
+    told += [
+        (event["occurred_at"] + int(chance.expovariate(1 / 3_600_000)), event)
+        for event in chance.sample(bank, len(bank) // 10)
+    ]
+    told.sort(key=lambda one: one[0])
+    start_ms = bank[0]["occurred_at"] + 86_400_000
+    floor = generator.live(seed, generator.FloorSettings(seats=30), start_ms, generator.TYPICAL_FAULTS)
+    both = heapq.merge(told, islice(floor, live_events), key=lambda one: one[0])
+    return [record(event, at_ms) for at_ms, event in both]
+
+
+def home(lead_id: str) -> int:
+    return (murmur2(lead_id.encode()) & 0x7FFFFFFF) % PARTITIONS
+
+
+def publish(settings: Settings, records: Iterable[Record], partitioner: str = "murmur2_random") -> None:
+    """With librdkafka; returns when all are acknowledged. Batches are small, for a worker takes none in halves."""
+    failed: list[Any] = []
+    producer = Producer(
+        {
+            "bootstrap.servers": settings.broker,
+            "partitioner": partitioner,
+            "enable.idempotence": True,
+            "batch.num.messages": BATCH_EVENTS,
+        }
+    )
+    for value, key, at_ms in records:
+        while True:
+            try:
+                producer.produce(
+                    settings.source_topic,
+                    value,
+                    key,
+                    timestamp=at_ms,
+                    on_delivery=lambda error, _: failed.append(error) if error else None,
+                )
+                break
+            except BufferError:
+                producer.poll(0.1)
+        producer.poll(0)
+    assert producer.flush(60) == 0
+    assert failed == []
+
+
+class Publishing:
+    """Publishes in the background, evenly over `seconds`."""
+
+    def __init__(self, settings: Settings, records: Sequence[Record], seconds: float) -> None:
+        self._failure: BaseException | None = None
+        self._arguments = settings, records, seconds
+        self._thread = threading.Thread(target=self._run)
+        self.done = False
+
+    def _run(self) -> None:
+        settings, records, seconds = self._arguments
+        began = time.monotonic()
+        steps = max(1, int(seconds / 0.25))
+        try:
+            for step in range(steps):
+                size = -(-len(records) // steps)
+                publish(settings, records[step * size : (step + 1) * size])
+                time.sleep(max(0.0, began + (step + 1) * 0.25 - time.monotonic()))
+            self.done = True
+        except BaseException as failure:
+            self._failure = failure
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+        if self._failure:
+            raise self._failure
+
+
+class Worker:
+    """One process of `callfunnel worker`."""
+
+    def __init__(self, settings: Settings, log: Path, environ: Mapping[str, str]) -> None:
+        self.settings = settings
+        self.url = f"http://127.0.0.1:{settings.http_port}"
+        self._log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "agents.cli", "worker"], cwd=ROOT, env=environ, stdout=output, stderr=output
+            )
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body; status 0 when nobody listens."""
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def metric(self, name: str) -> float:
+        """The sum of the samples whose text begins with this name; 0 when there are none."""
+        lines = self.get("/metrics")[1].splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+    @property
+    def is_ready(self) -> bool:
+        return self.get("/-/ready")[0] == 200
+
+    def wait_until_ready(self, seconds: float = 40) -> Self:
+        self.wait_until(lambda: self.is_ready, seconds, "is not ready")
+        return self
+
+    def wait_until(self, holds: Callable[[], object], seconds: float, otherwise: str) -> None:
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert self.process.poll() is None, f"the worker ended with {self.process.returncode}:\n{self.log}"
+            assert time.monotonic() < deadline, f"the worker {otherwise} after {seconds} s:\n{self.log}"
+            time.sleep(0.03)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def exit_code(self, seconds: float) -> int:
+        """Wait for the end."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the worker still runs after {seconds} s:\n{self.log}") from None
+
+
+class Workers:
+    """The workers of one test. Leaving it kills what still runs."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.settings = settings
+        self._folder = folder
+        self._started: list[Worker] = []
+
+    def start(self, environ: Mapping[str, str] | None = None, **changes: Any) -> Worker:
+        """Start a worker with the settings, `changes` to them and further variables."""
+        settings = msgspec.structs.replace(self.settings, **{"http_port": free_port()} | changes)
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        log = self._folder / f"worker-{len(self._started) + 1}.log"
+        worker = Worker(settings, log, clean | variables(settings) | dict(environ or {}))
+        self._started.append(worker)
+        return worker
+
+    def publish(self, records: Iterable[Record], **options: Any) -> None:
+        publish(self.settings, records, **options)
+
+    def publishing(self, records: Sequence[Record], seconds: float) -> Publishing:
+        return Publishing(self.settings, records, seconds)
+
+    def wait(self, records: int, seconds: float = 60.0, **changes: Any) -> "Left":
+        """What the workers have left behind when everything in the source, at least `records`, is in the tables."""
+        settings = msgspec.structs.replace(self.settings, **changes)
+        return asyncio.run(_read(settings, lambda left: left.is_complete(records), seconds, self.logs))
+
+    def logs(self) -> str:
+        return "\n".join(f"--- worker {i}\n{worker.log[-3000:]}" for i, worker in enumerate(self._started, 1))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._started:
+            worker.kill()
+        print(f"FUNNEL_TEST_SEED={SEED}\n{self.logs()}")
+
+
+def variables(settings: Settings) -> dict[str, str]:
+    """The environment that gives these settings."""
+    defaults = Settings()
+    values = msgspec.structs.asdict(settings)
+    return {
+        variable(name): str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in values.items()
+        if value != getattr(defaults, name)
+    }
+
+
+class Left:
+    """What is committed in the four topics."""
+
+    def __init__(self) -> None:
+        self.source: dict[int, list[ConsumerRecord]] = {number: [] for number in range(PARTITIONS)}
+        self.dead: list[ConsumerRecord] = []
+        self.rows: dict[int, dict[bytes, bytes]] = defaultdict(dict)
+        self.leads: dict[int, dict[bytes, bytes]] = defaultdict(dict)
+
+    def position(self, partition: int) -> Position | None:
+        row = self.rows[partition].get(POSITION_KEY)
+        return None if row is None else decode_position(row)
+
+    def is_complete(self, records: int) -> bool:
+        if sum(map(len, self.source.values())) < records:
+            return False
+        for partition, arrived in self.source.items():
+            at = self.position(partition)
+            if arrived and (at is None or at.offset <= arrived[-1].offset):
+                return False
+            if self.rows[partition].get(POSITION_KEY) != self.leads[partition].get(LEADS_POSITION_KEY):
+                return False
+        return True
+
+    @cached_property
+    def tables(self) -> dict[int, oracle.Tables]:
+        return {
+            partition: {
+                decode_key(key): decode_columns(value) for key, value in rows.items() if key != POSITION_KEY
+            }
+            for partition, rows in self.rows.items()
+        }
+
+    def total(self, what: str) -> int:
+        """`applied`, `duplicates`, `rejected` or `rerouted`, over all partitions."""
+        positions = [self.position(partition) for partition in self.source]
+        return sum(getattr(position, what) for position in positions if position)
+
+
+async def _read(settings: Settings, done: Callable[[Left], bool], seconds: float, logs: Callable[[], str]) -> Left:
+    read_committed.repair()
+    names = {
+        settings.source_topic: "source",
+        settings.dead_letter_topic: "dead",
+        funnel_changelog(settings.app_id): "rows",
+        leads_changelog(settings.app_id): "leads",
+    }
+    left = Left()
+    consumer = AIOKafkaConsumer(
+        **aiokafka_options(settings), isolation_level="read_committed", auto_offset_reset="earliest"
+    )
+    await consumer.start()
+    try:
+        partitions = [TopicPartition(name, number) for name in names for number in range(PARTITIONS)]
+        consumer.assign(partitions)
+        deadline = time.monotonic() + seconds
+        while True:
+            for tp, records in (await consumer.getmany(timeout_ms=100)).items():
+                _take(left, names[tp.topic], tp.partition, records)
+            if done(left):
+                ends = await consumer.end_offsets(partitions)
+                behind = [tp for tp in partitions if await consumer.position(tp) < ends[tp]]
+                if not behind:
+                    return left
+            positions = {number: left.position(number) for number in left.source}
+            assert time.monotonic() < deadline, (
+                f"after {seconds} s the tables do not cover the source: seen "
+                f"{ {n: records[-1].offset + 1 for n, records in left.source.items() if records} }, "
+                f"tables {positions}\n{logs()}"
+            )
+    finally:
+        await consumer.stop()
+
+
+def _take(left: Left, what: str, partition: int, records: list[ConsumerRecord]) -> None:
+    if what == "source":
+        left.source[partition] += records
+    elif what == "dead":
+        left.dead += records
+    else:
+        rows = getattr(left, what)[partition]
+        for one in records:
+            if one.value is None:
+                rows.pop(one.key, None)
+            else:
+                rows[one.key] = one.value
+
+
+def assert_equal(left: Left, records: Sequence[Record], **fold: Any) -> None:
+    """Every cell of every partition as the oracle has it, and every record accounted for. All `records` are good."""
+    events = Decoder(Limits(clock="event")).decode_all(
+        [one.value for one in records], [one.key for one in records], [one.at_ms for one in records]
+    )
+    expected = oracle.partitioned(events, home, **fold)
+    for partition in range(PARTITIONS):
+        wrong = oracle.differences(expected.get(partition, {}), left.tables.get(partition, {}))
+        assert not wrong, f"partition {partition}, FUNNEL_TEST_SEED={SEED}: {len(wrong)} cells: " + "\n".join(wrong[:20])
+    for partition, arrived in left.source.items():
+        at = left.position(partition) or Position(0, -1, "")
+        accounted = at.applied + at.duplicates + at.rejected + at.rerouted
+        assert accounted == len(arrived), f"partition {partition}: {at}, and {len(arrived)} records"
+        leads = {event.lead_id.encode() for event in events if home(event.lead_id) == partition}
+        assert left.leads[partition].keys() - {LEADS_POSITION_KEY} == leads
+    assert left.total("applied") == len({(event.lead_id, event.event_id) for event in events})
+    assert left.total("applied") + left.total("duplicates") == len(records)
+    assert left.total("rejected") == len(left.dead)

@@ -1,0 +1,144 @@
+"""The command line: fast to start, clear about whose turn it is."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from agents import cli
+
+ROOT = Path(cli.__file__).parents[1]
+EVENT = {"event_id": "e-1", "type": "dial", "occurred_at": "2025-03-01T12:00:00Z", "lead_id": "l-1"}
+
+
+def run(*arguments: str, stdin: str | bytes = b"") -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "agents.cli", *arguments],
+        input=stdin.encode() if isinstance(stdin, str) else stdin,
+        capture_output=True,
+        cwd=ROOT,
+    )
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def lines(*events: object) -> str:
+    return "".join(json.dumps(event) + "\n" for event in events)
+
+
+def fresh(**fields: object) -> dict[str, object]:
+    return EVENT | {"occurred_at": time.time_ns() // 1_000_000} | fields
+
+
+def test_help_lists_every_command_in_half_a_second():
+    seconds = []
+    for _ in range(3):
+        started = time.monotonic()
+        help_text = run("--help").stdout
+        seconds.append(time.monotonic() - started)
+    commands = {line.split()[0] for line in help_text.partition("Commands:\n")[2].splitlines()}
+    assert commands == {path.stem.replace("_", "-") for path in (ROOT / "agents/commands").glob("[!_]*.py")}
+    assert min(seconds) < 0.5
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom agents.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+        "print(sorted({name.split('.')[0] for name in sys.modules} &"
+        " {'faust', 'kafka', 'aiokafka', 'rich', 'msgspec', 'prometheus_client', 'aiohttp'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_command_explains_itself_with_an_example():
+    for name in cli.callfunnel.list_commands(None):
+        help_text = run(name, "--help").stdout
+        assert "Example" in help_text, name
+        assert f"callfunnel {name}" in help_text, name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nope"], "No such command 'nope'"),
+        (["validate"], "Missing argument"),
+        (["validate", "--nope", "-"], "No such option"),
+        (["validate", "no-such-file"], "does not exist"),
+    ],
+)
+def test_a_usage_error_is_exit_64_and_says_what_is_wrong(arguments, message):
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (64, "")
+    assert message in done.stderr
+
+
+def test_version_says_which_one():
+    done = run("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith("callfunnel ")
+
+
+def test_a_bug_is_exit_70_with_its_traceback(monkeypatch, capsys):
+    monkeypatch.setattr(cli.callfunnel, "main", lambda *_, **__: {}["missing"])
+    with pytest.raises(SystemExit) as left:
+        cli.main([])
+    assert left.value.code == 70
+    assert "KeyError: 'missing'" in capsys.readouterr().err
+
+
+def test_validate_is_silent_about_good_lines():
+    done = run("validate", "-", stdin=lines(fresh(), fresh(type="won")) + "\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2 accepted, 0 refused\n", "")
+
+
+def test_validate_tells_each_refused_line_with_its_number_and_the_cure():
+    done = run("validate", "-", stdin=lines(fresh(), {**fresh(), "lead_id": 7}, fresh()) + "\n{]\n")
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        "line 2: wrong_type: `$.lead_id` must be a string of 1 to 64 characters, no control character, "
+        "and is an integer",
+        "line 5: not_json: the value stops being JSON at character 1 "
+        "(Expecting property name enclosed in double quotes)",
+        "2 accepted, 2 refused: 1 wrong_type, 1 not_json",
+    ]
+
+
+def test_validate_speaks_json_to_machines():
+    done = run("validate", "--json", "-", stdin=lines(fresh(type="dail")))
+    refused, summary = map(json.loads, done.stdout.splitlines())
+    assert (done.returncode, refused["line"], refused["reason"]) == (1, 1, "unknown_type")
+    assert refused["detail"].endswith("(did you mean dial?)")
+    assert summary == {"accepted": 0, "refused": {"unknown_type": 1}}
+
+
+def test_validate_judges_time_against_now_and_history_not_at_all():
+    old = lines(EVENT | {"occurred_at": "2009-01-01T00:00:00Z"}, fresh(occurred_at="2099-01-01T00:00:00Z"))
+    assert (
+        run("validate", "--quiet", "-", stdin=old).stdout
+        == "0 accepted, 2 refused: 1 too_old, 1 from_the_future\n"
+    )
+    assert run("validate", "--quiet", "--replay", "-", stdin=old).stdout == "2 accepted, 0 refused\n"
+
+
+def test_validate_reads_a_file_of_one_event_over_many_lines():
+    done = run("validate", "--replay", str(ROOT / "schemas/examples/accepted/dial.json"))
+    assert (done.returncode, done.stdout) == (0, "1 accepted, 0 refused\n")
+
+
+def test_validate_judges_bytes_that_are_no_text():
+    assert (
+        run("validate", "--quiet", "-", stdin=b"\xff\n\0\n").stdout
+        == "0 accepted, 2 refused: 1 not_utf8, 1 not_json\n"
+    )
+
+
+def test_schema_check_finds_a_stale_document(tmp_path):
+    assert run("schema", "--write", str(tmp_path)).returncode == 0
+    assert run("schema", "--check", str(tmp_path)).returncode == 0
+    (tmp_path / "asyncapi.yaml").write_text("stale")
+    done = run("schema", "--check", str(tmp_path))
+    assert done.returncode == 1
+    assert "asyncapi.yaml differs" in done.stdout
