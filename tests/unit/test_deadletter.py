@@ -37,8 +37,12 @@ def test_its_headers_say_where_it_was_and_why_it_is_here():
     }
 
 
-def test_a_rejected_tombstone_is_no_tombstone_among_the_dead_letters():
-    assert dead_letter(a_batch(b"k", None), 1, WHY, 99, "callfunnel")[1] == b""
+def test_a_rejected_tombstone_stays_one():
+    assert dead_letter(a_batch(b"k", None), 1, WHY, 99, "callfunnel")[1] is None
+
+
+def test_a_record_of_nothing_at_all_becomes_one_that_can_be_written():
+    assert dead_letter(a_batch(None, None), 1, WHY, 99, "callfunnel")[:2] == (None, b"")
 
 
 def limits(max_share=0.5, window=10, max_run=3):
