@@ -62,6 +62,10 @@ def test_a_run_ends_with_a_good_record():
         check(4, [0, 1, 2])
 
 
+def test_a_run_ends_with_a_good_record_within_a_batch():
+    limits(max_share=1).check(8, [0, 1, 2, 4, 5, 7])
+
+
 def test_a_good_record_at_the_end_of_a_batch_ends_the_run_of_the_next_batch_too():
     check = limits(max_share=1).check
     check(4, [0, 1, 2])

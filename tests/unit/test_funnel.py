@@ -133,7 +133,7 @@ def test_what_is_kept_is_a_setting():
 
 def test_a_cell_of_an_expired_pane_counts_in_the_coarser_rows_alone():
     state = funnel()
-    changes = add(state, cells(events_dialed=1), MINUTE + 86_400)
+    changes = add(state, cells(events_dialed=1), MINUTE + 60 + 6 * 3_600)
     assert {key[0] for key in changes} == {"1h", "1d", "all"}
     assert len(state) == 9
 

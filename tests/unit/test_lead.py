@@ -273,6 +273,11 @@ def test_a_response_is_measured_from_creation_to_the_first_dial_and_the_first_an
     }
 
 
+def test_an_answer_at_the_moment_of_creation_is_a_response_and_one_before_is_none():
+    assert counted(event(LeadCreated), event(Connect, 0, "b"))["connect_5"] == 1
+    assert "connect_5" not in counted(event(LeadCreated), event(Connect, -1, "b"))
+
+
 def test_the_contributions_of_a_lead_that_was_never_created_hold_no_response():
     assert counted(event(Dial), event(Connect, 1, "b")) == {
         **{"leads_created": 1, "leads_dialed": 1, "leads_connected": 1, "implied": 1},
