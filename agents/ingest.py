@@ -86,27 +86,30 @@ class Ingest:
             self._fail(error)
             raise
 
-    async def take_over(self, source: Iterable[TP]) -> Mapping[TP, int]:
+    async def take_over(self, source: Iterable[TP], generation: int) -> Mapping[TP, int] | None:
         """Build the state of the partitions that are new here; where each one has to be read from.
 
-        The next rebalance may cancel it: nothing is built before the last await.
+        None, and nothing is built, when the group is in another generation by then: what was restored may
+        be another's already.
         """
         try:
-            return await self._take_over([tp for tp in source if tp.topic == self._source])
+            return await self._take_over([tp for tp in source if tp.topic == self._source], generation)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
             self._fail(error)
             raise
 
-    async def _take_over(self, source: list[TP]) -> Mapping[TP, int]:
+    async def _take_over(self, source: list[TP], generation: int) -> Mapping[TP, int] | None:
         consumer = self._app.consumer
         earliest = await consumer.earliest_offsets(*source) if source else {}
         ends = await consumer.highwaters(*source) if source else {}
-        for tp in source:
-            if tp.partition not in self.lanes:
-                await self._check_restored(tp.partition)
-        for tp in source:
+        unread = [await self._unread(tp.partition) for tp in source if tp.partition not in self.lanes]
+        if self._app.consumer_generation_id != generation:
+            return None
+        for why in filter(None, unread):
+            raise Stalled(why)
+        for tp in source:  # without an await: a rebalance comes before all of it or after
             lane = self.lanes.get(tp.partition)
             if lane is None:
                 state = self._new_partition(tp.partition)
@@ -119,27 +122,25 @@ class Ingest:
             offset = lane.state.offset
             if offset is None:
                 lane.state.offset = earliest[tp]
-            elif offset > ends[tp]:
-                raise TablesWrong(
-                    f"the tables of {tp.topic}/{tp.partition} go up to offset {offset}, but the topic ends "
-                    f"at {ends[tp]}: it was truncated or created anew. To count its events from the start, "
-                    "use a new app id."
-                )
-            elif offset < earliest[tp]:
+                continue
+            self._check_end(lane, ends[tp])
+            if offset < earliest[tp]:
                 self._accept_hole(lane, earliest[tp])
         return {tp: self.lanes[tp.partition].state.offset for tp in source}  # type: ignore[misc]
 
-    async def _check_restored(self, partition: int) -> None:
-        """Do not believe that recovery is over: the changelogs are fenced, so where they end is final."""
+    async def _unread(self, partition: int) -> str | None:
+        """What recovery has left unread, in words; the changelogs are fenced, so where they end is final."""
         for table in (self._funnel, self._leads):
             tp = TP(table.changelog_topic_name, partition)
             first = (await self._app.consumer.earliest_offsets(tp))[tp]
             end = (await self._app.consumer.highwaters(tp))[tp]
             through = table.rows.persisted_offset(tp)
             if first < end and (through is None or through < end - 1):
-                raise Stalled(
-                    f"{tp.topic}/{partition} ends at {end}, but was restored only to {through}: start again"
+                return (
+                    f"{tp.topic}/{partition} ends at {end}, but was restored only to {through}: recovery "
+                    "ended early, or another worker has taken over; start again"
                 )
+        return None
 
     def ready(self, source: Iterable[TP]) -> None:
         """Recovery is over and the source is flowing."""
@@ -191,7 +192,8 @@ class Ingest:
         batch: MicroBatch = event.value
         lane = self.lanes.get(batch.partition)
         if lane is None or batch.generation != self._app.consumer_generation_id:
-            return  # revoked since it was fetched; the new owner reads it again
+            self._app.consumer.drop(event)  # revoked since it was fetched; the new owner reads it again
+            return
         await lane.waiting.put(event)
 
     async def _run(self, lane: Lane) -> None:
@@ -200,6 +202,8 @@ class Ingest:
                 event = await lane.waiting.get()
                 if await self._process(lane, event.value):
                     event.ack()
+                else:
+                    self._app.consumer.drop(event)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -212,6 +216,9 @@ class Ingest:
         if batch is None:
             return False
         if batch.end <= state.offset:  # type: ignore[operator]
+            # Known already, or other records under known offsets: then the topic ends before them.
+            tp = TP(batch.topic, batch.partition)
+            self._check_end(lane, (await self._app.consumer.highwaters(tp))[tp])
             self._metrics.events_replayed.inc(len(batch))
             return True
         if batch.start < state.offset:  # type: ignore[operator]
@@ -255,6 +262,15 @@ class Ingest:
         log.warning("%s/%s: delivered from %s, expected %s: fetching again", *tp, batch.start, expected)
         await self._app.consumer.seek(tp, lane.state.offset)
         return None
+
+    def _check_end(self, lane: Lane, end: int) -> None:
+        offset, number = lane.state.offset, lane.state.number
+        if offset > end:  # type: ignore[operator]
+            raise TablesWrong(
+                f"the tables of {self._source}/{number} go up to offset {offset}, but the topic ends "
+                f"at {end}: it was truncated or created anew. To count its events from the start, "
+                "use a new app id."
+            )
 
     def _accept_hole(self, lane: Lane, earliest: int) -> None:
         """Retention took records before they were read: go on, and say exactly what is missing."""

@@ -31,7 +31,10 @@ class Recovery(recovery.Recovery):  # type: ignore[misc]
         source = {tp for tp in assignment if not self._is_changelog_tp(tp)}
         if assignment:
             await self._wait(consumer.perform_seek(), timeout=timeout)
-            positions = await app.ingest.take_over(source)
+            positions = await app.ingest.take_over(source, generation_id)
+            if positions is None:
+                self.log.info("The group has rebalanced meanwhile")
+                return
             if positions:
                 await self._wait(consumer.seek_wait(positions), timeout=timeout)
         self.completed.set()

@@ -22,7 +22,7 @@ from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, Illega
 from aiokafka.protocol.group import LeaveGroupRequest
 from faust.transport.drivers import TRANSPORTS
 from faust.transport.drivers import aiokafka as driver
-from faust.types import TP, ConsumerMessage
+from faust.types import TP, ConsumerMessage, EventT
 
 SCHEME = "microbatch"
 TRANSPORTS.aliases[SCHEME] = f"{__name__}:Transport"
@@ -229,6 +229,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             key=None, value=batch, checksum=None, serialized_key_size=0, serialized_value_size=0, tp=tp,
             generation_id=batch.generation,
         )  # fmt: skip
+
+    def drop(self, event: EventT) -> None:
+        """The batch is not acknowledged: a rebalance must not wait for it, whoever still holds it."""
+        self._unacked_messages.discard(event.message)
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """Offsets jump from batch to batch; holes are caught by the batches' positions instead."""

@@ -39,6 +39,7 @@ class Consumer:
         self.begins, self.ends = 0, 1_000
         self.changelogs_end = 0
         self.sought = []
+        self.dropped = []
 
     async def earliest_offsets(self, *partitions):
         return {tp: self.begins if tp.topic == SOURCE.topic else 0 for tp in partitions}
@@ -51,6 +52,9 @@ class Consumer:
 
     async def seek(self, tp, offset):
         self.sought.append((tp, offset))
+
+    def drop(self, event):
+        self.dropped.append(event.value)
 
 
 class Ledger:
@@ -123,7 +127,7 @@ class Worker:
 
     async def take_over(self, *partitions):
         await self.ingest.fence(partitions or {SOURCE})
-        positions = await self.ingest.take_over(partitions or {SOURCE})
+        positions = await self.ingest.take_over(partitions or {SOURCE}, generation=1)
         self.ingest.ready(partitions or {SOURCE})
         return positions
 

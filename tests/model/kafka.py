@@ -1,0 +1,204 @@
+"""What the law needs of Kafka, in memory: logs with offsets, transactions, fencing, retention, compaction.
+
+As unkind as Kafka may be: the markers of a transaction take up offsets and reach the partitions one by one,
+an answer may be lost, a partition may be cut off or made anew. Nothing here is random; the schedule decides.
+"""
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from aiokafka.errors import ProducerFenced
+from faust.types import TP
+
+from agents.transport import MicroBatch
+
+
+class Name(str):
+    """The name of a topic; its hash is the same in every process, so that a seed repeats a schedule."""
+
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        return sum(self.encode())
+
+
+class Transaction:
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self.first: dict[TP, int] = {}
+        """The first offset in each partition that has no marker of it yet."""
+        self.verdict: bool | None = None
+        """Whether it was committed; None while it is open."""
+        self.holes: dict[int, list[tuple[int, int]]] = {}
+        """What the worker said was gone from the source before it made this."""
+
+
+class Entry(NamedTuple):
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+    timestamp: int
+    transaction: Transaction | None
+    is_marker: bool = False
+
+    @property
+    def is_committed(self) -> bool:
+        return not self.is_marker and (self.transaction is None or self.transaction.verdict is True)
+
+
+def offset_of(entry: Entry) -> int:
+    return entry.offset
+
+
+class Log:
+    """One partition of a topic."""
+
+    def __init__(self) -> None:
+        self.start = self.end = 0
+        self.entries: list[Entry] = []
+        self.gone: list[Entry] = []
+        """What retention took."""
+        self.open: dict[Transaction, int] = {}
+        """The first offset of each transaction without a marker here."""
+
+    @property
+    def stable_end(self) -> int:
+        """A reader of what is committed gets no further."""
+        return min(self.open.values(), default=self.end)
+
+    def append(
+        self,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Iterable[tuple[str, bytes]] = (),
+        timestamp: int = 0,
+        transaction: Transaction | None = None,
+        is_marker: bool = False,
+    ) -> int:
+        offset = self.end
+        self.entries.append(Entry(offset, key, value, tuple(headers), timestamp, transaction, is_marker))
+        self.end += 1
+        return offset
+
+    def committed(self, start: int, end: int) -> list[Entry]:
+        entries = self.entries
+        first = bisect_left(entries, start, key=offset_of)
+        last = bisect_left(entries, min(end, self.stable_end), key=offset_of)
+        return [entry for entry in entries[first:last] if entry.is_committed]
+
+    def ever_committed(self) -> list[Entry]:
+        return [entry for entry in (*self.gone, *self.entries) if entry.is_committed]
+
+    def retain(self, start: int) -> None:
+        kept = bisect_left(self.entries, start, key=offset_of)
+        self.gone += self.entries[:kept]
+        del self.entries[:kept]
+        self.start = max(self.start, start)
+
+    def compact(self, end: int, *, tombstones: bool) -> None:
+        """Of what lies before `end`, keep the newest of each key; with `tombstones` off, those go too."""
+        end = min(end, self.stable_end)
+        newest = {entry.key: entry.offset for entry in self.committed(0, end)}
+        self.entries = [
+            entry
+            for entry in self.entries
+            if entry.offset >= end
+            or (
+                entry.is_committed
+                and newest[entry.key] == entry.offset
+                and (tombstones or entry.value is not None)
+            )
+        ]
+
+
+class Kafka:
+    def __init__(self) -> None:
+        self.logs: defaultdict[TP, Log] = defaultdict(Log)
+        self.former: dict[TP, Log] = {}
+        """Partitions as they were before they were made anew."""
+        self.epochs: defaultdict[str, int] = defaultdict(int)
+        self.running: dict[str, Transaction] = {}
+        """The transaction of each transactional id, as long as a marker of it is missing."""
+        self.group_offsets: dict[TP, int] = {}
+        self.holes: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+        """By source partition, what committed transactions say was gone."""
+
+    def fetch(self, tp: TP, start: int, end: int, generation: int) -> MicroBatch:
+        batch = MicroBatch(*tp, start, min(end, self.logs[tp].stable_end), generation)
+        for entry in self.logs[tp].committed(start, end):
+            batch.offsets.append(entry.offset)
+            batch.timestamps.append(entry.timestamp)
+            batch.keys.append(entry.key)
+            batch.values.append(entry.value)
+            batch.headers.append(entry.headers)
+        return batch
+
+    def replace(self, tp: TP, keep: int) -> None:
+        """The topic is made anew, or cut off, with so many of its records and another one."""
+        log = self.former[tp] = self.logs[tp]
+        new = self.logs[tp] = Log()
+        for entry in log.entries[:keep]:
+            new.append(entry.key, entry.value, entry.headers, entry.timestamp)
+        new.append(b"a", b"{")
+
+    # Transactions
+
+    def init_producer(self, name: str) -> int:
+        """Whoever asks is the producer from now on."""
+        self.abort(name)
+        self.settle(name)
+        self.epochs[name] += 1
+        return self.epochs[name]
+
+    def time_out(self, name: str) -> None:
+        self.abort(name)
+        self.epochs[name] += 1
+
+    def check(self, name: str, epoch: int) -> None:
+        if self.epochs[name] != epoch:
+            raise ProducerFenced
+
+    def begin(self, name: str, epoch: int) -> Transaction:
+        self.check(name, epoch)
+        self.settle(name)
+        transaction = self.running[name] = Transaction(name)
+        return transaction
+
+    def append(self, epoch: int, transaction: Transaction, tp: TP, records: Iterable[Any]) -> int:
+        """The offset of the first record."""
+        self.check(transaction.owner, epoch)
+        log = self.logs[tp]
+        first = log.end
+        if tp not in transaction.first:
+            transaction.first[tp] = log.open[transaction] = first
+        for key, value, headers, timestamp in records:
+            log.append(key, value, headers, timestamp, transaction)
+        return first
+
+    def commit(self, epoch: int, transaction: Transaction) -> None:
+        """Decided at once; the markers follow."""
+        self.check(transaction.owner, epoch)
+        transaction.verdict = True
+        for partition, holes in transaction.holes.items():
+            self.holes[partition] += holes
+
+    def abort(self, name: str) -> None:
+        transaction = self.running.get(name)
+        if transaction is not None and transaction.verdict is None:
+            transaction.verdict = False
+
+    def mark(self, transaction: Transaction, tp: TP) -> None:
+        """The marker of a decided transaction reaches a partition."""
+        del transaction.first[tp]
+        log = self.logs[tp]
+        if log.open.pop(transaction, None) is not None:
+            log.append(None, None, transaction=transaction, is_marker=True)
+
+    def settle(self, name: str) -> None:
+        """All markers reach their partitions: until then the broker answers nothing for this producer."""
+        transaction = self.running.pop(name, None)
+        for tp in list(transaction.first) if transaction is not None else ():
+            self.mark(transaction, tp)
