@@ -122,6 +122,9 @@ class _GroupCoordinator(client.GroupCoordinator):  # type: ignore[misc]
     session timeout, on noida-db for ever.
     """
 
+    member_id: str
+    generation: int
+
     async def _do_commit_offsets(self, assignment: Any, offsets: Any) -> None:
         member = self.member_id, self.generation
         try:
