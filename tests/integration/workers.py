@@ -68,8 +68,8 @@ def record(event: Event, at_ms: int | None = None) -> Record:
 
 
 def calls(clients: int, live_events: int, seed: int = SEED) -> list[Record]:
-    """The first clients of the bank's campaign, and from its second day on a floor with typical faults; a tenth
-    of the bank's events is told twice, some of them much later."""
+    """The first clients of the bank's campaign, and from its second day on a floor with typical faults; a
+    tenth of the bank's events is told twice, some of them much later."""
     chance = random.Random(seed)
     bank = list(bank_marketing.events(islice(bank_marketing.read(), clients)))
     told = [(event["occurred_at"], event) for event in bank]
@@ -89,7 +89,7 @@ def home(lead_id: str) -> int:
 
 
 def publish(settings: Settings, records: Iterable[Record], partitioner: str = "murmur2_random") -> None:
-    """With librdkafka; returns when all are acknowledged. Small batches, for a worker takes none in halves."""
+    """With librdkafka; returns when all are acknowledged. Small batches: a worker takes none in halves."""
     failed: list[Any] = []
     producer = Producer(
         {
