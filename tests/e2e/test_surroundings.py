@@ -1,4 +1,4 @@
-"""A worker in surroundings that are wrong: it ends with the code that says whose turn it is, and with a remedy."""
+"""A worker in surroundings that are wrong: it ends with the code that says whose turn it is, and a remedy."""
 
 import os
 import re
@@ -10,7 +10,7 @@ import time
 
 import pytest
 from conftest import Cluster
-from integration.workers import BATCH_EVENTS, PARTITIONS, ROOT, Workers, assert_equal, calls
+from integration.workers import BATCH_EVENTS, PARTITIONS, ROOT, Workers, assert_equal, calls, variables
 from msgspec.structs import replace
 
 from agents import topics
@@ -25,7 +25,9 @@ DEAD = "127.0.0.1:1"
 def callfunnel_worker(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     command = [sys.executable, "-m", "agents.cli", "worker", "--http-port", "0", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=clean | variables, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        command, cwd=ROOT, env=clean | variables, capture_output=True, text=True, timeout=60
+    )
 
 
 def test_a_broker_that_is_down_is_waited_for_with_a_word_every_5_seconds():
@@ -53,10 +55,7 @@ def test_a_wrong_variable_is_named(variable, value, named):
 
 def test_missing_topics_are_named_with_the_command_that_creates_them(broker):
     settings = broker.settings()
-    ended = callfunnel_worker(
-        "--broker", broker.address, "--profile", "development", CALLFUNNEL_APP_ID=settings.app_id,
-        CALLFUNNEL_SOURCE_TOPIC=settings.source_topic, CALLFUNNEL_DEAD_LETTER_TOPIC=settings.dead_letter_topic,
-    )  # fmt: skip
+    ended = callfunnel_worker(**variables(settings))
     assert ended.returncode == 78
     for name in (settings.source_topic, settings.dead_letter_topic, funnel_changelog(settings.app_id)):
         assert f"{name} is missing; run `callfunnel topics create`" in ended.stderr
@@ -143,13 +142,19 @@ def test_a_worker_whose_broker_stops_answering_ends_itself_and_the_next_one_goes
     records = calls(clients=3000, live_events=3000)
     with EmbeddedBroker() as broker:
         settings = Cluster("embedded", broker.address).settings(
-            clock="event", partitions=PARTITIONS, batch_events=BATCH_EVENTS, view=False, transaction_timeout_seconds=3.0
+            clock="event",
+            partitions=PARTITIONS,
+            batch_events=BATCH_EVENTS,
+            view=False,
+            transaction_timeout_seconds=3.0,
         )
         topics.create(settings)
         with Workers(settings, tmp_path) as workers:
             workers.publish(records)
             worker = workers.start(instance="w1", stall_seconds=5.0)
-            worker.wait_until(lambda: worker.metric("callfunnel_worker_events_consumed_total") > 0, 20, "has no events")
+            worker.wait_until(
+                lambda: worker.metric("callfunnel_worker_events_consumed_total") > 0, 20, "has no events"
+            )
             broker._process.send_signal(signal.SIGSTOP)
             try:
                 assert worker.exit_code(25) == 70

@@ -1,4 +1,4 @@
-"""Records that are refused: each is in the dead letters once, as it came, and never in the way of the others."""
+"""Records that are refused: each is in the dead letters once, as it came, and in nobody's way."""
 
 import time
 
@@ -69,7 +69,11 @@ def test_each_reason_is_told_once_with_the_record_as_it_came(workers):
 def test_on_a_live_floor_early_and_old_events_are_refused_too(workers):
     now_ms = time.time_ns() // 1_000_000
     floor = generator.live(SEED, generator.FloorSettings(seats=10), now_ms, generator.TYPICAL_FAULTS)
-    good = [record(event, now_ms) for event in (next(floor)[1] for _ in range(300)) if event["occurred_at"] <= now_ms]
+    good = [
+        record(event, now_ms)
+        for event in (next(floor)[1] for _ in range(300))
+        if event["occurred_at"] <= now_ms
+    ]
     early = record(GOOD | {"occurred_at": now_ms + 3_600_000})
     workers.start()
     workers.publish(among(good, [early, record(GOOD)]))

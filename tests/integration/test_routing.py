@@ -17,7 +17,9 @@ SCRIPT = Path(__file__).with_name("kafkajs") / "publish.js"
 @pytest.fixture(scope="session")
 def kafkajs() -> Path:
     """The folder with kafkajs, fetched once per user."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "callfunnel" / f"kafkajs-{KAFKAJS}"
+    folder = (
+        Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "callfunnel" / f"kafkajs-{KAFKAJS}"
+    )
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("node and npm are not installed: no kafkajs to publish with")
     if not (folder / "node_modules" / "kafkajs").is_dir():
@@ -25,7 +27,9 @@ def kafkajs() -> Path:
         command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), f"kafkajs@{KAFKAJS}"]
         fetched = subprocess.run(command, capture_output=True, text=True, timeout=120)
         if fetched.returncode:
-            pytest.skip(f"npm cannot fetch kafkajs: {(fetched.stderr.strip() or 'no reason given').splitlines()[-1]}")
+            pytest.skip(
+                f"npm cannot fetch kafkajs: {(fetched.stderr.strip() or 'no reason given').splitlines()[-1]}"
+            )
     return folder / "node_modules"
 
 
@@ -38,7 +42,9 @@ def publish_with_kafka_python(settings, records: list[Record]) -> None:
 
 
 def publish_with_kafkajs(settings, records: list[Record], modules: Path) -> None:
-    lines = [json.dumps({"key": key.decode(), "value": value.decode(), "at_ms": at}) for value, key, at in records]
+    lines = [
+        json.dumps({"key": key.decode(), "value": value.decode(), "at_ms": at}) for value, key, at in records
+    ]
     subprocess.run(
         ["node", str(SCRIPT), settings.broker, settings.source_topic],
         input="\n".join(lines),

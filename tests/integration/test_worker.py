@@ -1,4 +1,4 @@
-"""The worker's law on both brokers: whatever happens to workers, the tables are those of the published events."""
+"""The worker's law on both brokers: whatever happens to workers, the tables are those of the events."""
 
 import random
 import signal
@@ -24,12 +24,12 @@ def test_the_tables_are_those_of_the_events_for_history_and_a_floor_with_faults(
 
 
 def test_kill_9_at_any_moment_loses_nothing_and_counts_nothing_twice(workers):
-    """Seven kills: while joining, while restoring, and in the middle of batches; the events keep coming."""
-    records = calls(clients=3000, live_events=6000)
+    """Six kills: while joining, while restoring, and in the middle of batches; the events keep coming."""
+    records = calls(clients=2000, live_events=4000)
     chance = random.Random(SEED)
     in_the_middle = 0
-    with workers.publishing(records, seconds=20):
-        for _ in range(7):
+    with workers.publishing(records, seconds=16):
+        for _ in range(6):
             worker = workers.start(instance="w1")
             if chance.random() < 0.3:
                 time.sleep(chance.uniform(0.3, 3))
@@ -45,8 +45,8 @@ def test_kill_9_at_any_moment_loses_nothing_and_counts_nothing_twice(workers):
 
 
 def test_workers_join_and_leave_in_the_middle_of_the_stream(workers):
-    records = calls(clients=3000, live_events=6000)
-    with workers.publishing(records, seconds=16):
+    records = calls(clients=2000, live_events=4000)
+    with workers.publishing(records, seconds=14):
         first = workers.start().wait_until_ready()
         first.wait_until(lambda: first.metric(CONSUMED) > 0, 20, "has folded nothing")
         second = workers.start().wait_until_ready()
@@ -64,9 +64,7 @@ def test_workers_join_and_leave_in_the_middle_of_the_stream(workers):
 
 def test_two_workers_told_to_stop_at_once_leave_everything_to_the_third(workers):
     records = calls(clients=1000, live_events=2000)
-    leaving = [workers.start() for _ in range(2)]
-    for worker in (*leaving, last := workers.start()):
-        worker.wait_until_ready()
+    *leaving, last = [workers.start().wait_until_ready() for _ in range(3)]
     with workers.publishing(records, seconds=4):
         last.wait_until(lambda: last.metric(CONSUMED) > 0, 20, "has folded nothing")
         for worker in leaving:
@@ -77,7 +75,7 @@ def test_two_workers_told_to_stop_at_once_leave_everything_to_the_third(workers)
 
 
 def test_one_of_two_workers_is_killed_and_the_other_takes_over(workers, broker):
-    records = calls(clients=1500, live_events=3000)
+    records = calls(clients=1000, live_events=2000)
     survivor = workers.start(instance="survivor").wait_until_ready()
     victim = workers.start().wait_until_ready()
     with workers.publishing(records, seconds=6):
@@ -91,7 +89,7 @@ def test_one_of_two_workers_is_killed_and_the_other_takes_over(workers, broker):
 
 def test_a_worker_that_slept_while_another_took_over_ends_itself_and_harms_nothing(workers, broker):
     """On the embedded broker nobody loses a session: there the sleeper is put out of the group by hand."""
-    records = calls(clients=1500, live_events=3000)
+    records = calls(clients=1000, live_events=2000)
     heir = workers.start(instance="heir").wait_until_ready()
     sleeper = workers.start().wait_until_ready()
     with workers.publishing(records, seconds=12):
@@ -101,6 +99,8 @@ def test_a_worker_that_slept_while_another_took_over_ends_itself_and_harms_nothi
             remove_dead_members(workers.settings, alive={"heir"})
         heir.wait_until(lambda: heir.is_ready and heir.metric(OWNED) == PARTITIONS, 30, "has not taken over")
         sleeper.send(signal.SIGCONT)
-        assert sleeper.exit_code(3) == 75
+        assert sleeper.exit_code(5) == 75
+        if broker.kind == "embedded":  # it may have joined again before it noticed
+            remove_dead_members(workers.settings, alive={"heir"})
     assert_equal(workers.wait(len(records)), records)
     assert "start again" in sleeper.log

@@ -1,4 +1,4 @@
-"""What a worker serves at /metrics: the oracle's numbers, in a form that Prometheus has nothing to say against."""
+"""What a worker serves at /metrics: the oracle's numbers, in a form that Prometheus accepts."""
 
 import shutil
 import subprocess
@@ -47,7 +47,11 @@ def test_metrics_are_the_numbers_of_the_oracle_over_all_time(told):
         time.sleep(0.2)
     assert samples(worker, "callfunnel_events_total") == expected
     assert sum(samples(worker, "callfunnel_worker_events_consumed_total").values()) == len(records)
-    assert sum(samples(worker, "callfunnel_worker_events_duplicate_total").values()) == left.total("duplicates") > 0
+    assert (
+        sum(samples(worker, "callfunnel_worker_events_duplicate_total").values())
+        == left.total("duplicates")
+        > 0
+    )
     assert samples(worker, "callfunnel_worker_partitions")["active",] == PARTITIONS
 
 
@@ -55,5 +59,7 @@ def test_prometheus_has_nothing_to_say_against_them(told):
     if shutil.which("promtool") is None:
         pytest.skip("promtool is not installed")
     text = told[0].get("/metrics")[1]
-    checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=30)
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=30
+    )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
