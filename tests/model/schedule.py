@@ -19,7 +19,7 @@ import msgspec
 from aiokafka.errors import KafkaError, RequestTimedOutError
 from faust.types import TP
 from model.kafka import Entry, Kafka
-from model.worker import APP, DEAD_LETTERS, DECODER, FUNNEL, LEADS, SOURCE, Producer, Worker
+from model.worker import DEAD_LETTERS, DECODER, FUNNEL, LEADS, SOURCE, Producer, Worker
 
 from agents.errors import Stalled, TablesWrong, TakenOver, WriteFailed
 from agents.ingest import REROUTED, Ingest
@@ -235,9 +235,7 @@ class Schedule:
             self._unpublished.remove(record)
             if record.partition not in self._truncated:
                 at_ms = START_MS + len(self._unpublished)
-                self._kafka.logs[self._source(record.partition)].append(
-                    record.key, record.value, (), at_ms
-                )
+                self._kafka.logs[self._source(record.partition)].append(record.key, record.value, (), at_ms)
 
     def _mark(self) -> None:
         decided = [one for one in self._kafka.running.values() if one.verdict is not None and one.first]
