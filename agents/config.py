@@ -137,7 +137,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         float,
         Meta(ge=0, le=1),
         _doc("the worker stops when more than this share of dlq_share_window records is rejected"),
-    ] = 0.01
+    ] = 0.5
     dlq_share_window: Annotated[Count, _doc("records over which dlq_max_share is taken")] = 10_000
     dlq_max_run: Annotated[Count, _doc("the worker stops after this many rejected records in a row")] = 1_000
 

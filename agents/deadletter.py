@@ -26,7 +26,10 @@ def dead_letter(batch: MicroBatch, index: int, why: Rejected, received_ms: int, 
         ("callfunnel.detail", why.detail.encode()),
         ("callfunnel.received_at", b"%d" % received_ms),
     ]
-    return batch.keys[index], batch.values[index] or b"", headers, None
+    key, value = batch.keys[index], batch.values[index]
+    if key is None and value is None:
+        value = b""  # a record of nothing at all cannot be written
+    return key, value, headers, None
 
 
 class DeadLetterLimits:

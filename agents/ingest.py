@@ -80,6 +80,8 @@ class Ingest:
                 lane.task.cancel()
         try:
             await self._ledger.own(own)
+        except asyncio.CancelledError:
+            raise
         except BaseException as error:
             self._fail(error)
             raise
@@ -92,6 +94,8 @@ class Ingest:
         """
         try:
             return await self._take_over([tp for tp in source if tp.topic == self._source], generation)
+        except asyncio.CancelledError:
+            raise
         except BaseException as error:
             self._fail(error)
             raise
@@ -133,8 +137,8 @@ class Ingest:
             through = table.rows.persisted_offset(tp)
             if first < end and (through is None or through < end - 1):
                 return (
-                    f"{tp.topic}/{partition} ends at {end}, but was restored only to {through}: recovery ended "
-                    "early, or another worker has taken over; start again"
+                    f"{tp.topic}/{partition} ends at {end}, but was restored only to {through}: recovery "
+                    "ended early, or another worker has taken over; start again"
                 )
         return None
 

@@ -11,13 +11,15 @@ delivery. Records are read committed: what a fenced owner left behind is never s
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import faust
 from aiokafka.consumer import consumer as client
 from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult
-from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, IllegalGenerationError
+from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, IllegalGenerationError, KafkaError
+from aiokafka.protocol.group import LeaveGroupRequest
 from faust.transport.drivers import TRANSPORTS
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, EventT
@@ -25,7 +27,7 @@ from faust.types import TP, ConsumerMessage, EventT
 SCHEME = "microbatch"
 TRANSPORTS.aliases[SCHEME] = f"{__name__}:Transport"
 
-Headers = tuple[tuple[str, bytes], ...]
+Headers = Sequence[tuple[str, bytes]]
 
 
 class MicroBatch:
@@ -77,61 +79,76 @@ class Schema(faust.Schema):  # type: ignore[misc]
 def drain(result: FetchResult, limit: int, generation: int) -> MicroBatch | None:
     """Take record batches out of aiokafka's buffer, whole ones, until there are `limit` records or more."""
     tp = result._topic_partition
-    if not result.check_assignment(tp) or not result.has_more():
+    if not result.has_more() or not result.check_assignment(tp):
         return None
     fetched = result._partition_records
-    batch = MicroBatch(
-        tp.topic, tp.partition, fetched.next_fetch_offset, fetched.next_fetch_offset, generation
-    )
-    read_committed = fetched._isolation_level == READ_COMMITTED
-    record_batches = fetched._records
-    while record_batches.has_next() and len(batch) < limit:
-        record_batch = record_batches.next_batch()
-        if fetched._check_crcs and not record_batch.validate_crc():
-            raise CorruptRecordException(f"{tp}: checksum of the record batch at {record_batch.base_offset}")
-        aborted = False
-        if read_committed and record_batch.producer_id is not None:
-            fetched._consume_aborted_up_to(record_batch.base_offset)
-            if record_batch.is_control_batch:
-                if fetched._contains_abort_marker(record_batch):
-                    fetched._aborted_producers.discard(record_batch.producer_id)
-            elif record_batch.is_transactional:
-                aborted = record_batch.producer_id in fetched._aborted_producers
-        if not aborted and not record_batch.is_control_batch:
-            _take(batch, list(record_batch))
-        batch.end = record_batch.next_offset
+    start = fetched.next_fetch_offset
+    batch = MicroBatch(tp.topic, tp.partition, start, start, generation)
+    try:
+        while fetched._records.has_next() and len(batch) < limit:
+            _take(batch, fetched)
+    except BaseException:
+        result._partition_records = None  # the position has not moved: from there it is fetched again
+        raise
     fetched.next_fetch_offset = batch.end
     result._update_position()
-    if not record_batches.has_next():
+    if not fetched._records.has_next():
         result._partition_records = None
     return batch if batch.end > batch.start else None
 
 
-def _take(batch: MicroBatch, records: list[Any]) -> None:
-    if records and records[0].offset < batch.end:
-        records = [record for record in records if record.offset >= batch.end]
-    batch.offsets += [record.offset for record in records]
-    batch.timestamps += [record.timestamp for record in records]
-    batch.keys += [record.key for record in records]
-    batch.values += [record.value for record in records]
-    batch.headers += [record.headers for record in records]
+def _take(batch: MicroBatch, fetched: Any) -> None:
+    """Add the next record batch, unless it is a marker or was aborted."""
+    record_batch = fetched._records.next_batch()
+    if fetched._check_crcs and not record_batch.validate_crc():
+        at = f"{batch.topic}/{batch.partition}"
+        raise CorruptRecordException(f"{at}: checksum of the record batch at {record_batch.base_offset}")
+    aborted = False
+    if fetched._isolation_level == READ_COMMITTED and record_batch.producer_id is not None:
+        fetched._consume_aborted_up_to(record_batch.base_offset)
+        if record_batch.is_control_batch:
+            if fetched._contains_abort_marker(record_batch):
+                fetched._aborted_producers.discard(record_batch.producer_id)
+        elif record_batch.is_transactional:
+            aborted = record_batch.producer_id in fetched._aborted_producers
+    if not aborted and not record_batch.is_control_batch:
+        records = list(record_batch)
+        if records and records[0].offset < batch.end:
+            records = [record for record in records if record.offset >= batch.end]
+        batch.offsets += [record.offset for record in records]
+        batch.timestamps += [record.timestamp for record in records]
+        batch.keys += [record.key for record in records]
+        batch.values += [record.value for record in records]
+        batch.headers += [record.headers for record in records]
+    batch.end = record_batch.next_offset
 
 
 class _GroupCoordinator(client.GroupCoordinator):  # type: ignore[misc]
-    """A member whose commit comes amid a rebalance joins again as itself, as Java's consumer does.
+    """A member whose commit comes amid a rebalance joins again, or leaves, as itself; so does Java's.
 
-    aiokafka would join under a new name, and the group would wait for the old one, on noida-db for ever.
+    aiokafka would forget its name, join under a new one and never leave: the group would wait for the old
+    one for a session timeout, on noida-db for ever.
     """
 
     member_id: str
+    generation: int
 
     async def _do_commit_offsets(self, assignment: Any, offsets: Any) -> None:
-        name = self.member_id
+        member = self.member_id, self.generation
         try:
             await super()._do_commit_offsets(assignment, offsets)
         except IllegalGenerationError:
-            self.member_id = name
+            self.member_id, self.generation = member
             raise
+
+    async def close(self) -> None:
+        """Leave at once, on the connection for data: aiokafka first ends a join that waits for the others,
+        and they may be waiting for us."""
+        if self.generation > 0 and self._group_instance_id is None and self.coordinator_id is not None:
+            with suppress(KafkaError):
+                await self._client.send(self.coordinator_id, LeaveGroupRequest(self.group_id, self.member_id))
+            self.reset_generation()
+        await super().close()
 
 
 client.GroupCoordinator = _GroupCoordinator

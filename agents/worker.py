@@ -40,6 +40,7 @@ from streams.partitioning import homes
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.25
+STOP_SECONDS = 20.0
 
 
 class App(faust.App):  # type: ignore[misc]
@@ -48,6 +49,15 @@ class App(faust.App):  # type: ignore[misc]
     ingest: Ingest
     funnel_table: ChangelogTable
     leads_table: ChangelogTable
+    stopping = False
+    """It was told to stop: from then on, others may take its partitions over."""
+
+    def fail(self, error: BaseException) -> None:
+        """What the parts call when they cannot go on: the end of the process."""
+        if self.stopping and isinstance(error, TakenOver):
+            logger.info("another worker goes on already: its start ended our last batch")
+            os._exit(exit_codes.OK)
+        end(error)
 
 
 def fold_of(settings: Settings) -> Fold:
@@ -106,8 +116,8 @@ def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str
         value_serializer="raw",
         TableManager="agents.recovery:TableManager",
     )
-    app.funnel_table = app.tables.add(ChangelogTable(app, name="funnel", partitions=count, fail=end))
-    app.leads_table = app.tables.add(ChangelogTable(app, name="leads", partitions=count, fail=end))
+    app.funnel_table = app.tables.add(ChangelogTable(app, name="funnel", partitions=count, fail=app.fail))
+    app.leads_table = app.tables.add(ChangelogTable(app, name="leads", partitions=count, fail=app.fail))
     app.ingest = Ingest(
         app,
         source=settings.source_topic,
@@ -118,7 +128,7 @@ def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str
         new_partition=partitions_of(settings, count),
         limits=DeadLetterLimits(settings.dlq_max_share, settings.dlq_share_window, settings.dlq_max_run),
         metrics=metrics,
-        fail=end,
+        fail=app.fail,
     )
     source = app.topic(settings.source_topic, schema=Schema(), partitions=count, maxsize=16)
 
@@ -162,8 +172,13 @@ async def serve(app: App, settings: Settings, metrics: SimpleNamespace) -> None:
         watch.result()
     logger.info("stopping: finishing the batches in hand")
     watch.cancel()
-    await app.stop()
-    await app.ingest.close()
+    app.stopping = True
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            await app.stop()
+            await app.ingest.close()
+    except TimeoutError:
+        end(Stalled(f"stopping took more than {STOP_SECONDS:g} s; nothing is lost, the tables are committed"))
 
 
 async def _watch(app: App, settings: Settings, metrics: SimpleNamespace) -> None:

@@ -114,6 +114,8 @@ def _sum(parts: Iterable[Groups]) -> Groups:
 def _count(resolution: str, pane: int, rows: dict[Group, Columns], groups: Groups) -> Iterable[Change]:
     """Add to the rows of a pane; a column that comes to 0 is not held, nor a row without columns."""
     for group, delta in groups.items():
+        if not any(delta.values()):
+            continue
         columns = rows.get(group)
         if columns is None:
             columns = rows[group] = {}

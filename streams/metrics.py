@@ -196,7 +196,13 @@ CATALOGUE: tuple[Metric, ...] = (
         (),
         "events",
     ),
-    _worker("events_late_total", "counter", "Events for a minute that is no longer held.", (), "events"),
+    _worker(
+        "events_late_total",
+        "counter",
+        "Events that arrived more than late_seconds after they happened.",
+        (),
+        "events",
+    ),
     _worker(
         "events_replayed_total",
         "counter",

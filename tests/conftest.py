@@ -8,6 +8,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -91,6 +92,32 @@ def _running_broker(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]
 def broker(_running_broker: tuple[str, str]) -> Cluster:
     """A running broker; the test runs once on each kind."""
     return Cluster(*_running_broker)
+
+
+@pytest.fixture
+def clock() -> str:
+    """A replay; a test of a live floor says so with a parameter of this name."""
+    return "event"
+
+
+@pytest.fixture
+def workers(broker: Cluster, tmp_path: Path, clock: str) -> Iterator[Any]:
+    """Topics of the test's own, and workers to start on them: small batches, a short session, no view."""
+    from integration.workers import BATCH_EVENTS, PARTITIONS, Workers
+
+    from agents import topics
+
+    settings = broker.settings(
+        clock=clock,
+        partitions=PARTITIONS,
+        batch_events=BATCH_EVENTS,
+        session_timeout_seconds=6.0,
+        heartbeat_seconds=1.0,
+        view=False,
+    )
+    topics.create(settings)
+    with Workers(settings, tmp_path) as crew:
+        yield crew
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,10 +1,12 @@
-"""The worker's law on both brokers: whatever happens to workers, the tables are those of the published events."""
+"""The worker's law on both brokers: whatever happens to workers, the tables are those of the events."""
 
 import random
 import signal
 import time
 
 from integration.workers import BATCH_EVENTS, PARTITIONS, SEED, assert_equal, calls
+
+from agents.broker import remove_dead_members
 
 CONSUMED = "callfunnel_worker_events_consumed_total"
 REPLAYED = "callfunnel_worker_events_replayed_total"
@@ -22,12 +24,12 @@ def test_the_tables_are_those_of_the_events_for_history_and_a_floor_with_faults(
 
 
 def test_kill_9_at_any_moment_loses_nothing_and_counts_nothing_twice(workers):
-    """Seven kills: while joining, while restoring, and in the middle of batches; the events keep coming."""
-    records = calls(clients=3000, live_events=6000)
+    """Six kills: while joining, while restoring, and in the middle of batches; the events keep coming."""
+    records = calls(clients=2000, live_events=4000)
     chance = random.Random(SEED)
     in_the_middle = 0
-    with workers.publishing(records, seconds=20):
-        for _ in range(7):
+    with workers.publishing(records, seconds=16):
+        for _ in range(6):
             worker = workers.start(instance="w1")
             if chance.random() < 0.3:
                 time.sleep(chance.uniform(0.3, 3))
@@ -43,8 +45,8 @@ def test_kill_9_at_any_moment_loses_nothing_and_counts_nothing_twice(workers):
 
 
 def test_workers_join_and_leave_in_the_middle_of_the_stream(workers):
-    records = calls(clients=3000, live_events=6000)
-    with workers.publishing(records, seconds=16):
+    records = calls(clients=2000, live_events=4000)
+    with workers.publishing(records, seconds=14):
         first = workers.start().wait_until_ready()
         first.wait_until(lambda: first.metric(CONSUMED) > 0, 20, "has folded nothing")
         second = workers.start().wait_until_ready()
@@ -58,3 +60,47 @@ def test_workers_join_and_leave_in_the_middle_of_the_stream(workers):
     assert_equal(left, records)
     assert second.metric(OWNED) == PARTITIONS
     assert second.metric(REPLAYED) + replayed <= PARTITIONS * BATCH_EVENTS
+
+
+def test_two_workers_told_to_stop_at_once_leave_everything_to_the_third(workers):
+    records = calls(clients=1000, live_events=2000)
+    *leaving, last = [workers.start().wait_until_ready() for _ in range(3)]
+    with workers.publishing(records, seconds=4):
+        last.wait_until(lambda: last.metric(CONSUMED) > 0, 20, "has folded nothing")
+        for worker in leaving:
+            worker.send(signal.SIGTERM)
+        assert [worker.exit_code(5) for worker in leaving] == [0, 0]
+    assert_equal(workers.wait(len(records)), records)
+    assert last.metric(OWNED) == PARTITIONS
+
+
+def test_one_of_two_workers_is_killed_and_the_other_takes_over(workers, broker):
+    records = calls(clients=1000, live_events=2000)
+    survivor = workers.start(instance="survivor").wait_until_ready()
+    victim = workers.start().wait_until_ready()
+    with workers.publishing(records, seconds=6):
+        victim.wait_until(lambda: victim.metric(CONSUMED) > 0, 20, "has folded nothing")
+        victim.kill()
+        if broker.kind == "embedded":  # it never notices by itself
+            remove_dead_members(workers.settings, alive={"survivor"})
+    assert_equal(workers.wait(len(records)), records)
+    assert survivor.metric(OWNED) == PARTITIONS
+
+
+def test_a_worker_that_slept_while_another_took_over_ends_itself_and_harms_nothing(workers, broker):
+    """On the embedded broker nobody loses a session: there the sleeper is put out of the group by hand."""
+    records = calls(clients=1000, live_events=2000)
+    heir = workers.start(instance="heir").wait_until_ready()
+    sleeper = workers.start().wait_until_ready()
+    with workers.publishing(records, seconds=12):
+        sleeper.wait_until(lambda: sleeper.metric(CONSUMED) > 0, 20, "has folded nothing")
+        sleeper.send(signal.SIGSTOP)
+        if broker.kind == "embedded":
+            remove_dead_members(workers.settings, alive={"heir"})
+        heir.wait_until(lambda: heir.is_ready and heir.metric(OWNED) == PARTITIONS, 30, "has not taken over")
+        sleeper.send(signal.SIGCONT)
+        assert sleeper.exit_code(5) == 75
+        if broker.kind == "embedded":  # it may have joined again before it noticed
+            remove_dead_members(workers.settings, alive={"heir"})
+    assert_equal(workers.wait(len(records)), records)
+    assert "start again" in sleeper.log

@@ -22,7 +22,7 @@ import msgspec
 from aiokafka.errors import KafkaError, RequestTimedOutError
 from faust.types import TP
 from model.kafka import Entry, Kafka
-from model.worker import APP, DEAD_LETTERS, DECODER, FUNNEL, LEADS, SOURCE, Producer, Worker
+from model.worker import DEAD_LETTERS, DECODER, FUNNEL, LEADS, SOURCE, Producer, Worker
 
 from agents.errors import Stalled, TablesWrong, TakenOver, WriteFailed
 from agents.ingest import REROUTED, Ingest

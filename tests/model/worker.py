@@ -10,14 +10,12 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from aiokafka.errors import ProducerFenced
 from faust.types import TP
 from model.kafka import Kafka, Name, Transaction
 
 from agents.deadletter import DeadLetterLimits
 from agents.recovery import Recovery
 from agents.tables import RestoredRows
-from agents.transport import MicroBatch
 from schemas.codec import Decoder, Limits
 from streams.engine import Fold, Partition
 from streams.panes import resolutions

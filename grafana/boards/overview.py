@@ -1,0 +1,321 @@
+"""The funnel of the whole floor, read in five seconds: how much, how well, where it leaks and what to do."""
+
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from grafana import frame
+from grafana.frame import Section
+from grafana.panels import (
+    COUNT,
+    SECONDS,
+    SHARE,
+    Column,
+    Query,
+    bands,
+    bars,
+    heat,
+    limits,
+    lines,
+    stat,
+    table,
+    words,
+)
+from grafana.promql import Scope, ratio
+from schemas.events import STAGES
+from streams.windows import DUE_SECONDS
+
+UID = "callfunnel-overview"
+
+RED = (
+    (
+        "Reach",
+        "At 10 % or less something is badly wrong.",
+        "Look at calling hours, caller numbers and the list. Many immediate hang-ups? Listen to the first "
+        "ten seconds of calls.",
+    ),
+    (
+        "Qualification",
+        "Below 50 %: the lead list or the customer profile is poor.",
+        "Compare sources in [Campaign](/d/callfunnel-campaign): stop the worst, and find what the best has.",
+    ),
+    (
+        "Close",
+        "Below 50 %: product, market, channel, offer or pitch.",
+        "One campaign: its offer. One team: its pitch, see [Agents and teams](/d/callfunnel-agents). "
+        "All: the market.",
+    ),
+    (
+        "Called in time",
+        f"Fewer than 8 in 10 new leads are called within {DUE_SECONDS // 60} minutes.",
+        "Put people on new leads now; [Speed to lead](/d/callfunnel-speed) says which campaign waits.",
+    ),
+    ("Behind by", "The numbers are old.", "Do not act on them; see [Engine](/d/callfunnel-engine)."),
+)
+"""What is red, what that says, and what to do first."""
+
+WHEN_RED = "\n".join(
+    (
+        "| red | what it says | what to do first |",
+        "|---|---|---|",
+        *(f"| **{name}** | {says} | {first} |" for name, says, first in RED),
+        "",
+        "Fix the first red stage from the top: what leaks above never arrives below. "
+        "Few calls make any rate jump: read the volume beside it.",
+    )
+)
+
+MEANING = {
+    "created": "New leads announced in the window.",
+    "dialed": "Leads dialed for the first time in the window; those from a list were never announced.",
+    "connected": "Leads with whom a human picked up for the first time in the window.",
+    "reached": "Leads whose decision maker was reached for the first time in the window, without hang-ups.",
+    "qualified": "Leads qualified in the window.",
+    "won": "Leads won in the window.",
+}
+
+
+scope = Scope(frame.matchers(campaign="=~"))
+hangups = scope.total("callfunnel_window_dm_hangups")
+rates = (
+    stat(
+        "Reach rate",
+        "Decision makers reached (immediate hang-ups taken out) ÷ dials. Standard from 15 %, very good from "
+        "30 %, at 10 % or less something is badly wrong.",
+        SHARE,
+        Query(scope.reach(), "reach"),
+        Query(scope.events("dialed"), "dials"),
+        colours=bands("reach"),
+        beside=["dials"],
+    ),
+    stat(
+        "Qualification rate",
+        "Leads qualified ÷ leads reached. Standard from 50 %.",
+        SHARE,
+        Query(scope.qualification(), "qualification"),
+        Query(scope.leads("reached"), "reached"),
+        colours=bands("qualification"),
+        beside=["reached"],
+    ),
+    stat(
+        "Close rate",
+        "Leads won ÷ leads qualified. Standard from 50 %.",
+        SHARE,
+        Query(scope.close(), "close"),
+        Query(scope.leads("qualified"), "qualified"),
+        colours=bands("close"),
+        beside=["qualified"],
+    ),
+    stat(
+        "Dials to wins",
+        "Wins ÷ dials, repeats counted. At standard 15 % × 50 % × 50 % = 3.75 %.",
+        SHARE,
+        Query(ratio(scope.events("won"), scope.events("dialed")), "dials to wins"),
+        Query(scope.events("won"), "wins"),
+        beside=["wins"],
+        decimals=2,
+    ),
+    stat(
+        "Called in time",
+        f"Of the leads whose {DUE_SECONDS // 60} minutes ended in the window, those called by then. "
+        "Leads never called count. Standard from 90 %.",
+        SHARE,
+        Query(scope.response(), "in time"),
+        Query(scope.due(), "due"),
+        colours=bands("response"),
+        beside=["due"],
+    ),
+    stat(
+        "Immediate hang-ups",
+        "Decision makers who hung up at once ÷ all who were reached. Above 25 % something is wrong with "
+        "the first ten seconds.",
+        SHARE,
+        Query(ratio(hangups, scope.events("reached")), "hang-ups"),
+        Query(hangups, "calls"),
+        colours=limits(0.15, 0.25),
+        beside=["calls"],
+    ),
+)
+everyone = "all"
+of_campaign = "{{campaign}}"
+
+
+def now() -> Section:
+    return Section(
+        "Now: how much and how well",
+        [
+            stat(
+                stage.capitalize(),
+                MEANING[stage],
+                COUNT,
+                Query(scope.leads(stage), stage),
+                size=(4, 3),
+            )
+            for stage in STAGES
+        ],
+        rates,
+        [
+            bars(
+                "Funnel",
+                "Leads that arrived at each stage in the window, each lead once per stage. Leads from a "
+                "list are dialed without having been created.",
+                COUNT,
+                *(Query(scope.leads(stage), stage) for stage in STAGES),
+                size=(10, 11),
+            ),
+            words(
+                "When a stage is red",
+                "What each red number says and the first thing to do about it.",
+                WHEN_RED,
+                (10, 11),
+            ),
+            [
+                stat(
+                    "Oldest uncalled lead",
+                    "How long the open lead that waits longest has been waiting for its first call.",
+                    SECONDS,
+                    Query(scope.oldest_uncalled(), "oldest"),
+                    colours=limits(DUE_SECONDS, 900),
+                    size=(4, 4),
+                    empty="none",
+                ),
+                stat(
+                    "Uncalled leads",
+                    "Open leads that nobody has called yet, of any age.",
+                    COUNT,
+                    Query(scope.total("callfunnel_leads_uncalled"), "uncalled"),
+                    size=(4, 4),
+                ),
+                stat(
+                    "Behind by",
+                    "Age of the newest event in the numbers. Above five minutes, do not act on them.",
+                    SECONDS,
+                    Query(
+                        f"time() - max({scope.series('callfunnel_watermark_timestamp_seconds')})",
+                        "behind",
+                    ),
+                    colours=limits(60, 300),
+                    size=(4, 3),
+                    trend=False,
+                ),
+            ],
+        ],
+    )
+
+
+def over_time() -> Section:
+    return Section(
+        "Rates over time, over the bands of their standards",
+        [
+            lines(
+                "Reach rate over time",
+                "Reach of the window that ends at each moment. Bands: 10, 15 and 30 %.",
+                SHARE,
+                Query(scope.reach(), everyone),
+                Query(scope.reach("campaign"), of_campaign),
+                colours=bands("reach"),
+                soft_max=0.4,
+            ),
+            lines(
+                "Qualification rate over time",
+                "Qualification of the window that ends at each moment. Band: 50 %.",
+                SHARE,
+                Query(scope.qualification(), everyone),
+                Query(scope.qualification("campaign"), of_campaign),
+                colours=bands("qualification"),
+                soft_max=1,
+            ),
+            lines(
+                "Close rate over time",
+                "Close rate of the window that ends at each moment. Band: 50 %.",
+                SHARE,
+                Query(scope.close(), everyone),
+                Query(scope.close("campaign"), of_campaign),
+                colours=bands("close"),
+                soft_max=1,
+            ),
+        ],
+        [
+            lines(
+                "Events of each stage",
+                "What the floor did in the window that ends at each moment, repeats counted: "
+                "the volumes behind the rates.",
+                COUNT,
+                *(Query(scope.events(stage), stage) for stage in STAGES),
+                size=(12, 8),
+            ),
+            lines(
+                "Calls that went nowhere",
+                "Machine answers, decision makers who hung up at once (taken off the reach) and calls "
+                "an agent ended at once.",
+                COUNT,
+                Query(scope.total("callfunnel_window_machine_answers"), "machine answers"),
+                Query(hangups, "immediate hang-ups"),
+                Query(scope.total("callfunnel_window_agent_hangups"), "ended by the agent at once"),
+                size=(12, 8),
+            ),
+        ],
+    )
+
+
+def by_campaign() -> Section:
+    return Section(
+        "Campaigns and response",
+        [
+            table(
+                "Campaigns",
+                "Volumes and rates of each campaign in the window. A click on a campaign opens it.",
+                {"campaign": "Campaign"},
+                Column(scope.leads("created", "campaign"), "New leads"),
+                Column(scope.events("dialed", "campaign"), "Dials"),
+                Column(scope.reached("campaign"), "Reached"),
+                Column(scope.reach("campaign"), "Reach", SHARE, bands("reach")),
+                Column(scope.leads("qualified", "campaign"), "Qualified"),
+                Column(
+                    scope.qualification("campaign"),
+                    "Qualification",
+                    SHARE,
+                    bands("qualification"),
+                ),
+                Column(scope.leads("won", "campaign"), "Won"),
+                Column(scope.close("campaign"), "Close", SHARE, bands("close")),
+                Column(scope.due("campaign"), "Due"),
+                Column(scope.response("campaign"), "Called in time", SHARE, bands("response")),
+                Column(
+                    scope.oldest_uncalled("campaign"),
+                    "Oldest uncalled",
+                    SECONDS,
+                    limits(DUE_SECONDS, 900),
+                ),
+                links={
+                    "campaign": (
+                        "Open ${__data.fields.campaign}",
+                        frame.address("callfunnel-campaign", campaign="campaign"),
+                    )
+                },
+                sort="Dials",
+            )
+        ],
+        [
+            heat(
+                "Time to the first call",
+                "Leads created in the window that ends at each moment, by the time from their creation to "
+                "the first dial. Uncalled leads are not in it: see Speed to lead.",
+                SECONDS,
+                scope.total("callfunnel_window_lead_response_seconds_bucket", "le", clock="attempt"),
+                size=(24, 9),
+            )
+        ],
+    )
+
+
+def build() -> Dashboard:
+    return frame.build(
+        UID,
+        "The funnel of the floor: volumes, rates against their standards, campaigns and what to do when a "
+        "stage is red.",
+        [frame.job(), frame.window(), frame.campaign()],
+        [
+            now(),
+            over_time(),
+            by_campaign(),
+        ],
+    )

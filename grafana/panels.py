@@ -1,0 +1,290 @@
+"""The panels that dashboards are made of: core panels of Grafana with one look.
+
+The law: every panel says in its description what it counts and in its unit in what; the colours of a rate are
+the bands of `streams.metrics.STANDARDS`, edges included.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from operator import gt
+from string import ascii_uppercase
+from typing import Any
+
+from grafana_foundation_sdk.builders import bargauge as bargauges
+from grafana_foundation_sdk.builders import common as options
+from grafana_foundation_sdk.builders import dashboard as boards
+from grafana_foundation_sdk.builders import heatmap as heatmaps
+from grafana_foundation_sdk.builders import prometheus
+from grafana_foundation_sdk.builders import stat as stats
+from grafana_foundation_sdk.builders import table as tables
+from grafana_foundation_sdk.builders import text as texts
+from grafana_foundation_sdk.builders import timeseries as graphs
+from grafana_foundation_sdk.models import common, dashboard, heatmap
+from grafana_foundation_sdk.models.dashboard import Panel, Threshold
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+from grafana_foundation_sdk.models.text import TextMode
+
+from streams.metrics import STANDARDS, Band
+
+DATASOURCE = common.DataSourceRef(type_val="prometheus", uid="${datasource}")
+COLOURS: dict[Band, str] = {"critical": "red", "watch": "orange", "standard": "green", "very good": "blue"}
+SHARE, COUNT, SECONDS = "percentunit", "short", "s"
+NOTHING = "–"
+
+Steps = list[Threshold]
+
+
+@dataclass(frozen=True)
+class Query:
+    """An expression and the name of what comes back."""
+
+    expr: str
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table."""
+
+    expr: str
+    name: str
+    unit: str = COUNT
+    colours: Steps | None = None
+
+
+def bands(rate: str) -> Steps:
+    """The colours of a rate. A step holds its own value, so one that begins above it is the next number."""
+    found = [Threshold(value=None, color=COLOURS["critical"])]
+    for name, holds, floor in reversed(STANDARDS[rate]):
+        value = math.nextafter(floor, math.inf) if holds is gt else floor
+        found.append(Threshold(value=value, color=COLOURS[name]))
+    return found
+
+
+def limits(watch: float, critical: float) -> Steps:
+    """The colours of what is the better the less there is."""
+    return [
+        Threshold(value=None, color=COLOURS["standard"]),
+        Threshold(value=watch, color=COLOURS["watch"]),
+        Threshold(value=critical, color=COLOURS["critical"]),
+    ]
+
+
+def at_least(standard: float) -> Steps:
+    """The colours of what is red below a line."""
+    return [
+        Threshold(value=None, color=COLOURS["critical"]),
+        Threshold(value=standard, color=COLOURS["standard"]),
+    ]
+
+
+PLAIN: Steps = [Threshold(value=None, color="text")]
+
+
+def stat(
+    title: str,
+    description: str,
+    unit: str,
+    *queries: Query,
+    colours: Steps = PLAIN,
+    beside: Iterable[str] = (),
+    size: tuple[int, int] = (4, 4),
+    decimals: int | None = None,
+    empty: str = NOTHING,
+    trend: bool = True,
+) -> Panel:
+    """Big numbers. `beside` names the queries that are volumes beside a rate: plain counts without colour."""
+    made = (
+        stats.Panel()
+        .color_mode(common.BigValueColorMode.VALUE)
+        .graph_mode(common.BigValueGraphMode.AREA if trend else common.BigValueGraphMode.NONE)
+        .text_mode(
+            common.BigValueTextMode.VALUE_AND_NAME if len(queries) > 1 else common.BigValueTextMode.VALUE
+        )
+        .reduce_options(options.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
+        .no_value(empty)
+    )
+    for name in beside:
+        made.override_by_name(
+            name,
+            [
+                _property("unit", COUNT),
+                _property("decimals", 0),
+                _property("color", {"mode": "fixed", "fixedColor": "text"}),
+            ],
+        )
+    return _finished(made, title, description, unit, size, colours, _targets(queries), decimals)
+
+
+def bars(
+    title: str, description: str, unit: str, *queries: Query, colours: Steps = PLAIN, size: tuple[int, int]
+) -> Panel:
+    """Horizontal bars, in the order of the queries."""
+    made = (
+        bargauges.Panel()
+        .orientation(common.VizOrientation.HORIZONTAL)
+        .display_mode(common.BarGaugeDisplayMode.BASIC)
+        .value_mode(common.BarGaugeValueMode.TEXT)
+        .name_placement(common.BarGaugeNamePlacement.LEFT)
+        .reduce_options(options.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
+        .min(0)
+        .no_value(NOTHING)
+    )
+    if colours is PLAIN:
+        made.color_scheme(_colour(dashboard.FieldColorModeId.CONTINUOUS_BLUES))
+    return _finished(made, title, description, unit, size, colours, _targets(queries, instant=True))
+
+
+def lines(
+    title: str,
+    description: str,
+    unit: str,
+    *queries: Query,
+    colours: Steps | None = None,
+    size: tuple[int, int] = (8, 8),
+    stacked: bool = False,
+    soft_max: float | None = None,
+) -> Panel:
+    """Values over time, over the bands of `colours` where there are some."""
+    made = (
+        graphs.Panel()
+        .line_width(2)
+        .fill_opacity(40 if stacked else 0)
+        .show_points(common.VisibilityMode.NEVER)
+        .min(0)
+        .legend(
+            options.VizLegendOptions()
+            .display_mode(common.LegendDisplayMode.TABLE)
+            .placement(common.LegendPlacement.BOTTOM)
+            .show_legend(True)
+            .calcs(["lastNotNull"])
+        )
+        .tooltip(
+            options.VizTooltipOptions()
+            .mode(common.TooltipDisplayMode.MULTI)
+            .sort(common.SortOrder.DESCENDING)
+        )
+        .color_scheme(_colour(dashboard.FieldColorModeId.PALETTE_CLASSIC_BY_NAME))
+        .no_value(NOTHING)
+    )
+    if soft_max is not None:
+        made.axis_soft_max(soft_max)
+    if stacked:
+        made.stacking(options.StackingConfig().mode(common.StackingMode.NORMAL).group("A"))
+    if colours:
+        style = options.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.AREA)
+        made.thresholds_style(style)
+    return _finished(made, title, description, unit, size, colours or PLAIN, _targets(queries))
+
+
+def heat(title: str, description: str, unit: str, expr: str, *, size: tuple[int, int]) -> Panel:
+    """A distribution over time, from the cumulative buckets that `expr` gives by `le`."""
+    made = (
+        heatmaps.Panel()
+        .calculate(False)
+        .cell_values(heatmaps.CellValues().unit(COUNT))
+        .y_axis(heatmaps.YAxisConfig().unit(unit))
+        .rows_frame(heatmaps.RowsHeatmapOptions().layout(common.HeatmapCellLayout.AUTO))
+        .color(
+            heatmaps.HeatmapColorOptions()
+            .mode(heatmap.HeatmapColorMode.SCHEME)
+            .scheme("Blues")
+            .scale(heatmap.HeatmapColorScale.EXPONENTIAL)
+            .exponent(0.5)
+            .steps(64)
+        )
+        .tooltip(heatmaps.HeatmapTooltip().mode(common.TooltipDisplayMode.SINGLE).y_histogram(True))
+    )
+    target = _target("A", Query(expr, "{{le}}")).format(PromQueryFormat.HEATMAP).range()
+    return _finished(made, title, description, unit, size, PLAIN, [target])
+
+
+def table(
+    title: str,
+    description: str,
+    rows: Mapping[str, str],
+    *columns: Column,
+    links: Mapping[str, tuple[str, str]] | None = None,
+    sort: str = "",
+    size: tuple[int, int] = (24, 8),
+) -> Panel:
+    """One row for each value of the labels `rows` (label: heading); `links`: label to title and address."""
+    made = tables.Panel().cell_height(common.TableCellHeight.SM).no_value(NOTHING)
+    order = {label: n for n, label in enumerate(rows)}
+    order |= {
+        f"Value #{ref}": len(rows) + n
+        for n, (ref, _) in enumerate(zip(ascii_uppercase, columns, strict=False))
+    }
+    names = dict(rows) | {
+        f"Value #{ref}": column.name for ref, column in zip(ascii_uppercase, columns, strict=False)
+    }
+    made.with_transformation(dashboard.DataTransformerConfig(id_val="merge", options={}))
+    made.with_transformation(
+        dashboard.DataTransformerConfig(
+            id_val="organize",
+            options={"excludeByName": {"Time": True}, "indexByName": order, "renameByName": names},
+        )
+    )
+    for column in columns:
+        properties = [_property("unit", column.unit)]
+        if column.unit == SHARE:
+            properties.append(_property("decimals", 1))
+        if column.colours:
+            properties += [
+                _property("thresholds", {"mode": "absolute", "steps": column.colours}),
+                _property("color", {"mode": "thresholds"}),
+                _property("custom.cellOptions", {"type": "color-text"}),
+            ]
+        made.override_by_name(column.name, properties)
+    for label, (words, address) in (links or {}).items():
+        made.override_by_name(rows[label], [_property("links", [{"title": words, "url": address}])])
+    if sort:
+        made.sort_by([options.TableSortByFieldState().display_name(sort).desc(True)])
+    queries = [Query(column.expr) for column in columns]
+    targets = [target.format(PromQueryFormat.TABLE) for target in _targets(queries, instant=True)]
+    return _finished(made, title, description, COUNT, size, PLAIN, targets)
+
+
+def words(title: str, description: str, content: str, size: tuple[int, int]) -> Panel:
+    """Text in Markdown."""
+    made = texts.Panel().title(title).description(description).mode(TextMode.MARKDOWN).content(content)
+    return made.span(size[0]).height(size[1]).build()
+
+
+def _targets(queries: Iterable[Query], instant: bool = False) -> list[prometheus.Dataquery]:
+    made = [_target(ref, query) for ref, query in zip(ascii_uppercase, queries, strict=False)]
+    return [target.instant() if instant else target.range() for target in made]
+
+
+def _target(ref: str, query: Query) -> prometheus.Dataquery:
+    return (
+        prometheus.Dataquery().ref_id(ref).datasource(DATASOURCE).expr(query.expr).legend_format(query.name)
+    )
+
+
+def _finished(
+    made: Any,
+    title: str,
+    description: str,
+    unit: str,
+    size: tuple[int, int],
+    colours: Steps,
+    targets: list[prometheus.Dataquery],
+    decimals: int | None = None,
+) -> Panel:
+    width, height = size
+    made.title(title).description(description).datasource(DATASOURCE).unit(unit).span(width).height(height)
+    made.thresholds(boards.ThresholdsConfig().mode(dashboard.ThresholdsMode.ABSOLUTE).steps(colours))
+    if decimals is not None or unit == SHARE:
+        made.decimals(1 if decimals is None else decimals)
+    built: Panel = made.targets(targets).build()
+    return built
+
+
+def _colour(mode: dashboard.FieldColorModeId) -> boards.FieldColor:
+    return boards.FieldColor().mode(mode)
+
+
+def _property(name: str, value: Any) -> dashboard.DynamicConfigValue:
+    return dashboard.DynamicConfigValue(id_val=name, value=value)

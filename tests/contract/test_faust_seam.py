@@ -1,0 +1,263 @@
+"""The private parts of Faust and aiokafka that the worker stands on, as they were when it was built on them.
+
+When a test of the first half fails, a library changed. Compare what the message names with our side, run the
+integration tests, and only then put the new fingerprint here.
+"""
+
+import hashlib
+import inspect
+from importlib.metadata import version
+
+import pytest
+from aiokafka.consumer import fetcher, subscription_state
+from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
+from aiokafka.errors import CorruptRecordException
+from contract.batches import TP, batch, fetched
+from faust.stores import base as stores
+from faust.tables import base as tables
+from faust.tables import manager, recovery
+from faust.transport import consumer as faust_consumer
+from faust.transport.drivers import aiokafka as driver
+
+from agents import read_committed, transport
+from agents.recovery import Recovery, TableManager
+from agents.tables import ChangelogTable, RestoredRows
+from agents.transport import drain
+
+REPAIRED = read_committed._PartitionRecords
+PARTITION_RECORDS = {cls.__name__: cls for cls in (REPAIRED, REPAIRED.__mro__[1])}
+
+LEANT_ON = {
+    # agents/transport.py
+    fetcher.FetchResult: "d7db13f06de8",
+    fetcher.Fetcher.fetched_records: "be4348896b9b",
+    fetcher.Fetcher._create_fetch_waiter: "61d840568746",
+    fetcher.Fetcher._notify: "d3a30d94f34f",
+    subscription_state.SubscriptionState.fetch_context: "ff2a654dca23",
+    subscription_state.SubscriptionState.wait_for_assignment: "7f09ce46a80d",
+    driver.AIOKafkaConsumerThread._create_worker_consumer: "c2701bfc3e6f",
+    driver.AIOKafkaConsumerThread._fetch_records: "39a2c6c79fc1",
+    driver.AIOKafkaConsumerThread.getmany: "26fc5fc9f3b6",
+    driver.Consumer._new_consumer_thread: "0870ec53dea7",
+    driver.Consumer._to_message: "7c24f6511b2f",
+    faust_consumer.Consumer._add_gap: "4df2573ded7c",
+    faust_consumer.Consumer._new_offset: "1d2c7ea89a7a",
+    faust_consumer.Consumer.getmany: "4b168d84882a",
+    faust_consumer.Consumer.ack: "5fcf41cf4515",
+    # agents/transport.py and agents/read_committed.py
+    PARTITION_RECORDS["PartitionRecords"]: "94aa0da0dbec",
+    # agents/recovery.py
+    recovery.Recovery.on_recovery_completed: "6ef567acf072",
+    recovery.Recovery.on_rebalance: "aa4d997a1795",
+    recovery.Recovery._restart_recovery.fun: "6bd8a8558a2d",
+    recovery.Recovery._set_recovery_ended: "84badf3f2cfe",
+    recovery.Recovery._wait: "ec7429b70176",
+    recovery.Recovery._is_changelog_tp: "453e8762c530",
+    recovery.Recovery.active_remaining: "0dcc38568ad5",
+    manager.TableManager.recovery.fget: "f0bf5de78b4c",
+    manager.TableManager.on_rebalance: "2d2c23a07bf5",
+    # agents/tables.py
+    recovery.Recovery._slurp_changelogs.fun: "7825c7e50f76",
+    recovery.Recovery.flush_buffers: "6fa9c17f1071",
+    stores.Store: "1ae56041fe0e",
+    tables.Collection._new_store: "914a2bda605d",
+    tables.Collection._new_store_by_url: "343a8125107d",
+    tables.Collection.apply_changelog_batch: "b980a78d3ae9",
+    tables.Collection.on_rebalance: "0812ad692171",
+    tables.Collection.on_recovery_completed: "b1526fb39ea0",
+    tables.Collection.reset_state: "68190a499a6f",
+}
+
+
+def name_of(part):
+    return f"{part.__module__}.{part.__qualname__}"
+
+
+def fingerprint(part):
+    return hashlib.sha256(inspect.getsource(part).encode()).hexdigest()[:12]
+
+
+@pytest.mark.parametrize(
+    ("library", "pinned"), [("faust-streaming", "0.15.3"), ("aiokafka", "0.14.0")], ids=lambda x: x
+)
+def test_the_libraries_are_the_pinned_ones(library, pinned):
+    assert version(library) == pinned
+
+
+@pytest.mark.parametrize("part", LEANT_ON, ids=name_of)
+def test_what_we_lean_on_reads_as_it_did(part):
+    found = fingerprint(part)
+    assert found == LEANT_ON[part], (
+        f"{name_of(part)} changed. Compare it with agents/transport.py, recovery.py, tables.py and "
+        f"read_committed.py, run the integration tests, then note its new fingerprint: {found!r}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "name"),
+    [
+        (transport._ConsumerThread, driver.AIOKafkaConsumerThread, "_create_worker_consumer"),
+        (transport._ConsumerThread, driver.AIOKafkaConsumerThread, "_fetch_records"),
+        (transport.Consumer, driver.Consumer, "_new_consumer_thread"),
+        (transport.Consumer, driver.Consumer, "_to_message"),
+        (transport.Consumer, driver.Consumer, "_add_gap"),
+        (transport.Consumer, driver.Consumer, "_new_offset"),
+        (Recovery, recovery.Recovery, "on_recovery_completed"),
+        (TableManager, manager.TableManager, "on_rebalance"),
+        (RestoredRows, stores.Store, "apply_changelog_batch"),
+        (RestoredRows, stores.Store, "persisted_offset"),
+        (RestoredRows, stores.Store, "set_persisted_offset"),
+        (RestoredRows, stores.Store, "on_rebalance"),
+        (RestoredRows, stores.Store, "on_recovery_completed"),
+        (RestoredRows, stores.Store, "reset_state"),
+        (ChangelogTable, tables.Collection, "_new_store"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_an_override_takes_as_many_arguments_as_what_it_overrides(ours, theirs, name):
+    mine, overridden = (list(inspect.signature(getattr(cls, name)).parameters) for cls in (ours, theirs))
+    assert len(mine) == len(overridden)
+
+
+# What `drain` takes out of an answer of the broker.
+
+
+@pytest.fixture(params=["PartitionRecords", "_PartitionRecords"])
+def answer(request):
+    def make(*batches, **how):
+        return fetched(PARTITION_RECORDS[request.param], batches, **how)
+
+    return make
+
+
+def drained(result, limit=1_000):
+    return drain(result, limit, generation=7)
+
+
+def test_a_drained_batch_holds_every_part_of_its_records(answer):
+    result, state = answer(batch([5, 6]), at=5)
+    taken = drained(result)
+    assert (taken.topic, taken.partition, taken.generation) == (TP.topic, TP.partition, 7)
+    assert (taken.start, taken.end) == (5, 7)
+    assert taken.offsets == [5, 6]
+    assert taken.timestamps == [1_005, 1_006]
+    assert taken.keys == [b"key 5", b"key 6"]
+    assert taken.values == [b"value 5", b"value 6"]
+    assert taken.headers == [[("at", b"5")], [("at", b"6")]]
+    assert state.position == 7
+    assert not result.has_more()
+
+
+@pytest.mark.parametrize("compression", [1, 2, 3, 4], ids=["gzip", "snappy", "lz4", "zstd"])
+def test_compressed_batches_are_read(answer, compression):
+    result, _ = answer(batch(range(50), compression=compression), at=0)
+    assert drained(result).offsets == list(range(50))
+
+
+def test_positions_close_over_compacted_records(answer):
+    result, state = answer(batch([5, 8], end=12), batch([14, 15]), at=5)
+    taken = drained(result)
+    assert taken.offsets == [5, 8, 14, 15]
+    assert (taken.start, taken.end) == (5, 16)
+    assert state.position == 16
+
+
+def test_an_answer_of_which_all_is_compacted_away_still_moves_on(answer):
+    result, state = answer(batch([5], end=9, producer=1, marker="commit"), at=5)
+    taken = drained(result)
+    assert len(taken) == 0
+    assert (taken.start, taken.end) == (5, 9)
+    assert state.position == 9
+
+
+def test_transaction_markers_are_no_records(answer):
+    result, _ = answer(batch([0, 1], producer=1), batch([2], producer=1, marker="commit"), batch([3]), at=0)
+    taken = drained(result)
+    assert taken.offsets == [0, 1, 3]
+    assert taken.end == 4
+
+
+ABORTED_AND_COMMITTED = (
+    batch([0, 1], producer=1),
+    batch([2], producer=2),
+    batch([3], producer=1, marker="abort"),
+    batch([4], producer=1),
+    batch([5], producer=1, marker="commit"),
+    batch([6], producer=2, marker="commit"),
+)
+
+
+def test_an_aborted_transaction_is_never_seen_and_the_next_of_its_producer_is(answer):
+    result, state = answer(*ABORTED_AND_COMMITTED, at=0, aborted=[(1, 0)], isolation=READ_COMMITTED)
+    taken = drained(result)
+    assert taken.values == [b"value 2", b"value 4"]
+    assert (taken.start, taken.end, state.position) == (0, 7, 7)
+
+
+def test_whoever_reads_uncommitted_sees_aborted_records(answer):
+    result, _ = answer(*ABORTED_AND_COMMITTED, at=0, aborted=[(1, 0)], isolation=READ_UNCOMMITTED)
+    assert drained(result).offsets == [0, 1, 2, 4]
+
+
+def test_a_transaction_aborted_before_the_answer_hides_nothing_committed_in_it():
+    batches = ABORTED_AND_COMMITTED[3:]
+    how = {"at": 4, "aborted": [(1, 0)], "isolation": READ_COMMITTED}
+    assert drained(fetched(REPAIRED, batches, **how)[0]).offsets == [4]
+
+
+def test_what_lies_before_the_position_is_skipped(answer):
+    result, _ = answer(batch([5, 6, 7, 8]), at=7)
+    taken = drained(result)
+    assert taken.offsets == [7, 8]
+    assert taken.values == [b"value 7", b"value 8"]
+    assert (taken.start, taken.end) == (7, 9)
+
+
+def test_the_limit_ends_at_a_whole_record_batch_and_the_next_drain_goes_on(answer):
+    result, state = answer(batch([0, 1, 2]), batch([3, 4, 5]), batch([6]), at=0)
+    first = drained(result, limit=4)
+    assert first.offsets == [0, 1, 2, 3, 4, 5]
+    assert state.position == 6
+    assert result.has_more()
+    second = drained(result, limit=4)
+    assert (second.start, second.end, second.offsets) == (first.end, 7, [6])
+    assert not result.has_more()
+    assert drained(result) is None
+
+
+def test_aborts_are_remembered_from_one_drain_to_the_next(answer):
+    result, _ = answer(*ABORTED_AND_COMMITTED, at=0, aborted=[(1, 0)], isolation=READ_COMMITTED)
+    values = []
+    while result.has_more():
+        values += drained(result, limit=1).values
+    assert values == [b"value 2", b"value 4"]
+
+
+def test_a_damaged_batch_is_refused(answer):
+    damaged = bytearray(batch([5, 6]))
+    damaged[-1] ^= 0xFF
+    result, _ = answer(bytes(damaged), at=5)
+    with pytest.raises(CorruptRecordException):
+        drained(result)
+
+
+def test_what_precedes_a_damaged_batch_is_not_lost(answer):
+    damaged = bytearray(batch([2, 3]))
+    damaged[-1] ^= 0xFF
+    result, state = answer(batch([0, 1]), bytes(damaged), at=0)
+    with pytest.raises(CorruptRecordException):
+        drained(result)
+    assert state.position == 0
+    assert not result.has_more()  # so it is fetched again, from the position
+
+
+def test_a_paused_partition_gives_nothing(answer):
+    result, state = answer(batch([5]), at=5)
+    state.paused = True
+    assert drained(result) is None
+
+
+def test_an_answer_to_a_question_before_a_seek_gives_nothing(answer):
+    result, state = answer(batch([5]), at=5)
+    state.position = 3
+    assert drained(result) is None

@@ -1,0 +1,65 @@
+"""What a worker serves at /metrics: the oracle's numbers, in a form that Prometheus accepts."""
+
+import shutil
+import subprocess
+import time
+
+import pytest
+from integration.workers import PARTITIONS, Worker, assert_equal, calls
+from prometheus_client.parser import text_string_to_metric_families
+
+from schemas.events import STAGES
+from streams import oracle
+
+
+def samples(worker: Worker, name: str) -> dict[tuple[str, ...], float]:
+    """The samples of this name; the label values in the order of the labels' names."""
+    return {
+        tuple(value for _, value in sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(worker.get("/metrics")[1])
+        for sample in family.samples
+        if sample.name == name
+    }
+
+
+@pytest.fixture
+def told(workers):
+    """A worker with a view that has folded all records, these records and the tables it left."""
+    records = calls(clients=800, live_events=2000)
+    worker = workers.start(view=True)
+    workers.publish(records)
+    left = workers.wait(len(records))
+    worker.wait_until_ready()
+    assert_equal(left, records)
+    return worker, records, left
+
+
+def test_metrics_are_the_numbers_of_the_oracle_over_all_time(told):
+    worker, records, left = told
+    expected = {
+        (dimensions[0], stage, dimensions[1]): float(columns.get(f"events_{stage}", 0))
+        for (resolution, _, rollup, *dimensions), columns in oracle.total(left.tables).items()
+        if (resolution, rollup) == ("all", "campaign+source")
+        for stage in STAGES
+    }
+    deadline = time.monotonic() + 10
+    while samples(worker, "callfunnel_events_total") != expected and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert samples(worker, "callfunnel_events_total") == expected
+    assert sum(samples(worker, "callfunnel_worker_events_consumed_total").values()) == len(records)
+    assert (
+        sum(samples(worker, "callfunnel_worker_events_duplicate_total").values())
+        == left.total("duplicates")
+        > 0
+    )
+    assert samples(worker, "callfunnel_worker_partitions")["active",] == PARTITIONS
+
+
+def test_prometheus_has_nothing_to_say_against_them(told):
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not installed")
+    text = told[0].get("/metrics")[1]
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=30
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")

@@ -1,0 +1,152 @@
+from datetime import UTC
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from schemas.rows import decode_columns, decode_key
+from streams.funnel import Funnel
+from streams.panes import pane_start, resolutions
+
+MINUTE = 1_750_000_020
+HOUR, DAY = MINUTE // 3_600 * 3_600, MINUTE // 86_400 * 86_400
+PLACE = ("spring", "web", "north", "ann", "Köln")
+
+
+def cells(**columns):
+    return {(MINUTE, *PLACE, column): n for column, n in columns.items()}
+
+
+def funnel(zone=UTC, **kept):
+    return Funnel(resolutions(**kept), zone)
+
+
+def readable(changes):
+    return {decode_key(key): None if value is None else decode_columns(value) for key, value in changes}
+
+
+def add(state, cells, watermark_s=MINUTE):
+    return readable(state.add(cells, watermark_s * 1000))
+
+
+def only(resolution, changes):
+    return {key[1:]: columns for key, columns in changes.items() if key[0] == resolution}
+
+
+def test_a_cell_counts_in_every_resolution_and_rollup():
+    changes = add(funnel(), cells(events_dialed=2))
+    groups = [("campaign+source", "spring", "web"), ("team+agent", "north", "ann"), ("location", "Köln")]
+    panes = [("1m", MINUTE), ("1h", HOUR), ("1d", DAY), ("all", 0)]
+    assert changes == {(*pane, *group): {"events_dialed": 2} for pane in panes for group in groups}
+
+
+def test_response_columns_are_no_agents_and_no_locations():
+    changes = add(funnel(), cells(awaited=1, attempt_60=1, attempt_ms=31_000))
+    assert only("all", changes) == {
+        (0, "campaign+source", "spring", "web"): {"awaited": 1, "attempt_60": 1, "attempt_ms": 31_000}
+    }
+
+
+def test_the_changes_hold_whole_rows_not_differences():
+    state = funnel()
+    add(state, cells(events_dialed=2))
+    assert only("all", add(state, cells(events_dialed=1, events_won=1)))[0, "location", "Köln"] == {
+        "events_dialed": 3,
+        "events_won": 1,
+    }
+
+
+def test_only_rows_that_change_are_written():
+    state = funnel()
+    add(state, cells(events_dialed=2))
+    elsewhere = {(MINUTE, "spring", "web", "south", "bo", "Ulm", "events_dialed"): 1}
+    assert only("1h", add(state, elsewhere)).keys() == {
+        (HOUR, "campaign+source", "spring", "web"),
+        (HOUR, "team+agent", "south", "bo"),
+        (HOUR, "location", "Ulm"),
+    }
+
+
+def test_what_cancels_out_is_not_written():
+    to_another_agent = {
+        (MINUTE, *PLACE, "leads_dialed"): 1,
+        (MINUTE, "spring", "web", "north", "bo", "Köln", "leads_dialed"): -1,
+        (MINUTE, *PLACE, "implied"): 0,
+    }
+    state = funnel()
+    add(state, {(MINUTE, "spring", "web", "north", "bo", "Köln", "leads_dialed"): 1})
+    assert only("all", add(state, to_another_agent)) == {
+        (0, "team+agent", "north", "ann"): {"leads_dialed": 1},
+        (0, "team+agent", "north", "bo"): None,
+    }
+
+
+def test_a_column_that_comes_to_zero_is_not_held():
+    state = funnel()
+    add(state, cells(leads_reached=1, events_reached=1))
+    assert only("all", add(state, cells(leads_reached=-1)))[0, "location", "Köln"] == {"events_reached": 1}
+
+
+def test_a_row_without_columns_is_deleted():
+    state = funnel()
+    add(state, cells(leads_reached=1))
+    assert set(add(state, cells(leads_reached=-1)).values()) == {None}
+    assert len(state) == 0
+    assert state.rows() == {}
+
+
+def test_minutes_of_an_hour_add_up():
+    later = {(MINUTE + 60, *PLACE, "events_dialed"): 4}
+    changes = add(funnel(), cells(events_dialed=1) | later)
+    assert only("1m", changes)[MINUTE, "location", "Köln"] == {"events_dialed": 1}
+    assert only("1m", changes)[MINUTE + 60, "location", "Köln"] == {"events_dialed": 4}
+    assert only("1h", changes)[HOUR, "location", "Köln"] == {"events_dialed": 5}
+
+
+def test_days_begin_at_midnight_in_the_time_zone():
+    berlin = ZoneInfo("Europe/Berlin")
+    changes = add(funnel(berlin), cells(events_dialed=1))
+    assert {pane for pane, *_ in only("1d", changes)} == {DAY - 2 * 3_600}
+
+
+@pytest.mark.parametrize(
+    ("resolution", "pane", "ends_s"),
+    [("1m", MINUTE, 60 + 6 * 3_600), ("1h", HOUR, 3_600 + 3 * 86_400), ("1d", DAY, 86_400 + 400 * 86_400)],
+)
+def test_a_pane_is_deleted_row_by_row_once_the_watermark_has_passed_it(resolution, pane, ends_s):
+    state = funnel()
+    add(state, cells(events_dialed=1))
+    assert only(resolution, add(state, {}, pane + ends_s - 1)) == {}
+    assert only(resolution, add(state, {}, pane + ends_s)) == {
+        (pane, "campaign+source", "spring", "web"): None,
+        (pane, "team+agent", "north", "ann"): None,
+        (pane, "location", "Köln"): None,
+    }
+    assert only(resolution, add(state, {}, pane + ends_s + 1)) == {}
+    assert resolution not in {key[0] for key in state.rows()}
+
+
+def test_what_is_kept_is_a_setting():
+    state = funnel(minute_hours=1)
+    add(state, cells(events_dialed=1))
+    assert len(only("1m", add(state, {}, MINUTE + 60 + 3_600))) == 3
+
+
+def test_a_cell_of_an_expired_pane_counts_in_the_coarser_rows_alone():
+    state = funnel()
+    changes = add(state, cells(events_dialed=1), MINUTE + 60 + 6 * 3_600)
+    assert {key[0] for key in changes} == {"1h", "1d", "all"}
+    assert len(state) == 9
+
+
+def test_restored_rows_go_on_counting():
+    before, after = funnel(), funnel()
+    after.restore(dict(before.add(cells(events_dialed=2), MINUTE * 1000)))
+    assert after.rows() == before.rows()
+    assert only("all", add(after, cells(events_dialed=1)))[0, "location", "Köln"] == {"events_dialed": 3}
+
+
+def test_the_day_of_a_minute_may_change_within_a_quarter_of_an_hour():
+    st_johns = ZoneInfo("America/St_Johns")  # until 2006 its clocks went back at 00:01
+    midnight = 1_162_089_000  # 2006-10-29T00:00 there
+    assert pane_start("1d", midnight, st_johns) == midnight
+    assert pane_start("1d", midnight + 60, st_johns) == midnight - 86_400

@@ -1,0 +1,460 @@
+"""The guard between Faust and the fold; its consumer and its ledger only remember what they were asked."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+from faust.types import TP
+from msgspec.json import encode
+from prometheus_client import CollectorRegistry
+
+from agents.deadletter import DeadLetterLimits
+from agents.errors import Stalled, TablesWrong, WriteFailed
+from agents.exposition import engine_metrics
+from agents.ingest import REROUTED, Ingest
+from agents.transport import MicroBatch
+from schemas.codec import Decoder, Limits
+from schemas.events import Dial
+from schemas.rows import POSITION_KEY, Position, encode_position
+from streams.engine import Fold, Partition
+from streams.panes import resolutions
+
+T = 1_750_000_020_000
+SOURCE = TP("call-events", 0)
+FUNNEL, LEADS, DEAD = "app-funnel-changelog", "app-leads-changelog", "call-events.dlq"
+FOLD = Fold(
+    hangup_ms=15_000,
+    late_ms=600_000,
+    lead_events=100,
+    timezone="UTC",
+    partitioner="murmur2",
+    resolutions=resolutions(),
+)
+
+
+class Consumer:
+    """Where the source begins and ends, and its changelogs; where it was asked to go on."""
+
+    def __init__(self):
+        self.begins, self.ends = 0, 1_000
+        self.changelogs_end = 0
+        self.sought = []
+        self.dropped = []
+
+    async def earliest_offsets(self, *partitions):
+        return {tp: self.begins if tp.topic == SOURCE.topic else 0 for tp in partitions}
+
+    async def highwaters(self, *partitions):
+        return {tp: self.ends if tp.topic == SOURCE.topic else self.changelogs_end for tp in partitions}
+
+    def highwater(self, tp):
+        return self.ends
+
+    async def seek(self, tp, offset):
+        self.sought.append((tp, offset))
+
+    def drop(self, event):
+        self.dropped.append(event.value)
+
+
+class Ledger:
+    """The transactions written, until it is told to fail."""
+
+    def __init__(self):
+        self.written = []
+        self.owned = None
+        self.failure = None
+
+    async def own(self, partitions):
+        self.owned = partitions
+
+    async def write(self, partition, records):
+        if self.failure:
+            raise self.failure
+        self.written.append((partition, records))
+        return {at: sum(len(batch.get(at, ())) for _, batch in self.written) - 1 for at in records}
+
+    async def close(self):
+        self.owned = set()
+
+
+class Table:
+    """Rows as recovery left them."""
+
+    def __init__(self, name):
+        self.changelog_topic_name = name
+        self.rows = self
+        self.held = {}
+        self.through = None
+
+    def persisted_offset(self, tp):
+        return self.through
+
+    def wrote(self, partition, offset):
+        self.through = offset
+
+    def take(self, partition):
+        return self.held.pop(partition, {})
+
+
+class Worker:
+    """An ingest and everything around it."""
+
+    def __init__(self, home=lambda lead_id: 0):
+        self.consumer, self.ledger = Consumer(), Ledger()
+        self.funnel, self.leads = Table(FUNNEL), Table(LEADS)
+        self.app = SimpleNamespace(
+            consumer=self.consumer,
+            consumer_generation_id=1,
+            conf=SimpleNamespace(id="app"),
+            funnel_table=self.funnel,
+            leads_table=self.leads,
+        )
+        self.registry = CollectorRegistry()
+        self.failures = []
+        self.acked = []
+        decode = Decoder(Limits()).decode_all
+        self.ingest = Ingest(
+            self.app,
+            source=SOURCE.topic,
+            dead_letters=DEAD,
+            ledger=self.ledger,
+            new_partition=lambda number: Partition(number, FOLD, decode, home),
+            limits=DeadLetterLimits(max_share=0.9, window=1_000, max_run=5),
+            metrics=engine_metrics(self.registry),
+            fail=self.failures.append,
+        )
+
+    async def take_over(self, *partitions):
+        await self.ingest.fence(partitions or {SOURCE})
+        positions = await self.ingest.take_over(partitions or {SOURCE}, generation=1)
+        self.ingest.ready(partitions or {SOURCE})
+        return positions
+
+    async def take(self, batch):
+        """Give it a batch and let it work."""
+        await self.ingest.take(SimpleNamespace(value=batch, ack=lambda: self.acked.append(batch)))
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    @property
+    def state(self):
+        return self.ingest.lanes[0].state
+
+    def count(self, name, **labels):
+        return self.registry.get_sample_value(f"callfunnel_worker_{name}_total", labels) or 0
+
+
+def batch(start, end, *, generation=1, values=None, headers=None, offsets=None):
+    """Records from `start` up to `end`: a dial of its own lead each, unless `values` says otherwise."""
+    made = MicroBatch(*SOURCE, start, end, generation)
+    made.offsets = list(range(start, end)) if offsets is None else offsets
+    dials = [encode(Dial(event_id=f"e{n}", lead_id=f"l{n}", occurred_at=T)) for n in made.offsets]
+    made.values = dials if values is None else values
+    made.timestamps = [T] * len(made)
+    made.keys = [None] * len(made)
+    made.headers = headers or [()] * len(made)
+    return made
+
+
+def dials(worker):
+    rows = worker.state.funnel.rows()
+    return rows.get(("all", 0, "location", "none"), {}).get("events_dialed", 0)
+
+
+def with_worker(test):
+    """Run a test on a worker that took partition 0 over, empty, at offset 0."""
+
+    def run():
+        async def main():
+            worker = Worker()
+            await worker.take_over()
+            await test(worker)
+            await worker.ingest.close()
+
+        asyncio.run(main())
+
+    run.__name__ = test.__name__
+    return run
+
+
+# The guard
+
+
+@with_worker
+async def test_batches_that_follow_each_other_are_applied_and_acknowledged(worker):
+    first, second = batch(0, 3), batch(3, 5)
+    await worker.take(first)
+    await worker.take(second)
+    assert worker.acked == [first, second]
+    assert (worker.state.offset, dials(worker)) == (5, 5)
+    assert worker.count("events_consumed", topic="call-events", partition="0") == 5
+
+
+@with_worker
+async def test_a_batch_that_was_applied_is_acknowledged_and_not_counted_again(worker):
+    await worker.take(batch(0, 3))
+    again = batch(0, 3)
+    await worker.take(again)
+    assert worker.acked[-1] is again
+    assert (worker.state.offset, dials(worker), len(worker.ledger.written)) == (3, 3, 1)
+    assert worker.count("events_replayed") == 3
+
+
+@with_worker
+async def test_of_a_batch_that_overlaps_only_what_is_new_is_applied(worker):
+    await worker.take(batch(0, 3))
+    await worker.take(batch(1, 5))
+    assert (worker.state.offset, dials(worker)) == (5, 5)
+    assert worker.state.written.duplicates == 0
+    assert worker.count("events_replayed") == 2
+
+
+@with_worker
+async def test_a_batch_behind_a_hole_is_neither_applied_nor_acknowledged_but_fetched_again(worker):
+    await worker.take(batch(0, 3))
+    await worker.take(batch(5, 8))
+    assert (worker.state.offset, dials(worker), len(worker.acked)) == (3, 3, 1)
+    assert worker.consumer.sought == [(SOURCE, 3)]
+    await worker.take(batch(3, 8))
+    assert (worker.state.offset, dials(worker), len(worker.acked)) == (8, 8, 2)
+    assert worker.count("source_gap_events", partition="0") == 0
+
+
+@with_worker
+async def test_what_retention_took_is_counted_exactly_and_passed_over(worker):
+    await worker.take(batch(0, 3))
+    worker.consumer.begins = 10
+    await worker.take(batch(10, 12))
+    assert (worker.state.offset, dials(worker), len(worker.acked)) == (12, 5, 2)
+    assert worker.count("source_gap_events", partition="0") == 7
+    assert worker.consumer.sought == []
+
+
+@with_worker
+async def test_a_batch_beyond_what_retention_took_is_fetched_again(worker):
+    await worker.take(batch(0, 3))
+    worker.consumer.begins = 10
+    await worker.take(batch(20, 22))
+    assert (worker.state.offset, len(worker.acked)) == (10, 1)
+    assert worker.consumer.sought == [(SOURCE, 10)]
+    assert worker.count("source_gap_events", partition="0") == 7
+
+
+@with_worker
+async def test_a_hole_that_never_closes_ends_the_process(worker):
+    for _ in range(21):
+        await worker.take(batch(5, 8))
+    (failure,) = worker.failures
+    assert isinstance(failure, TablesWrong)
+    assert "never delivers 0" in str(failure)
+    assert worker.acked == []
+
+
+@with_worker
+async def test_a_batch_of_an_older_generation_is_dropped(worker):
+    await worker.take(batch(0, 3))
+    worker.app.consumer_generation_id = 2
+    await worker.take(batch(3, 5, generation=1))
+    assert (worker.state.offset, dials(worker), len(worker.acked)) == (3, 3, 1)
+    await worker.take(batch(3, 5, generation=2))
+    assert (worker.state.offset, len(worker.acked)) == (5, 2)
+
+
+@with_worker
+async def test_a_batch_of_a_partition_that_is_anothers_is_dropped(worker):
+    await worker.take_over(TP(SOURCE.topic, 1))
+    await worker.take(batch(0, 3))
+    assert worker.acked == []
+    assert worker.ledger.owned == {1}
+    assert list(worker.ingest.lanes) == [1]
+
+
+@with_worker
+async def test_a_batch_without_records_moves_the_state_and_writes_nothing(worker):
+    await worker.take(batch(0, 4, offsets=[]))
+    assert (worker.state.offset, len(worker.acked), worker.ledger.written) == (4, 1, [])
+    await worker.take(batch(4, 5))
+    assert dials(worker) == 1
+
+
+@with_worker
+async def test_compacted_records_and_markers_are_no_holes(worker):
+    await worker.take(batch(0, 6, offsets=[0, 4]))
+    await worker.take(batch(6, 9, offsets=[7]))
+    assert (worker.state.offset, dials(worker), len(worker.acked)) == (9, 3, 2)
+    assert worker.consumer.sought == []
+
+
+@with_worker
+async def test_a_failed_write_ends_the_process_and_acknowledges_nothing(worker):
+    worker.ledger.failure = WriteFailed("the broker is gone")
+    await worker.take(batch(0, 3))
+    assert worker.failures == [worker.ledger.failure]
+    assert worker.acked == []
+
+
+@with_worker
+async def test_too_many_rejected_records_end_the_process_before_anything_is_written(worker):
+    await worker.take(batch(0, 6, values=[b"{"] * 6))
+    assert "6 records in a row" in str(worker.failures[0])
+    assert (worker.acked, worker.ledger.written) == ([], [])
+
+
+# What is written
+
+
+@with_worker
+async def test_the_tables_know_how_far_their_changelogs_were_written(worker):
+    await worker.take(batch(0, 3))
+    records = worker.ledger.written[0][1]
+    assert worker.funnel.through == len(records[FUNNEL, 0]) - 1
+    assert worker.leads.through == len(records[LEADS, 0]) - 1 == 3
+
+
+@with_worker
+async def test_a_batch_is_one_transaction_of_rows_leads_and_dead_letters(worker):
+    values = batch(0, 1).values
+    await worker.take(batch(0, 2, values=[*values, b"{"]))
+    ((partition, records),) = worker.ledger.written
+    assert partition == 0
+    assert records.keys() == {(FUNNEL, 0), (LEADS, 0), (DEAD, 0)}
+    assert records[FUNNEL, 0][-1] == (POSITION_KEY, encode_position(worker.state.written), [], None)
+    assert [key for key, *_ in records[LEADS, 0]] == [b"l0", b"\0position"]
+    ((key, value, headers, _),) = records[DEAD, 0]
+    assert (key, value) == (None, b"{")
+    assert dict(headers)["callfunnel.reason"] == b"not_json"
+    assert worker.count("events_rejected", reason="not_json") == 1
+
+
+def test_an_event_of_another_partition_is_sent_home_as_it_came_and_marked():
+    async def main():
+        worker = Worker(home=lambda lead_id: 4)
+        await worker.take_over()
+        await worker.take(batch(0, 1, headers=[[("trace", b"t")]]))
+        ((_, records),) = worker.ledger.written
+        record = (None, batch(0, 1).values[0], [("trace", b"t"), (REROUTED, b"1")], T)
+        assert records[SOURCE.topic, 4] == [record]
+        assert dials(worker) == 0
+        assert worker.count("events_rerouted") == 1
+        await worker.take(batch(1, 2, headers=[[(REROUTED, b"1")]]))
+        assert dials(worker) == 1
+        await worker.ingest.close()
+
+    asyncio.run(main())
+
+
+# Taking over
+
+
+def restored(worker, offset):
+    """Let the tables say that everything before `offset` is in them."""
+    data = encode_position(Position(offset=offset, watermark_ms=T, fold=FOLD.id))
+    worker.funnel.held = {0: {POSITION_KEY: data}}
+    worker.leads.held = {0: {b"\0position": data}}
+    worker.funnel.through = worker.leads.through = 8
+
+
+def taken_over(offset, begins, ends, changelogs_end=0):
+    async def main():
+        worker = Worker()
+        worker.consumer.begins, worker.consumer.ends = begins, ends
+        worker.consumer.changelogs_end = changelogs_end
+        if offset is not None:
+            restored(worker, offset)
+        try:
+            return worker, await worker.take_over()
+        finally:
+            await worker.ingest.close()
+
+    return asyncio.run(main())
+
+
+def test_a_new_partition_is_read_from_where_the_topic_begins():
+    _, positions = taken_over(None, begins=7, ends=9)
+    assert positions == {SOURCE: 7}
+
+
+def test_the_tables_say_where_to_go_on():
+    worker, positions = taken_over(40, begins=7, ends=40)
+    assert positions == {SOURCE: 40}
+    assert worker.count("source_gap_events", partition="0") == 0
+
+
+def test_what_retention_took_while_nobody_worked_is_counted_exactly():
+    worker, positions = taken_over(40, begins=45, ends=90)
+    assert positions == {SOURCE: 45}
+    assert worker.count("source_gap_events", partition="0") == 5
+
+
+def test_tables_ahead_of_the_topic_are_refused():
+    with pytest.raises(TablesWrong, match="go up to offset 41, but the topic ends at 40"):
+        taken_over(41, begins=0, ends=40)
+
+
+def test_tables_restored_to_the_end_of_their_changelogs_are_taken_over():
+    assert taken_over(40, begins=0, ends=40, changelogs_end=9)[1] == {SOURCE: 40}
+
+
+@pytest.mark.parametrize("offset", [None, 40])
+def test_tables_restored_halfway_are_refused(offset):
+    with pytest.raises(Stalled, match="app-funnel-changelog/0 ends at 10, but was restored only to"):
+        taken_over(offset, begins=0, ends=40, changelogs_end=10)
+
+
+def test_a_take_over_that_fails_ends_the_process():
+    async def main():
+        worker = Worker()
+        worker.funnel.held = {0: {b'["all",0,"location","Ulm"]': b'{"events_dialed":1}'}}
+        with pytest.raises(TablesWrong, match="no position"):
+            await worker.take_over()
+        assert [str(failure) for failure in worker.failures] == [
+            "the changelogs of partition 0 hold rows but no position: not ours"
+        ]
+
+    asyncio.run(main())
+
+
+@with_worker
+async def test_a_partition_that_stays_keeps_its_state(worker):
+    await worker.take(batch(0, 3))
+    state = worker.state
+    assert await worker.take_over() == {SOURCE: 3}
+    assert worker.state is state
+
+
+# What it tells
+
+
+@with_worker
+async def test_a_worker_is_ready_from_the_end_of_recovery_to_the_next_rebalance(worker):
+    assert worker.ingest.not_ready() is None
+    await worker.ingest.fence({SOURCE})
+    assert worker.ingest.not_ready() == "the worker is joining its group or restoring its tables"
+
+
+@with_worker
+async def test_the_lag_is_what_the_tables_do_not_hold_yet(worker):
+    await worker.take(batch(0, 3))
+    worker.consumer.ends = 10
+    assert worker.ingest.lags() == {SOURCE: 7}
+
+
+@with_worker
+async def test_only_work_without_progress_is_a_stall(worker):
+    now = worker.ingest.lanes[0].progress_at
+    worker.consumer.ends = 0
+    assert worker.ingest.stalled(now + 100, seconds=60) is None
+    worker.consumer.ends = 5
+    assert worker.ingest.stalled(now + 160, seconds=60) is None
+    assert (
+        worker.ingest.stalled(now + 161, seconds=60) == "call-events/0 is 5 records behind and does not move"
+    )
+    await worker.ingest.fence({SOURCE})
+    assert worker.ingest.stalled(now + 999, seconds=60) is None
+
+
+@with_worker
+async def test_rows_and_leads_are_told_for_all_partitions(worker):
+    await worker.take(batch(0, 3))
+    assert worker.ingest.rows() == (len(worker.state.funnel), 3)
