@@ -1,11 +1,10 @@
 """`python -m model`, in the folder `tests`: run many schedules, or repeat one by its seed and show what happened."""
 
 import argparse
-import logging
 import sys
 import time
 
-from model.schedule import Runner
+from model.schedule import run_all
 
 
 def main() -> int:
@@ -13,19 +12,15 @@ def main() -> int:
     parser.add_argument("--schedules", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=1, help="the seed of the first schedule")
     options = parser.parse_args()
-    logging.disable()
     began = time.monotonic()
-    with Runner() as runner:
-        for seed in range(options.seed, options.seed + options.schedules):
-            broken = runner.run(seed)
-            if broken is not None:
-                print(*broken.notes, sep="\n")
-                print(f"repeat it: python -m model --schedules 1 --seed {seed}")
-                return 1
-    seconds = time.monotonic() - began
-    print(f"schedules={options.schedules} violations=0 seconds={seconds:.0f}")
-    print(*(f"{what}={count}" for what, count in sorted(runner.counts.items())), sep=", ")
+    counts, broken = run_all(options.seed, options.schedules)
+    if broken is not None:
+        print(*broken, sep="\n")
+        return 1
+    print(f"schedules={options.schedules} violations=0 seconds={time.monotonic() - began:.0f}")
+    print(*(f"{what}: {count}" for what, count in sorted(counts.items())), sep="\n")
     return 0
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

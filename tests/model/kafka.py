@@ -20,8 +20,7 @@ class Name(str):
 
     __slots__ = ()
 
-    def __hash__(self) -> int:
-        return sum(self.encode())
+    __hash__ = str.__len__  # type: ignore[assignment]
 
 
 class Transaction:

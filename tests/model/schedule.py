@@ -5,7 +5,10 @@ accounted for once, and a worker ends only with a reason that is true. A schedul
 """
 
 import asyncio
+import logging
 import math
+import multiprocessing
+import os
 from collections import Counter, defaultdict
 from collections.abc import Coroutine
 from contextlib import ExitStack
@@ -107,7 +110,7 @@ class Schedule:
         self._early = chance.choice((0.0, 0.0, 0.0, 0.05))
         self._truncates = chance.random() < 0.04
         self._heals = chance.random() < 0.8
-        self._steps = chance.randint(30, 110)
+        self._steps = chance.randint(20, 80)
         self._kafka = Kafka()
         self._workers: list[Worker] = []
         self._generation = 0
@@ -172,9 +175,13 @@ class Schedule:
 
     async def run(self) -> str | None:
         try:
+            self.is_calm = self._chance.random() < 0.7
             for _ in range(self._crew):
                 self._start()
+            self._publish()
             self._rebalance()
+            await settle()
+            self.is_calm = False
             for name in self._chance.choices(ACTIONS, cum_weights=WEIGHTS, k=self._steps):
                 getattr(self, "_" + name)()
                 await settle()
@@ -228,7 +235,11 @@ class Schedule:
         awake = [worker for worker in self._awake() if worker.flowing]
         if awake:
             worker = self._chance.choice(awake)
-            worker.deliver(self._chance.choice(sorted(worker.flowing)), self._chance.randint(1, 5))
+            behind = [
+                tp for tp in sorted(worker.flowing) if worker.positions[tp] != self._kafka.logs[tp].stable_end
+            ]
+            if behind:
+                worker.deliver(self._chance.choice(behind), self._chance.randint(1, 4))
 
     def _publish(self) -> None:
         for record in self._unpublished[: self._chance.randint(1, 4)]:
@@ -459,6 +470,9 @@ class Schedule:
         if dead != expected.rejected:
             raise Violation(f"partition {number}: dead letters {dead}, not {expected.rejected}")
         self.counts["records"] += sum(accounts)
+        self.counts["transactions"] += sum(
+            entry.key == POSITION_KEY for entry in self._kafka.logs[TP(FUNNEL, number)].ever_committed()
+        )
 
     def _was_gone(self, partition: int, offset: int) -> bool:
         return any(start <= offset < end for start, end in self._kafka.holes[partition])
@@ -522,8 +536,8 @@ HAPPENS = {
     "pause": 2,
     "kill": 2,
     "compact": 3,
-    "drop": 2,
-    "rewind": 2,
+    "drop": 3,
+    "rewind": 4,
     "retain": 1,
     "time_out": 1,
     "truncate": 2,
@@ -554,10 +568,8 @@ class Loop(asyncio.BaseEventLoop):
 async def settle() -> None:
     """Returns when everything else waits for the schedule."""
     ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
-    while True:
+    while ready:
         await asyncio.sleep(0)
-        if not ready:
-            return
 
 
 class Runner:
@@ -572,7 +584,6 @@ class Runner:
     def __enter__(self) -> "Runner":
         for name, replacement in (("agents.ledger.AIOKafkaProducer", Producer), *self._rules.patches):
             self._stack.enter_context(patch(name, replacement))
-        self._logging = self._stack
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -590,9 +601,32 @@ class Runner:
         return schedule
 
     def first_violation(self, schedules: int, seed: int = 0) -> tuple[int, Schedule] | None:
-        """How many schedules it took, and the one."""
+        """How many schedules it took, from the one after `seed` on, and the one that broke the law."""
         for count in range(1, schedules + 1):
             broken = self.run(seed + count)
             if broken is not None:
                 return count, broken
         return None
+
+
+CHUNK = 500
+
+
+def run_all(seed: int, schedules: int) -> tuple[Counter[str], list[str] | None]:
+    """Run the schedules from this seed on, on all processors: what happened in them, and the first violation."""
+    chunks = [(first, min(CHUNK, seed + schedules - first)) for first in range(seed, seed + schedules, CHUNK)]
+    counts: Counter[str] = Counter()
+    with multiprocessing.get_context("spawn").Pool(min(os.cpu_count() or 1, len(chunks))) as pool:
+        for chunk_counts, broken in pool.imap(_run_chunk, chunks):
+            counts += chunk_counts
+            if broken is not None:
+                return counts, broken
+    return counts, None
+
+
+def _run_chunk(chunk: tuple[int, int]) -> tuple[Counter[str], list[str] | None]:
+    logging.disable()
+    seed, schedules = chunk
+    with Runner() as runner:
+        found = runner.first_violation(schedules, seed - 1)
+    return runner.counts, found[1].notes if found else None

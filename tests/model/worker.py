@@ -21,7 +21,7 @@ from streams.engine import Fold, Partition
 from streams.panes import resolutions
 from streams.partitioning import homes
 
-SOURCE, DEAD_LETTERS = Name("events"), Name("dead letters")
+SOURCE, DEAD_LETTERS = Name("call events"), Name("dead letters")
 FUNNEL, LEADS = Name("funnel"), Name("leads")
 APP = "model"
 

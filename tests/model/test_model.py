@@ -1,0 +1,143 @@
+"""The law holds in every schedule, and the schedules would notice if a rule of it did not.
+
+`FUNNEL_MODEL_SCHEDULES` says how many schedules are run; `python -m model` runs them without pytest.
+"""
+
+import logging
+import os
+from collections import defaultdict
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from model.schedule import Rules, Runner, run_all
+
+from agents.errors import WriteFailed
+from agents.ingest import Ingest
+from agents.ledger import Ledger
+
+SCHEDULES = int(os.environ.get("FUNNEL_MODEL_SCHEDULES", "20000"))
+CAUGHT_WITHIN = 5_000
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.timeout(3_600)
+def test_no_schedule_breaks_the_law():
+    counts, broken = run_all(seed=1, schedules=SCHEDULES)
+    assert broken is None, "\n".join(broken)
+    assert counts["transactions"] > SCHEDULES
+    for what in ("kills in a request", "failed requests", "zombies", "truncations", "recoveries ended early"):
+        assert counts[what] > SCHEDULES // 1000, what
+
+
+# Each rule switched off
+
+
+class TablesApart(Ledger):
+    async def write(self, partition: int, records: Any) -> Any:
+        last: dict[Any, int] = {}
+        for tp, its_records in records.items():
+            last |= await super().write(partition, {tp: its_records})
+        return last
+
+
+class NotFenced(Ledger):
+    def __init__(self, app_id: str, client: Any, timeout: float) -> None:
+        super().__init__(app_id + client["worker"].name, client, timeout)
+
+
+class FailureIgnored(Ledger):
+    async def write(self, partition: int, records: Any) -> Any:
+        try:
+            return await super().write(partition, records)
+        except WriteFailed:
+            return defaultdict(int)
+
+
+class GroupOffset(Ingest):
+    async def take_over(self, source: Any, generation: int) -> Any:
+        positions = dict(await super().take_over(source, generation) or {})
+        for tp in positions:
+            log = self._app.kafka.logs[tp]
+            offset = self._app.kafka.group_offsets.get(tp, log.start)
+            self.lanes[tp.partition].state.offset = positions[tp] = offset
+        return positions
+
+
+class HolesIgnored(Ingest):
+    async def _continuing(self, lane: Any, batch: Any) -> Any:
+        return batch
+
+
+class OverlapsApplied(Ingest):
+    async def _process(self, lane: Any, fetched: Any) -> bool:
+        lane.state.offset = min(lane.state.offset, fetched.start)
+        return await super()._process(lane, fetched)
+
+
+class AcknowledgedFirst(Ingest):
+    async def take(self, event: Any) -> None:
+        event.ack()
+        unacked = self._app.unacked
+        unacked.append(None)
+        await super().take(SimpleNamespace(value=event.value, message=None, ack=lambda: unacked.remove(None)))
+
+
+class RecoveryBelieved(Ingest):
+    async def _unread(self, partition: int) -> str | None:
+        return None
+
+
+class RebalanceMissed(Ingest):
+    async def take_over(self, source: Any, generation: int) -> Any:
+        class Every(int):
+            __ne__ = lambda *_: False  # noqa: E731
+
+        return await super().take_over(source, Every())
+
+
+class CutOffUnseen(Ingest):
+    def _check_end(self, lane: Any, end: int) -> None: ...
+
+
+class HolesNotCounted(Ingest):
+    def _accept_hole(self, lane: Any, earliest: int) -> None:
+        lane.state.offset = earliest
+
+
+def aborted_too(log: Any, start: int, end: int) -> list[Any]:
+    last = min(end, log.stable_end)
+    return [entry for entry in log.entries if start <= entry.offset < last and not entry.is_marker]
+
+
+SWITCHED_OFF = {
+    "one transaction for all of a batch": Rules(ledger=TablesApart),
+    "a former owner is fenced": Rules(ledger=NotFenced),
+    "a failed write ends the worker": Rules(ledger=FailureIgnored),
+    "the state says where to resume": Rules(ingest=GroupOffset),
+    "a hole is fetched again": Rules(ingest=HolesIgnored),
+    "an overlap is skipped": Rules(ingest=OverlapsApplied),
+    "a batch is acknowledged after its transaction": Rules(ingest=AcknowledgedFirst),
+    "recovery is not believed": Rules(ingest=RecoveryBelieved),
+    "a partition is taken over in one generation": Rules(ingest=RebalanceMissed),
+    "a source that was cut off is noticed": Rules(ingest=CutOffUnseen),
+    "what retention took is counted": Rules(ingest=HolesNotCounted),
+    "an event counts once": Rules(patches=(("streams.lead.Lead.has_seen", lambda *_: False),)),
+    "what was aborted is never read": Rules(patches=(("model.kafka.Log.committed", aborted_too),)),
+    "a rebalance waits for no refused batch": Rules(patches=(("model.worker.Worker.drop", lambda *_: None),)),
+}
+
+
+@pytest.mark.parametrize("rule", SWITCHED_OFF)
+def test_without_the_rule_a_schedule_is_found_that_breaks_the_law(rule):
+    with Runner(SWITCHED_OFF[rule]) as runner:
+        found = runner.first_violation(CAUGHT_WITHIN)
+    assert found is not None
+    count, broken = found
+    print(f"{rule}: caught after {count} schedules\n{broken.notes[-1]}")
