@@ -134,11 +134,12 @@ class Ingest:
             tp = TP(table.changelog_topic_name, partition)
             first = (await self._app.consumer.earliest_offsets(tp))[tp]
             end = (await self._app.consumer.highwaters(tp))[tp]
-            through = table.rows.persisted_offset(tp)
-            if first < end and (through is None or through < end - 1):
+            copy = table.rows.copy(tp)
+            if first < end and (copy.start > first or copy.stop < end):
                 return (
-                    f"{tp.topic}/{partition} ends at {end}, but was restored only to {through}: recovery "
-                    "ended early, or another worker has taken over; start again"
+                    f"{tp.topic}/{partition} holds offsets {first} to {end - 1}, but {copy.start} to "
+                    f"{copy.stop - 1} were restored: recovery went wrong, or another worker has taken over; "
+                    "start again"
                 )
         return None
 

@@ -63,4 +63,6 @@ class TableManager(manager.TableManager):  # type: ignore[misc]
     ) -> None:
         # Before recovery asks where the changelogs end: after this, no former owner can append to them.
         await self.app.ingest.fence(assigned)
+        # What recovery still had in hand when it was interrupted: later, it would begin a copy in the middle.
+        self.recovery.flush_buffers()
         await super().on_rebalance(assigned, revoked, newly_assigned, generation_id)

@@ -25,15 +25,17 @@ class RestoredRows(stores.Store):  # type: ignore[misc]
     def __post_init__(self) -> None:
         self.data: dict[bytes, bytes] = {}  # Faust asks every store for it
         self._rows: dict[int, dict[bytes, bytes]] = {}
-        self._through: dict[TP, int] = {}
+        self._copies: dict[TP, range] = {}
         self._owned: set[int] = set()
 
     def persisted_offset(self, tp: TP) -> int | None:
         """The last changelog offset that the copy on this worker contains."""
-        return self._through.get(tp)
+        copy = self._copies.get(tp)
+        return None if copy is None else copy.stop - 1
 
-    def set_persisted_offset(self, tp: TP, offset: int) -> None:
-        self._through[tp] = offset
+    def copy(self, tp: TP) -> range:
+        """The changelog offsets that the copy on this worker contains."""
+        return self._copies.get(tp, range(0))
 
     def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:
         try:
@@ -44,16 +46,12 @@ class RestoredRows(stores.Store):  # type: ignore[misc]
             raise
 
     def _apply(self, tp: TP, batch: MicroBatch) -> None:
-        through = self._through.get(tp)
-        if through is not None and batch.start > through + 1:
+        copy = self._copies.get(tp, range(batch.start, batch.start))
+        if batch.start > copy.stop:
             # Faust clears its queues between recovery and standby reading: forget the copy, it is read again.
             self.forget(tp.partition)
             return
-        first = (
-            0
-            if through is None
-            else next((i for i, o in enumerate(batch.offsets) if o > through), len(batch))
-        )
+        first = next((i for i, offset in enumerate(batch.offsets) if offset >= copy.stop), len(batch))
         if tp.partition in self._owned and first < len(batch):
             raise TakenOver(
                 f"another worker wrote to {tp.topic}/{tp.partition} while this one held it: start again"
@@ -66,7 +64,7 @@ class RestoredRows(stores.Store):  # type: ignore[misc]
                 rows.pop(key, None)
             else:
                 rows[key] = value
-        self._through[tp] = batch.end - 1
+        self._copies[tp] = range(copy.start, max(copy.stop, batch.end))
 
     def take(self, partition: int) -> dict[bytes, bytes]:
         """Hand the partition's rows over to its new owner in this process."""
@@ -75,12 +73,13 @@ class RestoredRows(stores.Store):  # type: ignore[misc]
 
     def wrote(self, partition: int, offset: int) -> None:
         """This worker itself has written the changelog of an owned partition up to `offset`."""
-        self._through[TP(self.table.changelog_topic_name, partition)] = offset
+        tp = TP(self.table.changelog_topic_name, partition)
+        self._copies[tp] = range(self.copy(tp).start, offset + 1)
 
     def forget(self, partition: int) -> None:
         self._owned.discard(partition)
         self._rows.pop(partition, None)
-        self._through.pop(TP(self.table.changelog_topic_name, partition), None)
+        self._copies.pop(TP(self.table.changelog_topic_name, partition), None)
 
     async def on_rebalance(
         self, assigned: set[TP], revoked: set[TP], newly: set[TP], generation_id: int = 0

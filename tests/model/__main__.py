@@ -1,4 +1,4 @@
-"""`python -m model`, in the folder `tests`: run many schedules, or repeat one by its seed and show what happened."""
+"""`python -m model`, in the folder `tests`: many schedules, or one by its seed, and what happened in it."""
 
 import argparse
 import sys

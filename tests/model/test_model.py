@@ -32,7 +32,7 @@ def test_no_schedule_breaks_the_law():
     counts, broken = run_all(seed=1, schedules=SCHEDULES)
     assert broken is None, "\n".join(broken)
     assert counts["transactions"] > SCHEDULES
-    for what in ("kills in a request", "failed requests", "zombies", "truncations", "recoveries ended early"):
+    for what in ("kills in a request", "failed requests", "zombies", "truncations", "errors of recovery"):
         assert counts[what] > SCHEDULES // 1000, what
 
 

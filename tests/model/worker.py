@@ -163,7 +163,9 @@ class Worker:
         self.schedule = schedule
         self.kafka = kafka
         self.name = f"w{number}"
-        self.is_paused = self.is_dead = self.is_judged = self.is_restoring = self.had_error = False
+        self.is_paused = self.is_dead = self.is_judged = self.is_restoring = self.is_suspended = (
+            self.had_error
+        ) = False
         self.reason: BaseException | None = None
         self.holes: dict[int, list[tuple[int, int]]] = {}
         self.began: dict[int, int] = {}
@@ -257,7 +259,7 @@ class Worker:
         return answer
 
     def gone(self, partition: int) -> list[tuple[int, int]]:
-        """The source offsets that this worker says were gone: counted holes, and what was before the first start."""
+        """The source offsets that were gone, says this worker: holes, and what was before the first start."""
         holes = list(self.holes.get(partition, ()))
         if self.schedule.position(partition) is None:
             holes.append((0, self.began[partition]))
@@ -352,6 +354,7 @@ class Worker:
             generation, assigned = await self.generations.get()
             await self.turn("revokes")
             self.flowing = set()
+            self.is_suspended = True
             self._flush()
             self._clear()
             while self.unacked:
@@ -369,6 +372,7 @@ class Worker:
             for number in {*self.holes, *self.began} - self.ingest.lanes.keys():
                 self.holes.pop(number, None)
                 self.began.pop(number, None)
+            self._flush()
             for table in (self.funnel_table, self.leads_table):
                 await table.rows.on_rebalance(set(assigned), set(revoked), set(newly), generation)
                 await self.turn("rebalances its tables")
@@ -388,6 +392,7 @@ class Worker:
             self.is_restoring = False
 
     async def _restore(self) -> None:
+        self.is_suspended = False
         self._flush()
         actives = sorted(self.assigned_actives())
         ends = await self._wait(self.highwaters(*actives))
@@ -395,8 +400,10 @@ class Worker:
             table = self.funnel_table if tp.topic == FUNNEL else self.leads_table
             through = table.rows.persisted_offset(tp)
             at = self.kafka.logs[tp].start if through is None else through + 1
+            if self.schedule.errs("recovery begins late"):
+                at += 1
             while at < ends[tp]:
-                if self.schedule.ends_recovery_early():
+                if self.schedule.errs("recovery ends early"):
                     return
                 await self._wait(self.turn("restores"))
                 batch = self.kafka.fetch(tp, at, at + self.schedule.size(12), self._recovering)
@@ -404,6 +411,9 @@ class Worker:
                     break
                 at = batch.end
                 self._buffer.append((table, SimpleNamespace(message=SimpleNamespace(tp=tp), value=batch)))
+                if self.is_suspended:
+                    await self._recover_now.wait()
+                    raise RebalanceAgain
                 if len(self._buffer) >= 4:
                     self._flush()
         self._flush()

@@ -85,13 +85,13 @@ class Table:
         self.changelog_topic_name = name
         self.rows = self
         self.held = {}
-        self.through = None
+        self.restored = range(0)
 
-    def persisted_offset(self, tp):
-        return self.through
+    def copy(self, tp):
+        return self.restored
 
     def wrote(self, partition, offset):
-        self.through = offset
+        self.restored = range(offset + 1)
 
     def take(self, partition):
         return self.held.pop(partition, {})
@@ -308,8 +308,8 @@ async def test_too_many_rejected_records_end_the_process_before_anything_is_writ
 async def test_the_tables_know_how_far_their_changelogs_were_written(worker):
     await worker.take(batch(0, 3))
     records = worker.ledger.written[0][1]
-    assert worker.funnel.through == len(records[FUNNEL, 0]) - 1
-    assert worker.leads.through == len(records[LEADS, 0]) - 1 == 3
+    assert worker.funnel.restored == range(len(records[FUNNEL, 0]))
+    assert worker.leads.restored == range(len(records[LEADS, 0])) == range(4)
 
 
 @with_worker
@@ -352,7 +352,7 @@ def restored(worker, offset):
     data = encode_position(Position(offset=offset, watermark_ms=T, fold=FOLD.id))
     worker.funnel.held = {0: {POSITION_KEY: data}}
     worker.leads.held = {0: {b"\0position": data}}
-    worker.funnel.through = worker.leads.through = 8
+    worker.funnel.restored = worker.leads.restored = range(9)
 
 
 def taken_over(offset, begins, ends, changelogs_end=0):
@@ -398,7 +398,7 @@ def test_tables_restored_to_the_end_of_their_changelogs_are_taken_over():
 
 @pytest.mark.parametrize("offset", [None, 40])
 def test_tables_restored_halfway_are_refused(offset):
-    with pytest.raises(Stalled, match="app-funnel-changelog/0 ends at 10, but was restored only to"):
+    with pytest.raises(Stalled, match="app-funnel-changelog/0 holds offsets 0 to 9, but 0 to"):
         taken_over(offset, begins=0, ends=40, changelogs_end=10)
 
 
