@@ -1,0 +1,385 @@
+"""Rules, alerts, runbooks and their tests belong together, and speak of metrics that exist.
+
+What needs promtool, amtool and Alertmanager is skipped where they are missing, and fails there instead when
+FUNNEL_REQUIRE_PROMTOOL is 1.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from agents.broker import end_process, free_port
+from agents.cli import callfunnel
+from agents.config import Settings, variable
+from schemas.events import STAGES
+from streams.metrics import CATALOGUE, STANDARDS
+from streams.windows import AGES, WINDOWS
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+PROMETHEUS = DEPLOY / "prometheus"
+ALERTMANAGER = DEPLOY / "alertmanager/alertmanager.yml"
+RUNBOOKS = {path.stem: path.read_text("utf-8") for path in sorted((DEPLOY / "runbooks").glob("*.md"))}
+README = (PROMETHEUS / "README.md").read_text("utf-8")
+TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
+
+RULES = [
+    rule
+    for path in sorted((PROMETHEUS / "rules").glob("*.yml"))
+    for group in yaml.safe_load(path.read_text("utf-8"))["groups"]
+    for rule in group["rules"]
+]
+ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
+RECORDED = {rule["record"]: rule["expr"] for rule in RULES if "record" in rule}
+DASHBOARDS = {f"callfunnel-{name}" for name in ("overview", "campaign", "agents", "speed", "engine")}
+
+TARGET = {"job", "instance", "pod"}
+SUFFIXES = {"histogram": ("_bucket", "_count", "_sum"), "gaugehistogram": ("_bucket", "_gcount", "_gsum")}
+EXPORTED = {
+    metric.name + suffix: {*metric.labels, *TARGET, *({"le"} if suffix == "_bucket" else ())}
+    for metric in CATALOGUE
+    for suffix in SUFFIXES.get(metric.type, ("",))
+} | {"up": TARGET}
+LEVELS = {
+    "callfunnel": set(),
+    "job": {"job"},
+    "job_partition": {"job", "partition"},
+    "job_reason": {"job", "reason"},
+    "stage": {"job", "window", "funnel_stage"},
+    "campaign": {"job", "window", "campaign"},
+    "campaign_stage": {"job", "window", "campaign", "funnel_stage"},
+    "team_stage": {"job", "window", "team", "funnel_stage"},
+}
+KNOWN = EXPORTED | {name: LEVELS[name.partition(":")[0]] for name in RECORDED}
+VALUES = {
+    "funnel_stage": STAGES,
+    "window": WINDOWS,
+    "age": AGES,
+    "clock": ("attempt", "connect"),
+    "state": ("active", "recovering", "standby"),
+    "job": ("callfunnel",),
+}
+FUNCTIONS = {  # the same in Prometheus 2.42 and 3
+    "count", "day_of_week", "delta", "group", "hour", "increase", "label_replace", "max", "min_over_time",
+    "rate", "sum", "time", "vector",
+}  # fmt: skip
+
+_GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
+_NAME = re.compile(r"(?<![\w:.])([a-zA-Z_:][\w:]*)(?:\{([^}]*)\})?\s*(\(?)")
+_MATCHER = re.compile(r'(\w+)\s*(?:=~|!~|!=|=)\s*"([^"]*)"')
+_OPERATORS = {"and", "or", "unless", "offset", "bool"}
+
+
+def mistakes(expression: str) -> list[str]:
+    """What in an expression does not exist: metrics, labels, values of labels, functions."""
+    found = []
+    labels = [label.strip() for clause in _GROUPING.findall(expression) for label in clause.split(",")]
+    everything = set().union(*KNOWN.values())
+    found += [f"no label {label}" for label in labels if label and label not in everything]
+    rest = re.sub(r',\s*"[^"]*"', "", _GROUPING.sub("", expression))  # without strings as arguments
+    for name, selector, call in _NAME.findall(rest):
+        if name in _OPERATORS:
+            continue
+        if call and not selector:
+            found += [f"no function {name}"] if name not in FUNCTIONS else []
+            continue
+        if name not in KNOWN:
+            found.append(f"no metric {name}")
+            continue
+        for label, values in _MATCHER.findall(selector):
+            if label not in KNOWN[name]:
+                found.append(f"{name} has no label {label}")
+            found += [
+                f"{label} is never {value}"
+                for value in values.split("|")
+                if label in VALUES and value not in VALUES[label]
+            ]
+    return found
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
+def test_an_expression_reads_only_what_is_exported_or_recorded(rule):
+    assert mistakes(rule["expr"]) == []
+
+
+@pytest.mark.parametrize(
+    ("expression", "mistake"),
+    [
+        ("sum(callfunnel_window_event)", "no metric callfunnel_window_event"),
+        ("rate(callfunnel_worker_events_consumed[5m])", "no metric callfunnel_worker_events_consumed"),
+        ("callfunnel_lead_response_seconds_count", "no metric callfunnel_lead_response_seconds_count"),
+        ("campaign:callfunnel_reach:rate", "no metric campaign:callfunnel_reach:rate"),
+        ('callfunnel_window_events{stage="won"}', "callfunnel_window_events has no label stage"),
+        ('callfunnel_window_leads_due{source="web"}', "callfunnel_window_leads_due has no label source"),
+        ('campaign:callfunnel_reach:ratio{team="a"}', "campaign:callfunnel_reach:ratio has no label team"),
+        ('callfunnel_window_events{window="6h"}', "window is never 6h"),
+        ('callfunnel_window_events{funnel_stage=~"won|wins"}', "funnel_stage is never wins"),
+        ('callfunnel_leads_uncalled{age="1h"}', "age is never 1h"),
+        ("sum by (team_name) (callfunnel_agent_window_events)", "no label team_name"),
+        ("callfunnel_view_rows and on (cluster) up", "no label cluster"),
+        ("absent(up)", "no function absent"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_an_expression_is_found(expression, mistake):
+    assert mistakes(expression) == [mistake]
+
+
+@pytest.mark.parametrize("name", [metric.name for metric in CATALOGUE if metric.where == "view"])
+def test_a_metric_of_the_view_is_first_made_one_of_its_replicas(name):
+    exempt = ("callfunnel_view_rows", "callfunnel_view_render_seconds")  # read for each process
+    for rule in RULES:
+        for before in re.findall(rf"([^\n]*?)(?<![\w:]){name}(?![\w:])", rule["expr"]):
+            first = re.search(r"max (?:without \(instance, pod\)|by \(job, \w+\)) \($", before)
+            assert first or name in exempt, f"{rule.get('alert') or rule['record']}: {before}{name}"
+
+
+def test_alerts_and_runbooks_are_one_to_one():
+    assert set(ALERTS) == set(RUNBOOKS)
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_an_alert_says_how_bad_what_where_and_what_to_do(name):
+    labels, annotations = ALERTS[name]["labels"], ALERTS[name]["annotations"]
+    assert set(annotations) == {"summary", "description", "runbook_url", "dashboard_url"}
+    assert labels["severity"] in ("critical", "warning")
+    assert labels["category"] in ("business", "engine")
+    assert annotations["runbook_url"] == "{{ $externalLabels.runbooks }}/" + name + ".md"
+    address, _, uid = annotations["dashboard_url"].partition("?")[0].rpartition("/d/")
+    assert (address, uid in DASHBOARDS) == ("{{ $externalLabels.grafana }}", True)
+    assert RUNBOOKS[name].splitlines()[:3] == [
+        f"# {name}",
+        "",
+        f"{labels['severity']} · {labels['category']} · dashboard `{uid}`",
+    ]
+
+
+@pytest.mark.parametrize("name", RUNBOOKS)
+def test_a_runbook_goes_from_meaning_to_mitigation(name):
+    assert re.findall(r"^## (.+)$", RUNBOOKS[name], re.M) == ["Meaning", "Impact", "Diagnosis", "Mitigation"]
+    assert all(part.strip() for part in re.split(r"^## .+$", RUNBOOKS[name], flags=re.M))
+
+
+@pytest.mark.parametrize("name", RUNBOOKS)
+def test_what_a_runbook_tells_to_type_exists(name):
+    text = RUNBOOKS[name]
+    assert set(re.findall(r"CALLFUNNEL_\w+", text)) <= {
+        variable(field) for field in Settings.__struct_fields__
+    }
+    assert set(re.findall(r"\]\((\w+)\.md\)", text)) <= set(RUNBOOKS)
+    assert set(re.findall(r"\bcallfunnel_\w+", text)) <= KNOWN.keys() | {metric.name for metric in CATALOGUE}
+    for words in re.findall(r"`callfunnel ([^`]+)`", text):
+        command = callfunnel
+        for word in words.split():
+            if hasattr(command, "get_command") and not word.startswith("-"):
+                command = command.get_command(None, word)
+                assert command is not None, words
+        options = {
+            option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
+        }
+        assert set(re.findall(r"--[\w-]+", words)) <= options, words
+
+
+def test_business_alerts_wait_for_numbers_that_may_be_judged():
+    for name, rule in ALERTS.items():
+        judged = "and on (job) job:callfunnel_judged:bool" in rule["expr"] or rule["expr"].startswith(
+            "job:callfunnel_judged:bool"
+        )
+        assert judged == (rule["labels"]["category"] == "business"), name
+
+
+def number_after(pattern: str, expression: str) -> float:
+    [number] = re.findall(pattern + r"\s*([\d.]+)", expression)
+    return float(number)
+
+
+def test_thresholds_are_the_standards():
+    floors = {rate: {name: floor for name, _, floor in bands} for rate, bands in STANDARDS.items()}
+    reach, qualification, response = floors["reach"], floors["qualification"], floors["response"]
+    budget = number_after(r"vector\(", RECORDED["callfunnel:response_sla:budget"])
+    assert number_after('ratio{window="1h"} <=', ALERTS["ReachRateCritical"]["expr"]) == reach["watch"]
+    assert number_after('ratio{window="1d"} <', ALERTS["ReachRateBelowStandard"]["expr"]) == reach["standard"]
+    assert (
+        number_after('ratio{window="1d"} <', ALERTS["QualificationRateLow"]["expr"])
+        == qualification["standard"]
+    )
+    assert 1 - budget == response["standard"]
+    breach = number_after("burn15m >", ALERTS["LeadResponseSlaBreach"]["expr"])
+    assert 1 - breach * budget == pytest.approx(response["watch"])
+
+
+def test_a_burn_rate_that_an_alert_waits_for_can_be_reached():
+    budget = number_after(r"vector\(", RECORDED["callfunnel:response_sla:budget"])
+    factors = {
+        name: [float(n) for n in re.findall(r":burn\w+ > ([\d.]+)", rule["expr"])]
+        for name, rule in ALERTS.items()
+    }
+    assert {name: f for name, f in factors.items() if f} == {
+        "LeadResponseSlaBreach": [2],
+        "LeadResponseSlaBurn": [1, 1],
+    }
+    assert max(map(max, filter(None, factors.values()))) < 1 / budget
+
+
+CASES = [
+    case
+    for path in TESTS
+    for group in yaml.safe_load(path.read_text("utf-8"))["tests"]
+    for case in group.get("alert_rule_test", ())
+]
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_an_alert_has_a_test_that_fires_and_one_that_stays_quiet(name):
+    expected = [case["exp_alerts"] for case in CASES if case["alertname"] == name]
+    assert any(expected)
+    assert not all(expected)
+    assert all("job" in alert["exp_labels"] for alerts in expected for alert in alerts)
+
+
+def test_the_readme_lists_every_alert_and_no_other():
+    alerts = README.partition("\n## Alerts\n")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| \[(\w+)\]\(\.\./runbooks/\1\.md\) ", alerts, re.M) == list(ALERTS)
+
+
+# With the programs.
+
+
+def program(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        reason = f"{name} is not installed (Debian: apt-get install prometheus prometheus-alertmanager)"
+        if os.environ.get("FUNNEL_REQUIRE_PROMTOOL") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+def run(name: str, *arguments: str | Path) -> str:
+    done = subprocess.run([program(name), *map(str, arguments)], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_prometheus_accepts_the_configuration_and_the_rules():
+    assert "SUCCESS" in run("promtool", "check", "config", PROMETHEUS / "prometheus.yml")
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
+def test_the_rules_do_what_their_tests_say(path):
+    assert "SUCCESS" in run("promtool", "test", "rules", path)
+
+
+def test_the_summer_time_of_the_readme_begins_and_ends_on_the_last_sunday(tmp_path):
+    [snippet] = re.findall(r"```yaml\n(.*?)```", README, re.S)
+    [rule] = yaml.safe_load(snippet)
+    assert rule["record"] == "callfunnel:utc_offset_seconds"
+    days = {"86d": 3600, "88d": 7200, "180d": 7200, "296d": 7200, "298d": 3600, "340d": 3600}
+    path = tmp_path / "summer.yml"  # in 1970 those Sundays were 29 March (day 87) and 25 October (day 297)
+    expected = [
+        {"expr": rule["expr"], "eval_time": day, "exp_samples": [{"labels": "{}", "value": seconds}]}
+        for day, seconds in days.items()
+    ]
+    tests = {"evaluation_interval": "1d", "tests": [{"interval": "1d", "promql_expr_test": expected}]}
+    path.write_text(json.dumps(tests))
+    assert "SUCCESS" in run("promtool", "test", "rules", path)
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_an_alert_goes_to_those_who_can_act(name):
+    labels = {"alertname": name, "job": "callfunnel", **ALERTS[name]["labels"]}
+    receiver = "floor" if labels["category"] == "business" else "engine"
+    routed = run(
+        "amtool", "config", "routes", "test", f"--config.file={ALERTMANAGER}",
+        *(f"{label}={value}" for label, value in labels.items()),
+    )  # fmt: skip
+    assert routed.splitlines()[0] == receiver
+
+
+def test_alertmanager_accepts_its_configuration():
+    assert "SUCCESS" in run("amtool", "check-config", ALERTMANAGER)
+
+
+@pytest.fixture(scope="module")
+def alertmanager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a running Alertmanager with our configuration."""
+    command = program(
+        "prometheus-alertmanager" if shutil.which("prometheus-alertmanager") else "alertmanager"
+    )
+    folder = tmp_path_factory.mktemp("alertmanager")
+    address = f"127.0.0.1:{free_port()}"
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(
+            [
+                command, f"--config.file={ALERTMANAGER}", f"--storage.path={folder}",
+                f"--web.listen-address={address}", "--cluster.listen-address=",
+            ],
+            stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        for _ in range(100):
+            try:
+                urllib.request.urlopen(f"http://{address}/-/ready", timeout=1).close()
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "log").read_text()
+                time.sleep(0.1)
+        yield address
+    finally:
+        end_process(process, patience_seconds=5)
+
+
+def inhibited(address: str, *alerts: dict[str, str]) -> list[str]:
+    """Post the alerts and say which of them are inhibited."""
+    url = f"http://{address}/api/v2/alerts"
+    body = json.dumps([{"labels": labels} for labels in alerts]).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    urllib.request.urlopen(request, timeout=5).close()
+    job = alerts[0]["job"]
+    for _ in range(50):
+        with urllib.request.urlopen(f'{url}?filter=job%3D"{job}"', timeout=5) as answer:
+            held = json.load(answer)
+        if len(held) == len(alerts):
+            break
+        time.sleep(0.1)
+    return sorted(alert["labels"]["alertname"] for alert in held if alert["status"]["inhibitedBy"])
+
+
+def as_sent(name: str, job: str, **labels: str) -> dict[str, str]:
+    return {"alertname": name, "job": job, **ALERTS[name]["labels"], **labels}
+
+
+BUSINESS = [name for name, rule in ALERTS.items() if rule["labels"]["category"] == "business"]
+CRITICAL = [
+    name for name, rule in ALERTS.items() if rule["labels"] == {"category": "engine", "severity": "critical"}
+]
+
+
+@pytest.mark.parametrize("cause", CRITICAL)
+def test_a_critical_engine_alert_inhibits_every_business_alert_of_its_job(alertmanager, cause):
+    job = f"under-{cause}"
+    business = [as_sent(name, job, campaign=name) for name in BUSINESS]
+    assert inhibited(alertmanager, as_sent(cause, job), *business) == sorted(BUSINESS)
+
+
+def test_a_warning_of_the_engine_and_the_trouble_of_another_job_inhibit_nothing(alertmanager):
+    other = as_sent("EngineDown", "another")
+    alerts = [as_sent("LagGrowing", "here", partition="0"), as_sent("NoDialsDuringHours", "here")]
+    assert inhibited(alertmanager, other) == []
+    assert inhibited(alertmanager, *alerts) == []
+
+
+def test_of_two_alerts_about_one_campaign_the_worse_remains(alertmanager):
+    alerts = [
+        as_sent("ReachRateCritical", "two", campaign="spring"),
+        as_sent("ReachRateBelowStandard", "two", campaign="spring"),
+        as_sent("ReachDropVsBaseline", "two", campaign="autumn"),
+    ]
+    assert inhibited(alertmanager, *alerts) == ["ReachRateBelowStandard"]

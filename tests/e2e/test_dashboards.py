@@ -1,0 +1,274 @@
+"""Every expression of every dashboard, run by a real Prometheus that scrapes the real engine.
+
+The engine is two workers with a view each, fed with a slice of the bundled campaign and with a live floor
+whose events come late, twice, out of order and sometimes broken. What a dashboard shows must be there, be a
+number, and be the engine's own number.
+"""
+
+import json
+import math
+import re
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice, takewhile
+from typing import Any
+
+import orjson
+import pytest
+from e2e.prometheus import Prometheus, Refused, find
+from integration.workers import Publishing, Record, Worker, Workers, publish, record
+
+from agents import bank_marketing, generator, topics
+from agents.broker import EmbeddedBroker, embedded_program
+from agents.config import Settings
+from grafana import build
+from grafana.check import TARGET, UNUSED, Asked, asked, label_values, names_used
+from grafana.frame import ALL
+from grafana.promql import metric_of
+from streams.metrics import CATALOGUE
+from streams.windows import WINDOWS
+
+JOB = "callfunnel"
+DASHBOARDS = [json.loads(path.read_text()) for path in sorted(build.FOLDER.glob("*.json"))]
+FEED_SECONDS = 45
+SCRAPES = 20
+
+EMPTY = {
+    "callfunnel_worker_source_gap_events_total": "no record is lost on this broker",
+    "ALERTS": "no alert fires on a healthy engine",
+}
+"""What may find nothing here, with the reason; it must find nothing, or it need not be listed."""
+
+NOT_SHOWN = {
+    "process_virtual_memory_bytes": "says nothing about memory in use",
+}
+"""What is exported and no dashboard shows, with the reason."""
+
+
+@dataclass
+class Floor:
+    prometheus: Prometheus
+    workers: list[Worker]
+    started_s: float
+
+
+@pytest.fixture(scope="module")
+def floor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Floor]:
+    find()
+    if embedded_program() is None:
+        pytest.skip("the embedded broker is not installed (noida-db, extra `demo`)")
+    folder = tmp_path_factory.mktemp("dashboards")
+    with EmbeddedBroker() as broker:
+        settings = Settings.from_environ(
+            {}, broker=broker.address, profile="development", partitions=4, clock="event", wait_seconds=10.0
+        )
+        topics.create(settings)
+        history, live = calls(int(time.time() * 1000))
+        publish(settings, history)
+        with Workers(settings, folder) as crew:
+            workers = [crew.start(instance=name) for name in ("one", "two")]
+            for worker in workers:
+                worker.wait_until_ready()
+            workers[0].wait_until(
+                lambda: consumed(workers) >= len(history), 90, f"has not read {len(history)} records"
+            )
+            addresses = [worker.url.removeprefix("http://") for worker in workers]
+            prometheus = Prometheus(folder / "prometheus", JOB, addresses)
+            now_s = time.time()
+            for days in (1, 7):
+                prometheus.remember(openmetrics(workers[0]), addresses[0], now_s - days * 86_400)
+            with Publishing(settings, live, FEED_SECONDS), prometheus:
+                started_s = time.time()
+                wait_for_scrapes(prometheus)
+                yield Floor(prometheus, workers, started_s)
+
+
+def calls(now_ms: int) -> tuple[list[Record], list[Record]]:
+    """What happened until now, some of a real campaign and an hour of a floor; and its next minute."""
+    bank = list(bank_marketing.events(islice(bank_marketing.read(), 500)))
+    faults = generator.Faults(out_of_order=0.005, late=0.01, duplicated=0.01, lost_ends=0.002, poison=0.004)
+    stream = generator.live(7, generator.FloorSettings(seats=150), now_ms, faults)
+    told = list(takewhile(lambda one: one[0] < now_ms + FEED_SECONDS * 1000, stream))
+    history = [record(event) for event in bank]
+    history += [_record(event, at_ms) for at_ms, event in told if at_ms <= now_ms]
+    return history, [_record(event, at_ms) for at_ms, event in told if at_ms > now_ms]
+
+
+def _record(event: dict[str, Any], at_ms: int) -> Record:
+    return Record(orjson.dumps(event), str(event.get("lead_id", "")).encode(), at_ms)
+
+
+def consumed(workers: list[Worker]) -> float:
+    return sum(worker.metric("callfunnel_worker_events_consumed_total") for worker in workers)
+
+
+def openmetrics(worker: Worker) -> str:
+    accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
+    with urllib.request.urlopen(urllib.request.Request(f"{worker.url}/metrics", headers=accept)) as answer:
+        return answer.read().decode().replace("# EOF\n", "") + "# EOF\n"
+
+
+def wait_for_scrapes(prometheus: Prometheus) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        found = prometheus.now(f'min(count_over_time(up{{job="{JOB}"}}[1m]))')
+        if found and found[0][1] >= SCRAPES:
+            return
+        assert time.monotonic() < deadline, "Prometheus does not scrape"
+        time.sleep(0.5)
+
+
+def chosen(document: dict[str, Any], prometheus: Prometheus, *, window: str, narrow: bool) -> dict[str, str]:
+    """A value for each variable, found as Grafana finds it: everything, or the first values there are."""
+    values: dict[str, str] = {}
+    for variable in document["templating"]["list"]:
+        name = variable["name"]
+        if variable["type"] == "custom":
+            values[name] = {"window": window, "minimum": "20" if window == "1h" else "1"}[name]
+        elif variable["type"] == "query":
+            series, label = label_values(variable)
+            known = prometheus.ask(f"label/{label}/values", **{"match[]": filled(series, values)})
+            assert known, f"{document['uid']}: the variable {name} has no values"
+            # One agent alone may well have won nothing in an hour.
+            if not variable.get("multi"):
+                values[name] = known[0]
+            elif narrow and name != "agent":
+                values[name] = "(" + "|".join(re.escape(value) for value in known[:2]) + ")"
+            else:
+                values[name] = ALL
+    return values
+
+
+def filled(expr: str, values: dict[str, str]) -> str:
+    """An expression as Grafana sends it."""
+    for name, value in {"__rate_interval": "60s", "__range": "60s", **values}.items():
+        text = value if name in ("__rate_interval", "__range", "minimum") else value.replace("\\", "\\\\")
+        expr = re.sub(rf"\${name}\b", lambda _, text=text: text, expr)
+    assert "$" not in expr, expr
+    return expr
+
+
+def finding(floor: Floor, question: Asked, values: dict[str, str]) -> str | None:
+    """What is wrong with the answer to a question."""
+    expr = filled(question.expr, values)
+    try:
+        if question.kind in ("instant", "variable"):
+            numbers = [value for _, value in floor.prometheus.now(expr)]
+        else:
+            end_s = time.time()
+            series = floor.prometheus.over(expr, end_s - 5, end_s, 1)
+            numbers = [value for _, several in series for value in several]
+    except Refused as refused:
+        return f"{question.place}: {refused}: {expr}"
+    if not numbers:
+        return f"{question.place}: finds no series: {expr}"
+    if all(map(math.isnan, numbers)):
+        return f"{question.place}: finds nothing but NaN: {expr}"
+    return None
+
+
+def reason(question: Asked) -> str | None:
+    return next((why for name, why in EMPTY.items() if name in question.expr), None)
+
+
+@pytest.mark.parametrize("uid", [document["uid"] for document in DASHBOARDS])
+@pytest.mark.parametrize("window", ["1h", "1d"])
+@pytest.mark.parametrize("narrow", [False, True], ids=["everything", "narrowed"])
+def test_every_expression_finds_numbers(floor: Floor, uid: str, window: str, narrow: bool):
+    document = next(one for one in DASHBOARDS if one["uid"] == uid)
+    values = chosen(document, floor.prometheus, window=window, narrow=narrow)
+    questions = list(asked(document))
+    found = {question: finding(floor, question, values) for question in questions}
+    wrong = [why for question, why in found.items() if why and not reason(question)]
+    assert wrong == []
+    found_all_the_same = [question for question, why in found.items() if reason(question) and not why]
+    assert found_all_the_same == [], "these need not be listed in EMPTY"
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_every_window_is_answered_without_complaint(floor: Floor, window: str):
+    """In five minutes, or just after midnight, nothing may be there to divide; an error is always wrong."""
+    for document in DASHBOARDS:
+        values = chosen(document, floor.prometheus, window=window, narrow=False)
+        for question in asked(document):
+            floor.prometheus.now(filled(question.expr, values))
+
+
+@pytest.mark.parametrize(
+    ("expr", "named"),
+    [
+        ('sum(callfunnel_window_leads{job="$job", window="1w"})', "finds no series"),
+        ('sum(callfunnel_window_leads{job="$job", funnel_stage="dialled"})', "finds no series"),
+        ('callfunnel_window_leads{job="$job", window="1h"} * NaN', "nothing but NaN"),
+        ('sum by (campaign (up{job="$job"})', "parse error"),
+        ('rate(up{job="$job"})', "expected type range vector"),
+    ],
+)
+def test_the_check_names_a_mistake(floor: Floor, expr: str, named: str):
+    found = finding(floor, Asked("here", expr, "instant"), {"job": JOB})
+    assert found
+    assert named in found
+
+
+def test_what_is_exported_is_shown_and_what_is_shown_is_exported(floor: Floor):
+    page = floor.workers[0].get("/metrics")[1]
+    exported = set(re.findall(r"^# TYPE (\S+) ", page, re.MULTILINE))
+    used = names_used(DASHBOARDS)
+    shown = {metric.name if (metric := metric_of(name)) else name for name in used}
+    declared = {metric.name for metric in CATALOGUE}
+    of_exported = {metric.name if (metric := metric_of(name)) else name for name in exported}
+    assert declared - of_exported == set()
+    assert of_exported - shown - UNUSED.keys() == NOT_SHOWN.keys()
+    from_prometheus = {"up", "scrape_duration_seconds", "ALERTS"}
+    assert shown - of_exported == from_prometheus
+
+
+def test_series_have_the_labels_that_are_declared(floor: Floor):
+    for name in sorted(names_used(DASHBOARDS)):
+        metric = metric_of(name)
+        if metric is None or name in EMPTY:
+            continue
+        found = floor.prometheus.ask(
+            "series", **{"match[]": f'{name}{{job="{JOB}"}}', "start": floor.started_s}
+        )
+        labels = {frozenset(series) - {"__name__", "le"} - TARGET for series in found}
+        assert labels == {frozenset(metric.labels)}, name
+
+
+def test_the_funnel_of_two_replicas_is_the_engines_own(floor: Floor):
+    """Last: when the floor is at rest, what the overview shows is what the API says, to the last lead."""
+    (overview,) = (document for document in DASHBOARDS if document["uid"] == "callfunnel-overview")
+    values = chosen(overview, floor.prometheus, window="1d", narrow=False)
+    shown = {question.place: filled(question.expr, values) for question in asked(overview)}
+    deadline = time.monotonic() + FEED_SECONDS + 30
+    while True:
+        document = json.loads(floor.workers[1].get("/api/v1/funnel?window=1d")[1])
+        stages = {stage["stage"]: stage for stage in document["stages"]}
+        expected = {
+            f"panel 'Funnel' {ref}": stages[name]["leads"] for ref, name in zip("ABCDEF", stages, strict=True)
+        }
+        expected |= {
+            f"panel 'Events of each stage' {ref}": stages[name]["events"]
+            for ref, name in zip("ABCDEF", stages, strict=True)
+        }
+        rates = {ratio["name"]: ratio["value"] for ratio in document["ratios"]}
+        expected |= {
+            "panel 'Reach rate' A": rates["reach"],
+            "panel 'Qualification rate' A": rates["qualification"],
+            "panel 'Close rate' A": rates["close"],
+            "panel 'Called in time' A": document["response"]["value"],
+            "panel 'Called in time' B": document["response"]["due"],
+            "panel 'Uncalled leads' A": document["uncalled"]["leads"],
+        }
+        found = {place: floor.prometheus.now(shown[place])[0][1] for place in expected}
+        if found == pytest.approx(expected, abs=1e-12):
+            break
+        assert time.monotonic() < deadline, {
+            place: (found[place], wanted) for place, wanted in expected.items() if found[place] != wanted
+        }
+        time.sleep(1)
+    assert found["panel 'Events of each stage' B"] > 3_000
+    up = floor.prometheus.now(f'sum(up{{job="{JOB}"}})')
+    assert up == [({}, 2.0)]
