@@ -2,11 +2,12 @@
 
 With an answer the broker names the aborted transactions that reach into it. noida-db 0.2.3 names all that
 ever were in the partition, and aiokafka then drops everything that their producers committed later.
-The law that decides here holds on any broker: a producer has one transaction at a time, so what its next
-marker commits was not aborted before. No other module knows the fetcher of aiokafka.
+The law that decides here holds on any broker: a producer has one transaction at a time, so a transaction is
+over at the producer's next marker, whether that was read before or is in the answer, and what a marker
+commits was not aborted before. No other module knows the fetcher of aiokafka.
 """
 
-from collections import deque
+from collections import defaultdict, deque
 from typing import Any
 
 from aiokafka.consumer import fetcher
@@ -21,6 +22,8 @@ class _Batches:
         """Producer: whether its first marker in this answer is an abort."""
         self.markers: dict[int, bool] = {}
         """Offset of a marker: whether it is an abort."""
+        self.ended: dict[int, int] = {}
+        """Producer: the offset of its last marker in this answer."""
         self._batches: deque[Any] = deque()
         while records.has_next():
             batch = records.next_batch()
@@ -29,6 +32,7 @@ class _Batches:
                 abort = ControlRecord.parse(next(batch).key) == ABORT_MARKER
                 self.markers[batch.base_offset] = abort
                 self.aborts.setdefault(batch.producer_id, abort)
+                self.ended[batch.producer_id] = batch.base_offset
 
     def has_next(self) -> bool:
         return bool(self._batches)
@@ -37,25 +41,27 @@ class _Batches:
         return self._batches.popleft()
 
 
+_ended: defaultdict[Any, defaultdict[int, int]] = defaultdict(lambda: defaultdict(lambda: -1))
+"""By partition and producer, the offset of the last marker that was read in this process."""
+
+
 class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
     def __init__(
         self, tp: Any, records: Any, aborted_transactions: Any, fetch_offset: int, *options: Any
     ) -> None:
-        self._ahead: _Batches | None = None
-        aborted = list(aborted_transactions or ())
-        if any(first < fetch_offset for _, first in aborted):
-            records = self._ahead = _Batches(records)
-            aborted = [
-                (producer, first)
-                for producer, first in aborted
-                if first >= fetch_offset or self._ahead.aborts.get(producer, True)
-            ]
-        super().__init__(tp, records, aborted, fetch_offset, *options)
+        ahead = self._ahead = _Batches(records)
+        ended = _ended[tp]
+        aborted = [
+            (producer, first)
+            for producer, first in aborted_transactions or ()
+            if first >= fetch_offset
+            or (not first < ended[producer] < fetch_offset and ahead.aborts.get(producer, True))
+        ]
+        ended.update(ahead.ended)
+        super().__init__(tp, ahead, aborted, fetch_offset, *options)
 
     def _contains_abort_marker(self, next_batch: Any) -> bool:
-        if self._ahead is not None:
-            return self._ahead.markers[next_batch.base_offset]
-        return bool(super()._contains_abort_marker(next_batch))
+        return self._ahead.markers[next_batch.base_offset]
 
 
 def repair() -> None:

@@ -6,6 +6,7 @@ integration tests, and only then put the new fingerprint here.
 
 import hashlib
 import inspect
+from collections import defaultdict
 from importlib.metadata import version
 
 import pytest
@@ -203,6 +204,15 @@ def test_a_transaction_aborted_before_the_answer_hides_nothing_committed_in_it()
     batches = ABORTED_AND_COMMITTED[3:]
     how = {"at": 4, "aborted": [(1, 0)], "isolation": READ_COMMITTED}
     assert drained(fetched(REPAIRED, batches, **how)[0]).offsets == [4]
+
+
+@pytest.mark.parametrize(("read_before", "seen"), [(3, [4]), (2, [])], ids=["after its abort", "amid it"])
+def test_what_a_reader_has_seen_the_end_of_hides_nothing_that_comes_later(monkeypatch, read_before, seen):
+    """While another transaction is open, committed records come in an answer without their marker."""
+    monkeypatch.setattr(read_committed, "_ended", defaultdict(lambda: defaultdict(lambda: -1)))
+    how = {"aborted": [(1, 0)], "isolation": READ_COMMITTED}
+    drained(fetched(REPAIRED, ABORTED_AND_COMMITTED[:read_before], at=0, **how)[0])
+    assert drained(fetched(REPAIRED, ABORTED_AND_COMMITTED[3:4], at=4, **how)[0]).offsets == seen
 
 
 def test_what_lies_before_the_position_is_skipped(answer):
