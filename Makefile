@@ -1,4 +1,6 @@
 .DEFAULT_GOAL := help
+# Its job control (set -m) keeps Ctrl-C for the demo, which then ends with 0.
+SHELL := /bin/bash
 PYTHON ?= python3
 ARGS ?=
 VENV := .venv
@@ -11,7 +13,7 @@ help: ## What there is to do
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
 demo: $(READY) ## See it work: embedded broker, worker, real data, live floor (ARGS="--once --json")
-	@$(BIN)/callfunnel demo $(ARGS)
+	@[ ! -t 0 ] || set -m; $(BIN)/callfunnel demo $(ARGS)
 
 test: $(READY) ## All tests; those against Apache Kafka where Java 17 and Maven are there (ARGS="-k name")
 	@$(BIN)/python -m pytest $(ARGS)
