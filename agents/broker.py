@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -199,7 +199,9 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-def start_process(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+def start_process(
+    command: Sequence[str], log: Path, environ: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """Run `command` (its program by path) so that it dies with the calling thread; its output goes to `log`.
 
     Ctrl-C in the terminal does not reach it: whoever started it ends it, in the right order.
@@ -208,7 +210,12 @@ def start_process(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid()), *command]
     with log.open("ab") as output:
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            command,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
 
 
