@@ -18,7 +18,6 @@ from typing import Any
 import orjson
 import pytest
 from e2e.prometheus import Prometheus, Refused, find
-from integration.workers import Publishing, Record, Worker, Workers, publish, record
 
 from agents import bank_marketing, generator, topics
 from agents.broker import EmbeddedBroker, embedded_program
@@ -27,6 +26,7 @@ from grafana import build
 from grafana.check import TARGET, UNUSED, Asked, asked, label_values, names_used
 from grafana.frame import ALL
 from grafana.promql import metric_of
+from integration.workers import Publishing, Record, Worker, Workers, publish, record
 from streams.metrics import CATALOGUE
 from streams.windows import WINDOWS
 
