@@ -372,7 +372,7 @@ class Schedule:
         """What the last batch of a partition leaves out is missed only by the watch over the lag."""
         for worker in self._living():
             why = worker.ingest.stalled(math.inf, 60.0)
-            if why is not None:
+            if why is not None and not worker.unacked:
                 self.counts["stalls"] += 1
                 worker.had_error = True
                 worker.fail(Stalled(why))
