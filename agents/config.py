@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta, Struct, inspect
 
 from agents.errors import SettingError
+from agents.failpoints import POINTS
 
 PREFIX = "CALLFUNNEL_"
 
@@ -42,6 +43,11 @@ Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 PositiveSeconds = Annotated[float, Meta(ge=0.001, le=31_536_000)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,200}\Z"), _allowed("1 to 200 of a-z A-Z 0-9 . _ -")]
 File = Annotated[str, Meta(min_length=1), _allowed("the path of a file that can be read")]
+Failpoint = Annotated[
+    str,
+    Meta(pattern=rf"^({'|'.join(POINTS)}):[1-9][0-9]{{0,5}}\Z"),
+    _allowed(f"POINT:HIT, with a POINT of {', '.join(POINTS)}"),
+]
 Text = Annotated[str, Meta(min_length=1), _allowed("text")]
 
 
@@ -154,6 +160,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     series_limit: Annotated[
         Count, _doc("most series of one metric family; what is beyond goes to __other__")
     ] = 10_000
+    failpoint: Annotated[
+        Failpoint | None, _doc("for tests of faults: where the worker dies, as by kill -9")
+    ] = None
     log_format: Annotated[Literal["text", "json"], _doc("how log lines are written")] = "text"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _doc("the least that is logged")] = (
         "info"

@@ -15,6 +15,7 @@ from typing import Any
 
 from faust.types import TP, EventT
 
+from agents import failpoints
 from agents.deadletter import DeadLetterLimits, dead_letter
 from agents.errors import Stalled, TablesWrong
 from agents.ledger import Ledger, Record
@@ -71,6 +72,7 @@ class Ingest:
 
     async def fence(self, assigned: Iterable[TP]) -> None:
         """Before recovery reads: drop what was lost, become the only writer of what is assigned."""
+        failpoints.hit("assigned")
         self._is_ready = False
         self._metrics.rebalances.inc()
         self._metrics.consumer_lag.clear()
@@ -81,6 +83,7 @@ class Ingest:
                 lane.task.cancel()
         try:
             await self._ledger.own(own)
+            failpoints.hit("fenced")
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -127,6 +130,7 @@ class Ingest:
             self._check_end(lane, ends[tp])
             if offset < earliest[tp]:
                 self._accept_hole(lane, earliest[tp])
+        failpoints.hit("taken-over")
         return {tp: self.lanes[tp.partition].state.offset for tp in source}  # type: ignore[misc]
 
     async def _unread(self, partition: int) -> str | None:
@@ -149,6 +153,7 @@ class Ingest:
         for lane in self.lanes.values():
             lane.progress_at = time.monotonic()
         self._is_ready = True
+        failpoints.hit("ready")
         owned = sorted(tp.partition for tp in source if tp.topic == self._source)
         self._metrics.partitions.labels("active").set(len(owned))
         log.info("ready: partitions %s", owned)
@@ -197,6 +202,7 @@ class Ingest:
             self._app.consumer.drop(event)  # revoked since it was fetched; the new owner reads it again
             return
         await lane.waiting.put(event)
+        failpoints.hit("delivered")
 
     async def _run(self, lane: Lane) -> None:
         try:
@@ -204,6 +210,7 @@ class Ingest:
                 event = await lane.waiting.get()
                 if await self._process(lane, event.value):
                     event.ack()
+                    failpoints.hit("acknowledged")
                 else:
                     self._app.consumer.drop(event)
         except asyncio.CancelledError:
@@ -235,6 +242,7 @@ class Ingest:
         if any(batch.headers):
             rerouted = [any(name == REROUTED for name, _ in headers) for headers in batch.headers]
         effects = state.apply(batch.values, batch.keys, batch.timestamps, rerouted, batch.end)
+        failpoints.hit("folded")
         self._limits.check(len(batch), [i for i, _ in effects.rejected])
         written = await self._ledger.write(batch.partition, self._records(batch, effects))
         for table in (self._funnel, self._leads):

@@ -13,6 +13,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, OutOfOrderSequenceNumber, ProducerFenced
 
+from agents import failpoints
 from agents.errors import TakenOver, WriteFailed
 
 Record = tuple[bytes | None, bytes | None, list[tuple[str, bytes]], int | None]
@@ -54,15 +55,20 @@ class Ledger:
         now_ms = int(time.time() * 1000)
         try:
             await producer.begin_transaction()
+            failpoints.hit("begun")
             sent = []
             for (topic, number), its_records in records.items():
                 for batch in _batches(producer, its_records, now_ms):
                     sent.append((batch, await producer.send_batch(batch, topic, partition=number)))
+                failpoints.hit("sent")
             last: dict[tuple[str, int], int] = {}
             for batch, acknowledgement in sent:
                 first = await acknowledgement
                 last[first.topic, first.partition] = first.offset + batch.record_count() - 1
+                failpoints.hit("appended")
+            failpoints.hit("written")
             await producer.commit_transaction()
+            failpoints.hit("committed")
             return last
         except (ProducerFenced, OutOfOrderSequenceNumber) as error:
             raise TakenOver(f"another worker has taken over partition {partition}: start again") from error

@@ -11,6 +11,8 @@ from typing import Any
 
 from faust.tables import manager, recovery
 
+from agents import failpoints
+
 
 class Recovery(recovery.Recovery):  # type: ignore[misc]
     async def on_recovery_completed(self, generation_id: int = 0) -> None:
@@ -57,6 +59,10 @@ class TableManager(manager.TableManager):  # type: ignore[misc]
         if self._recovery is None:
             self._recovery = Recovery(self.app, self, beacon=self.beacon, loop=self.loop)
         return self._recovery
+
+    def on_partitions_revoked(self, revoked: Any) -> None:
+        failpoints.hit("revoked")
+        super().on_partitions_revoked(revoked)
 
     async def on_rebalance(
         self, assigned: Any, revoked: Any, newly_assigned: Any, generation_id: int = 0

@@ -13,6 +13,7 @@ from faust.stores import STORES
 from faust.stores import base as stores
 from faust.types import TP
 
+from agents import failpoints
 from agents.errors import TakenOver
 from agents.transport import MicroBatch, Schema
 
@@ -41,6 +42,7 @@ class RestoredRows(stores.Store):  # type: ignore[misc]
         try:
             for event in batch:
                 self._apply(event.message.tp, event.value)
+                failpoints.hit("restored")
         except BaseException as error:  # Faust's recovery would log it and go on with rows missing
             self.table.fail(error)
             raise

@@ -24,6 +24,8 @@ from faust.transport.drivers import TRANSPORTS
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, EventT
 
+from agents import failpoints
+
 SCHEME = "microbatch"
 TRANSPORTS.aliases[SCHEME] = f"{__name__}:Transport"
 
@@ -136,7 +138,9 @@ class _GroupCoordinator(client.GroupCoordinator):  # type: ignore[misc]
     async def _do_commit_offsets(self, assignment: Any, offsets: Any) -> None:
         member = self.member_id, self.generation
         try:
+            failpoints.hit("offset-sent")
             await super()._do_commit_offsets(assignment, offsets)
+            failpoints.hit("offset-committed")
         except IllegalGenerationError:
             self.member_id, self.generation = member
             raise

@@ -21,7 +21,7 @@ import faust
 from faust.types import TP
 from mode.supervisors import CrashingSupervisor
 
-from agents import connection, exit_codes, exposition, log, read_committed, topics
+from agents import connection, exit_codes, exposition, failpoints, log, read_committed, topics
 from agents.config import Settings
 from agents.deadletter import DeadLetterLimits
 from agents.errors import Failure, Stalled, TakenOver
@@ -252,6 +252,7 @@ def run(settings: Settings) -> int:
     ends the process by itself.
     """
     log.set_up(settings.log_format, settings.log_level)
+    failpoints.arm(settings.failpoint)
     topics.wait_for_broker(settings, logger.warning)
     count = topics.require(settings)
     registry = exposition.new_registry()

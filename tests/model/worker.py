@@ -304,8 +304,8 @@ class Worker:
         def ask() -> Mapping[TP, int]:
             starts = {tp: self.kafka.logs[tp].start for tp in tps}
             for tp, start in starts.items():
-                if tp.topic == SOURCE:
-                    self.began.setdefault(tp.partition, start)
+                if tp.topic == SOURCE and tp.partition not in self.ingest.lanes:
+                    self.began[tp.partition] = start
             return starts
 
         return await self.call("asks for starts", ask)  # type: ignore[no-any-return]
