@@ -47,7 +47,7 @@ class Fold(Struct, frozen=True):
 
     @property
     def id(self) -> str:
-        """The fingerprint by which tables say under which settings they were made; what is late is not in them."""
+        """The fingerprint by which tables say under which settings they were made; late is not in them."""
         return xxh3_64_hexdigest(encode(replace(self, late_ms=0)))
 
 
