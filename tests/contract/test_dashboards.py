@@ -5,7 +5,6 @@ Whether the expressions find anything is `tests/e2e/test_dashboards.py`'s to say
 
 import copy
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from e2e.prometheus import find
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
@@ -79,9 +79,7 @@ def test_the_provisioned_folder_and_data_source_are_those_of_the_dashboards():
 
 
 def test_promtool_parses_every_expression(tmp_path: Path):
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
+    _, promtool = find()
     questions = [question for document in FILES.values() for question in asked(document)]
     assert len(questions) > 200
     assert _complaints(promtool, tmp_path, [question.expr for question in questions]) == ""
