@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help demo test lint rules-test kafka lock clean
+.PHONY: help demo test lint rules-test dashboards-check kafka lock clean
 
 help: ## What there is to do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -23,6 +23,10 @@ lint: $(READY) ## Style, types, and the direction of imports
 
 rules-test: $(READY) ## Rules and alerts, with promtool, amtool and Alertmanager
 	@FUNNEL_REQUIRE_PROMTOOL=1 $(BIN)/python -m pytest tests/contract/test_rules.py $(ARGS)
+
+dashboards-check: $(READY) ## The dashboards: mistakes, and every expression run by a real Prometheus
+	@FUNNEL_TEST_PROMETHEUS=$${FUNNEL_TEST_PROMETHEUS:-required} $(BIN)/python -m pytest \
+		tests/contract/test_dashboards.py tests/e2e/test_dashboards.py $(ARGS)
 
 kafka: $(READY) ## Apache Kafka on loopback, without Docker, until Ctrl-C (ARGS="--port 9092")
 	@$(BIN)/python deploy/kafka/kraft.py run $(ARGS)
