@@ -1,23 +1,32 @@
 .DEFAULT_GOAL := help
+# Its job control (set -m) keeps Ctrl-C for the demo, which then ends with 0.
+SHELL := /bin/bash
 PYTHON ?= python3
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help demo test lint kafka lock clean
+.PHONY: help demo test lint rules-test dashboards-check kafka lock clean
 
 help: ## What there is to do
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 demo: $(READY) ## See it work: embedded broker, worker, real data, live floor (ARGS="--once --json")
-	@$(BIN)/callfunnel demo $(ARGS)
+	@[ ! -t 0 ] || set -m; $(BIN)/callfunnel demo $(ARGS); exit $$?
 
 test: $(READY) ## All tests; those against Apache Kafka where Java 17 and Maven are there (ARGS="-k name")
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: $(READY) ## Style, types, and the direction of imports
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+rules-test: $(READY) ## Rules and alerts, with promtool, amtool and Alertmanager
+	@FUNNEL_REQUIRE_PROMTOOL=1 $(BIN)/python -m pytest tests/contract/test_rules.py $(ARGS)
+
+dashboards-check: $(READY) ## The dashboards: mistakes, and every expression run by a real Prometheus
+	@FUNNEL_TEST_PROMETHEUS=$${FUNNEL_TEST_PROMETHEUS:-required} $(BIN)/python -m pytest \
+		tests/contract/test_dashboards.py tests/e2e/test_dashboards.py $(ARGS)
 
 kafka: $(READY) ## Apache Kafka on loopback, without Docker, until Ctrl-C (ARGS="--port 9092")
 	@$(BIN)/python deploy/kafka/kraft.py run $(ARGS)

@@ -200,7 +200,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def start_process(
-    command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+    command: Sequence[str], log: Path, environ: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
     """Run `command` (its program by path) so that it dies with the calling thread; its output goes to `log`.
 
@@ -211,10 +211,10 @@ def start_process(
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
+            env=environ,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=environment,
             start_new_session=True,
         )
 

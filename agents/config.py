@@ -369,8 +369,9 @@ def _refuse_unknown(environ: Mapping[str, str], known: set[str]) -> None:
     for name in sorted(environ):
         if not name.startswith(PREFIX) or name in known or _is_service_link(name, environ[name]):
             continue
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-        hint = f"Did you mean {near[0]}?" if near else "`callfunnel config` lists all there are."
+        mine = name.removeprefix(PREFIX)
+        near = difflib.get_close_matches(mine, [one.removeprefix(PREFIX) for one in known], n=1, cutoff=0.7)
+        hint = f"Did you mean {PREFIX}{near[0]}?" if near else "`callfunnel config` lists all there are."
         raise SettingError(f"{name}: there is no such setting. {hint}")
 
 

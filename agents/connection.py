@@ -6,6 +6,7 @@ wherever the options are printed.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,7 @@ def admin_client(settings: Settings, timeout_seconds: float = 5.0) -> KafkaAdmin
     from kafka import KafkaAdminClient
     from kafka.errors import KafkaError
 
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what it meets is told below, in one sentence
     try:
         return KafkaAdminClient(
             **kafka_python_options(settings),

@@ -82,14 +82,16 @@ def run(options: Options) -> int:
 
 def _run(options: Options, console: Console, stack: ExitStack) -> int:
     broker = stack.enter_context(choose(options.broker))
-    mark = f"callfunnel-demo-{int(time.time() * 1000):x}"
+    names = {}
+    if options.broker:  # topics of this run alone, removed at its end
+        mark = f"callfunnel-demo-{int(time.time() * 1000):x}"
+        events = f"{mark}-call-events"
+        names = {"app_id": mark, "source_topic": events, "dead_letter_topic": f"{events}.dlq"}
     settings = Settings.from_environ(
         os.environ,
+        **names,
         broker=broker.address,
         profile="development",
-        app_id=mark,
-        source_topic=f"{mark}-call-events",
-        dead_letter_topic=f"{mark}-call-events.dlq",
         partitions=options.partitions,
         clock="event",
         http_port=options.http_port,
@@ -125,7 +127,7 @@ def _run(options: Options, console: Console, stack: ExitStack) -> int:
     if checked is not None:
         tables = read_tables(settings, options.partitions)
         return _verdict(options, published, tables, seconds, checked, console)
-    _show(view, published, seconds, workers, pages.url)
+    _show(settings, view, published, seconds, workers, pages.url)
     _go_live(settings, options, workers)
     return exit_codes.OK
 
@@ -175,6 +177,8 @@ class _Workers:
             f"{PREFIX}{key.upper()}": value for key, value in (self._settings | {"instance": name}).items()
         }
         command = [sys.executable, "-m", "agents.cli", "worker"]
+        # A worker that is killed leaves its temporary files: they go with the demo's.
+        own["TMPDIR"] = str(self._folder)
         return start_process(command, self._folder / f"{name}.log", os.environ | own)
 
 
@@ -245,7 +249,7 @@ def _oracle(settings: Settings) -> Iterator["Future[dict[int, oracle.Tables]]"]:
         "hour_days": settings.pane_retention_hour_days,
         "day_days": settings.pane_retention_day_days,
     }
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=os.nice, initargs=(19,)) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         yield pool.submit(expected_tables, settings.partitions, options)
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -270,8 +274,8 @@ def _verdict(
     checked: "Future[dict[int, oracle.Tables]]",
     console: Console,
 ) -> int:
-    with console.status("waiting for the batch oracle"):
-        expected = checked.result()
+    console.print("[dim]comparing with the batch oracle …[/]")
+    expected = checked.result()
     actual = {number: part.rows for number, part in tables.items()}
     differences = [
         f"partition {number}: {difference}"
@@ -300,12 +304,20 @@ def _verdict(
     return exit_codes.NEGATIVE if differences else exit_codes.OK
 
 
+def _environment(settings: Settings) -> str:
+    """What makes the other commands talk to this demo."""
+    fields = ("broker", "profile", "clock", "partitions", "app_id", "source_topic", "dead_letter_topic")
+    default = Settings()
+    different = (name for name in fields if getattr(settings, name) != getattr(default, name))
+    return " ".join(f"{PREFIX}{name.upper()}={getattr(settings, name)}" for name in different)
+
+
 def _shortened(differences: list[str]) -> list[str]:
     more = len(differences) - _MOST_DIFFERENCES
     return differences if more <= 0 else [*differences[:_MOST_DIFFERENCES], f"… and {more} more cells"]
 
 
-def _show(view: View, events: int, seconds: float, workers: _Workers, url: str) -> None:
+def _show(settings: Settings, view: View, events: int, seconds: float, workers: _Workers, url: str) -> None:
     assert view.snapshot is not None
     out = Console()
     out.print(funnel_table(funnel_document(view.snapshot, now_s=view.now_s, window="all")))
@@ -316,7 +328,8 @@ def _show(view: View, events: int, seconds: float, workers: _Workers, url: str) 
         f"  the funnel   {url}\n"
         f"  Prometheus   {url}metrics\n"
         f"  terminal     callfunnel top --url {url}\n"
-        f"  kill it      kill -9 {pids}    (it is started again; no number changes)\n\n"
+        f"  kill it      kill -9 {pids}    (it is started again; no number changes)\n"
+        f"  the broker   export {_environment(settings)}\n\n"
         "Ctrl-C ends everything.",
         soft_wrap=True, highlight=False,
     )  # fmt: skip

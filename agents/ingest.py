@@ -75,6 +75,7 @@ class Ingest:
         failpoints.hit("assigned")
         self._is_ready = False
         self._metrics.rebalances.inc()
+        self._metrics.consumer_lag.clear()
         own = {tp.partition for tp in assigned if tp.topic == self._source}
         for partition in self.lanes.keys() - own:
             lane = self.lanes.pop(partition)

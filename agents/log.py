@@ -14,7 +14,6 @@ _LIBRARIES = (
     "faust",
     "mode",
     "aiokafka",
-    "kafka",
     "aiohttp",
     "asyncio",
     "agents.recovery",

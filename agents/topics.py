@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from agents.config import Settings
+from agents.config import Settings, variable
 from agents.connection import admin_client
 from agents.errors import BrokerUnavailable, Failure, TopicsWrong
 from schemas.topics import TopicSpec, topics
@@ -65,7 +65,10 @@ def wait_for_broker(settings: Settings, on_retry: Callable[[str], object]) -> No
             waited = time.monotonic() - began
             if waited + 0.1 >= limit:
                 raise BrokerUnavailable(f"{error.message} Waited {waited:.0f} s.") from error
-        on_retry(f"No broker answers at {settings.broker} for {waited:.0f} s; trying again.")
+        on_retry(
+            f"No broker answers at {settings.broker} for {waited:.0f} s; trying again. "
+            f"Start it, or name another one with --broker or {variable('broker')}."
+        )
         time.sleep(max(0.0, attempt + RETRY_SECONDS - time.monotonic()))
 
 

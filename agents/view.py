@@ -183,7 +183,6 @@ class View:
         self.snapshot: Snapshot | None = None
         """The funnel, or `None` until every partition has caught up."""
         self._state = "not started"
-        self.broker_answered = False
         self.snapshot_seconds = 0.0
 
     @classmethod
@@ -261,7 +260,6 @@ class View:
         )
         try:
             await consumer.start()
-            self.broker_answered = True
             await self._follow(consumer, await self._partitions(consumer))
         finally:
             await consumer.stop()

@@ -17,6 +17,8 @@ from streams.metrics import CATALOGUE, Metric
 from streams.windows import AGES, WINDOWS
 
 Document = dict[str, Any]
+Multiple = Mapping[Any, Mapping[str, bool]]
+"""The uid of each dashboard, and its variables: whether each may have several values."""
 
 CORE_PANELS = {"stat", "bargauge", "timeseries", "table", "heatmap", "text"}
 UNITS = {"short", "percentunit", "s", "bytes", "cps"}
@@ -121,10 +123,10 @@ def selectors(expr: str) -> Iterator[Selector]:
 
 def problems(documents: Mapping[str, Document]) -> list[str]:
     """Everything that is wrong with the dashboards, by the name of their files."""
-    known = {document.get("uid") for document in documents.values()}
+    multiple = {document.get("uid"): _multiple(document) for document in documents.values()}
     found: list[str] = []
     for file, document in documents.items():
-        found += [f"{file}: {problem}" for problem in _of_dashboard(file, document, known)]
+        found += [f"{file}: {problem}" for problem in _of_dashboard(file, document, multiple)]
     for uid, times in Counter(document.get("uid") for document in documents.values()).items():
         if times > 1:
             found.append(f"{uid}: {times} dashboards have this uid")
@@ -143,7 +145,7 @@ def problems(documents: Mapping[str, Document]) -> list[str]:
     return found
 
 
-def _of_dashboard(file: str, document: Document, known: set[Any]) -> Iterator[str]:
+def _of_dashboard(file: str, document: Document, multiple: Multiple) -> Iterator[str]:
     for field in ("uid", "title", "description", "tags", "refresh"):
         if not document.get(field):
             yield f"has no {field}"
@@ -154,10 +156,9 @@ def _of_dashboard(file: str, document: Document, known: set[Any]) -> Iterator[st
     yield from _of_panels(document)
     yield from _of_places(document)
     yield from _of_variables(document)
-    yield from _of_links(document, known)
-    multi = {variable["name"]: bool(variable.get("multi")) for variable in document["templating"]["list"]}
+    yield from _of_links(document, multiple)
     for question in asked(document):
-        for problem in _of_expression(question, multi):
+        for problem in _of_expression(question, _multiple(document)):
             yield f"{question.place}: {problem}"
 
 
@@ -265,16 +266,28 @@ def _addresses(document: Document) -> Iterator[str]:
                     yield from (link["url"] for link in one["value"])
 
 
-def _of_links(document: Document, known: set[Any]) -> Iterator[str]:
+def _of_links(document: Document, multiple: Multiple) -> Iterator[str]:
     linked = {uid for address in _addresses(document) for uid in _LINK.findall(address)}
-    for uid in sorted(linked - known):
+    for uid in sorted(linked - multiple.keys()):
         yield f"links to {uid}, and there is no such dashboard"
+    own = _multiple(document)
+    direct: set[str] = set()
     for link in document.get("links") or ():
-        if not link.get("includeVars") or not link.get("keepTime"):
-            yield f"the link {link.get('title')!r} forgets the variables or the time"
-    direct = {uid for link in document.get("links") or () for uid in _LINK.findall(link.get("url") or "")}
-    for uid in sorted(known - direct - {document.get("uid")}, key=str):
+        at, url = f"the link {link.get('title')!r}", link.get("url") or ""
+        if not link.get("keepTime") or not (link.get("includeVars") or "${datasource:queryparam}" in url):
+            yield f"{at} forgets the variables or the time"
+        for uid in _LINK.findall(url):
+            direct.add(uid)
+            for name, several in multiple.get(uid, {}).items():
+                if link.get("includeVars") and own.get(name) and not several:
+                    yield f"{at} hands on All of ${name}, where one is taken"
+    for uid in sorted(multiple.keys() - direct - {document.get("uid")}, key=str):
         yield f"has no link to {uid}"
+
+
+def _multiple(document: Document) -> dict[str, bool]:
+    """The variables, and whether each may have several values."""
+    return {variable["name"]: bool(variable.get("multi")) for variable in document["templating"]["list"]}
 
 
 def _of_expression(question: Asked, multi: Mapping[str, bool]) -> Iterator[str]:

@@ -49,10 +49,13 @@ def build(
     variables: Sequence[Builder[dashboard.VariableModel]],
     sections: Sequence[Section],
     *,
-    job_matcher: str = '="$job"',
-    period: str = "now-6h",
+    several_jobs: bool = False,
 ) -> Dashboard:
-    """A dashboard of `sections`, the panels numbered and placed in reading order."""
+    """A dashboard of `sections`, the panels numbered and placed in reading order.
+
+    `several_jobs`: its variable `job` may be more than one, which no other dashboard can take over.
+    """
+    job_matcher = '=~"$job"' if several_jobs else '="$job"'
     made = (
         boards.Dashboard(f"callfunnel · {TITLES[uid]}")
         .uid(uid)
@@ -61,7 +64,7 @@ def build(
         .timezone("browser")
         .readonly()
         .tooltip(dashboard.DashboardCursorSync.CROSSHAIR)
-        .time(period, "now")
+        .time("now-6h", "now")
         .refresh("30s")
         .variables([_datasource(), *variables])
         .annotations(_annotations(job_matcher))
@@ -70,9 +73,9 @@ def build(
                 boards.DashboardLink(title)
                 .type(dashboard.DashboardLinkType.LINK)
                 .icon("dashboard")
-                .tooltip(f"{title}, with the same variables and time")
-                .url(f"/d/{other}")
-                .include_vars(True)
+                .tooltip(f"{title}, of the same time")
+                .url(f"/d/{other}" + ("?${datasource:queryparam}" if several_jobs else ""))
+                .include_vars(not several_jobs)
                 .keep_time(True)
                 for other, title in TITLES.items()
                 if other != uid
@@ -100,12 +103,12 @@ def window() -> boards.CustomVariable:
     return _choice("window", "Window", text, WINDOWS, "1h")
 
 
-def campaign(multi: bool = True) -> boards.QueryVariable:
-    return _labels("campaign", "Campaign", "Campaigns to show.", 'callfunnel_events_total{job="$job"}', multi)
+def campaign() -> boards.QueryVariable:
+    return _labels("campaign", "Campaign", "Campaigns to show.", 'callfunnel_events_total{job="$job"}', True)
 
 
 def source() -> boards.QueryVariable:
-    series = 'callfunnel_events_total{job="$job", campaign="$campaign"}'
+    series = 'callfunnel_events_total{job="$job", campaign=~"$campaign"}'
     return _labels("source", "Source", "Sources of leads to show.", series, True)
 
 

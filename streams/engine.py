@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 from msgspec.json import encode
+from msgspec.structs import replace
 from xxhash import xxh3_64_hexdigest
 
 from schemas.codec import Rejected
@@ -46,8 +47,8 @@ class Fold(Struct, frozen=True):
 
     @property
     def id(self) -> str:
-        """The fingerprint by which tables say under which settings they were made."""
-        return xxh3_64_hexdigest(encode(self))
+        """The fingerprint by which tables say under which settings they were made; late is not in them."""
+        return xxh3_64_hexdigest(encode(replace(self, late_ms=0)))
 
 
 class Effects(Struct):

@@ -103,9 +103,8 @@ def clock() -> str:
 @pytest.fixture
 def workers(broker: Cluster, tmp_path: Path, clock: str) -> Iterator[Any]:
     """Topics of the test's own, and workers to start on them: small batches, a short session, no view."""
-    from integration.workers import BATCH_EVENTS, PARTITIONS, Workers
-
     from agents import topics
+    from integration.workers import BATCH_EVENTS, PARTITIONS, Workers
 
     settings = broker.settings(
         clock=clock,

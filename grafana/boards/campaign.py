@@ -1,4 +1,4 @@
-"""One campaign: where it loses leads, which source is worth its money, whether today is as other days."""
+"""A campaign: where it loses leads, which source is worth its money, whether today is as other days."""
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
@@ -13,8 +13,8 @@ UID = "callfunnel-campaign"
 _ALL_SOURCES = " Of all sources: hang-ups are not counted by source."
 
 
-scope = Scope(frame.matchers(campaign="="))
-of_source = Scope(frame.matchers(campaign="=", source="=~"))
+scope = Scope(frame.matchers(campaign="=~"))
+of_source = Scope(frame.matchers(campaign="=~", source="=~"))
 hangups = scope.total("callfunnel_window_dm_hangups")
 days = (("", "today"), ("1d", "yesterday"), ("1w", "a week ago"))
 
@@ -242,8 +242,8 @@ def new_leads() -> Section:
 def build() -> Dashboard:
     return frame.build(
         UID,
-        "One campaign: stage-to-stage loss, its sources compared, today against yesterday and last week.",
-        [frame.job(), frame.window(), frame.campaign(multi=False), frame.source()],
+        "Campaigns: loss from stage to stage, sources compared, today against yesterday and last week.",
+        [frame.job(), frame.window(), frame.campaign(), frame.source()],
         [
             now(),
             losses(),

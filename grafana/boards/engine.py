@@ -321,5 +321,5 @@ def build() -> Dashboard:
             workers(),
             cost(),
         ],
-        job_matcher='=~"$job"',
+        several_jobs=True,
     )

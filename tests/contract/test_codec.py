@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
-from contract.records import events, fields_of, mutated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contract.records import events, fields_of, mutated
 from schemas.codec import REASONS, Decoder, Limits, Rejected
 from schemas.events import TYPES, CallEnded, Connect, Dial, Won
 from schemas.money import minor_units

@@ -5,7 +5,6 @@ Whether the expressions find anything is `tests/e2e/test_dashboards.py`'s to say
 
 import copy
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from e2e.prometheus import find
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
@@ -49,7 +48,7 @@ def test_there_is_a_file_for_every_title():
 def test_grafanas_own_model_reads_a_dashboard_without_losing_anything(name: str):
     register_default_plugins()
     read = Dashboard.from_json(copy.deepcopy(FILES[name]))
-    assert json.loads(json.dumps(read, cls=JSONEncoder)) == FILES[name]
+    assert build.plain(read) == FILES[name]
 
 
 @pytest.mark.parametrize("rate", STANDARDS)
@@ -79,9 +78,7 @@ def test_the_provisioned_folder_and_data_source_are_those_of_the_dashboards():
 
 
 def test_promtool_parses_every_expression(tmp_path: Path):
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
+    _, promtool = find()
     questions = [question for document in FILES.values() for question in asked(document)]
     assert len(questions) > 200
     assert _complaints(promtool, tmp_path, [question.expr for question in questions]) == ""
@@ -252,6 +249,10 @@ MISTAKES: dict[str, tuple[Callable[[Documents], Any], str]] = {
     "a link that forgets the variables": (
         in_dashboard(lambda d: d["links"][0].update(includeVars=False)),
         "forgets the variables",
+    ),
+    "a link that hands on more than is taken": (
+        lambda documents: documents["callfunnel-engine.json"]["links"][0].update(includeVars=True),
+        "hands on All of $job",
     ),
     "a dashboard without a way to another": (in_dashboard(lambda d: d["links"].pop()), "has no link to"),
     "a variable nobody uses": (

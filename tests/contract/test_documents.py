@@ -6,10 +6,10 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from contract.records import ACCEPTED, REJECTED, events
 from hypothesis import given, settings
 
 import schemas
+from contract.records import ACCEPTED, REJECTED, events
 from schemas.codec import REASONS, Decoder, Limits, Rejected
 from schemas.documents import asyncapi, documents, json_schema
 from schemas.events import TYPES, Envelope

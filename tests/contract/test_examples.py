@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 
 import pytest
-from contract.records import ACCEPTED, REJECTED
 
+from contract.records import ACCEPTED, REJECTED
 from schemas.codec import REASONS, Decoder, Limits, Rejected
 from schemas.events import TYPES
 

@@ -13,7 +13,6 @@ import pytest
 from aiokafka.consumer import fetcher, subscription_state
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
 from aiokafka.errors import CorruptRecordException
-from contract.batches import TP, batch, fetched
 from faust.stores import base as stores
 from faust.tables import base as tables
 from faust.tables import manager, recovery
@@ -24,6 +23,7 @@ from agents import read_committed, transport
 from agents.recovery import Recovery, TableManager
 from agents.tables import ChangelogTable, RestoredRows
 from agents.transport import drain
+from contract.batches import TP, batch, fetched
 
 REPAIRED = read_committed._PartitionRecords
 PARTITION_RECORDS = {cls.__name__: cls for cls in (REPAIRED, REPAIRED.__mro__[1])}

@@ -11,7 +11,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import pytest
 
@@ -24,14 +24,18 @@ _SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$")
 
 
 def find() -> tuple[str, str]:
-    """The programs prometheus and promtool; skips or fails the test where they are missing."""
+    """The programs prometheus and promtool."""
     programs = [shutil.which(name) for name in ("prometheus", "promtool")]
     if programs[0] is None or programs[1] is None:
-        lacking = "Prometheus is not installed (Debian: apt-get install prometheus)"
-        if WANTED == "required":
-            pytest.fail(f"{lacking}; to leave this check out, set FUNNEL_TEST_PROMETHEUS=skip")
-        pytest.skip(lacking)
+        leave_out("Prometheus is not installed (Debian: apt-get install prometheus)")
     return programs[0], programs[1]
+
+
+def leave_out(why: str) -> NoReturn:
+    """Skip the test, or fail it where Prometheus is required."""
+    if WANTED == "required":
+        pytest.fail(f"{why}; to leave this check out, set FUNNEL_TEST_PROMETHEUS=skip")
+    pytest.skip(why)
 
 
 class Refused(Exception):

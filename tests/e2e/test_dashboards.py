@@ -1,8 +1,8 @@
 """Every expression of every dashboard, run by a real Prometheus that scrapes the real engine.
 
-The engine is two workers with a view each, fed with a slice of the bundled campaign and with a live floor
-whose events come late, twice, out of order and sometimes broken. What a dashboard shows must be there, be a
-number, and be the engine's own number.
+The engine is a worker with a view and a second replica of the view, fed with a slice of the bundled campaign
+and with a live floor whose events come late, twice, out of order and sometimes broken. What a dashboard shows
+must be there, be a number, and be the engine's own number.
 """
 
 import json
@@ -11,22 +11,26 @@ import re
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from typing import Any
 
 import orjson
 import pytest
-from e2e.prometheus import Prometheus, Refused, find
-from integration.workers import Publishing, Record, Worker, Workers, publish, record
+from e2e.prometheus import Prometheus, Refused, find, leave_out
 
 from agents import bank_marketing, generator, topics
 from agents.broker import EmbeddedBroker, embedded_program
 from agents.config import Settings
+from agents.exposition import Exposition, new_registry
+from agents.pages import Pages
+from agents.view import View
 from grafana import build
 from grafana.check import TARGET, UNUSED, Asked, asked, label_values, names_used
 from grafana.frame import ALL
 from grafana.promql import metric_of
+from integration.workers import Publishing, Record, Worker, Workers, publish, record
 from streams.metrics import CATALOGUE
 from streams.windows import WINDOWS
 
@@ -50,7 +54,7 @@ NOT_SHOWN = {
 @dataclass
 class Floor:
     prometheus: Prometheus
-    workers: list[Worker]
+    worker: Worker
     started_s: float
 
 
@@ -58,31 +62,56 @@ class Floor:
 def floor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Floor]:
     find()
     if embedded_program() is None:
-        pytest.skip("the embedded broker is not installed (noida-db, extra `demo`)")
+        leave_out("the embedded broker is not installed (noida-db, extra `demo`)")
     folder = tmp_path_factory.mktemp("dashboards")
     with EmbeddedBroker() as broker:
         settings = Settings.from_environ(
-            {}, broker=broker.address, profile="development", partitions=4, clock="event", wait_seconds=10.0
+            {},
+            broker=broker.address,
+            profile="development",
+            partitions=4,
+            clock="event",
+            timezone=midday(),
+            wait_seconds=10.0,
         )
         topics.create(settings)
         history, live = calls(int(time.time() * 1000))
         publish(settings, history)
-        with Workers(settings, folder) as crew:
-            workers = [crew.start(instance=name) for name in ("one", "two")]
-            for worker in workers:
-                worker.wait_until_ready()
-            workers[0].wait_until(
-                lambda: consumed(workers) >= len(history), 90, f"has not read {len(history)} records"
+        with Workers(settings, folder) as crew, replica(settings) as (view, replica_url):
+            worker = crew.start().wait_until_ready()
+            worker.wait_until(
+                lambda: folded(view) >= len(history), 90, f"has not folded {len(history)} records"
             )
-            addresses = [worker.url.removeprefix("http://") for worker in workers]
+            addresses = [url.split("/")[2] for url in (worker.url, replica_url)]
             prometheus = Prometheus(folder / "prometheus", JOB, addresses)
-            now_s = time.time()
+            now_s, page = time.time(), openmetrics(replica_url)
             for days in (1, 7):
-                prometheus.remember(openmetrics(workers[0]), addresses[0], now_s - days * 86_400)
+                prometheus.remember(page, addresses[1], now_s - days * 86_400)
             with Publishing(settings, live, FEED_SECONDS), prometheus:
                 started_s = time.time()
                 wait_for_scrapes(prometheus)
-                yield Floor(prometheus, workers, started_s)
+                yield Floor(prometheus, worker, started_s)
+
+
+@contextmanager
+def replica(settings: Settings) -> Iterator[tuple[View, str]]:
+    """A view like that of `callfunnel view`, and its address."""
+    view = View.of(settings)
+    shown = Exposition.of(settings, lambda: view.snapshot, new_registry())
+    pages = Pages(settings.http_host, 0, view=view, exposition=shown, not_ready=view.not_ready)
+    view.start()
+    pages.start()
+    try:
+        yield view, pages.url
+    finally:
+        pages.stop()
+        view.stop()
+
+
+def midday() -> str:
+    """A time zone where it is about noon, so that today has something to show."""
+    east = 12 - time.gmtime().tm_hour
+    return f"Etc/GMT{-east:+d}"
 
 
 def calls(now_ms: int) -> tuple[list[Record], list[Record]]:
@@ -100,14 +129,14 @@ def _record(event: dict[str, Any], at_ms: int) -> Record:
     return Record(orjson.dumps(event), str(event.get("lead_id", "")).encode(), at_ms)
 
 
-def consumed(workers: list[Worker]) -> float:
-    return sum(worker.metric("callfunnel_worker_events_consumed_total") for worker in workers)
+def folded(view: View) -> int:
+    return sum(view.snapshot.offsets.values()) if view.snapshot else 0
 
 
-def openmetrics(worker: Worker) -> str:
+def openmetrics(url: str) -> str:
     accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
-    with urllib.request.urlopen(urllib.request.Request(f"{worker.url}/metrics", headers=accept)) as answer:
-        return answer.read().decode().replace("# EOF\n", "") + "# EOF\n"
+    with urllib.request.urlopen(urllib.request.Request(f"{url}metrics", headers=accept)) as answer:
+        return str(answer.read().decode())
 
 
 def wait_for_scrapes(prometheus: Prometheus) -> None:
@@ -213,7 +242,7 @@ def test_the_check_names_a_mistake(floor: Floor, expr: str, named: str):
 
 
 def test_what_is_exported_is_shown_and_what_is_shown_is_exported(floor: Floor):
-    page = floor.workers[0].get("/metrics")[1]
+    page = floor.worker.get("/metrics")[1]
     exported = set(re.findall(r"^# TYPE (\S+) ", page, re.MULTILINE))
     used = names_used(DASHBOARDS)
     shown = {metric.name if (metric := metric_of(name)) else name for name in used}
@@ -244,7 +273,7 @@ def test_the_funnel_of_two_replicas_is_the_engines_own(floor: Floor):
     shown = {question.place: filled(question.expr, values) for question in asked(overview)}
     deadline = time.monotonic() + FEED_SECONDS + 30
     while True:
-        document = json.loads(floor.workers[1].get("/api/v1/funnel?window=1d")[1])
+        document = json.loads(floor.worker.get("/api/v1/funnel?window=1d")[1])
         stages = {stage["stage"]: stage for stage in document["stages"]}
         expected = {
             f"panel 'Funnel' {ref}": stages[name]["leads"] for ref, name in zip("ABCDEF", stages, strict=True)

@@ -10,13 +10,13 @@ import time
 
 import pytest
 from conftest import Cluster
-from integration.workers import BATCH_EVENTS, PARTITIONS, ROOT, Workers, assert_equal, calls, variables
 from msgspec.structs import replace
 
 from agents import topics
 from agents.broker import EmbeddedBroker, embedded_program
 from agents.config import PREFIX
 from agents.connection import admin_client
+from integration.workers import BATCH_EVENTS, PARTITIONS, ROOT, Workers, assert_equal, calls, variables
 from schemas.topics import funnel_changelog, leads_changelog
 
 DEAD = "127.0.0.1:1"

@@ -3,9 +3,9 @@
 import time
 
 import pytest
-from integration.workers import SEED, Record, assert_equal, calls, record
 
 from agents import generator
+from integration.workers import SEED, Record, assert_equal, calls, record
 from schemas.codec import REASONS
 
 GOOD = {"event_id": "e1", "type": "dial", "occurred_at": 1_210_000_000_000, "lead_id": "bad-lead"}

@@ -7,9 +7,9 @@ once at each point, on the embedded broker.
 import os
 
 import pytest
-from integration.workers import assert_equal, calls
 
 from agents.failpoints import POINTS
+from integration.workers import assert_equal, calls
 
 HITS = int(os.environ.get("FUNNEL_FAILPOINT_HITS", "0"))
 ONCE_IN_A_REBALANCE = {"revoked", "assigned", "fenced", "taken-over", "ready"}

@@ -7,8 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from integration.workers import Record, assert_equal, calls
 from kafka import KafkaProducer
+
+from integration.workers import Record, assert_equal, calls
 
 KAFKAJS = "2.2.4"
 SCRIPT = Path(__file__).with_name("kafkajs") / "publish.js"

@@ -4,9 +4,8 @@ import random
 import signal
 import time
 
-from integration.workers import BATCH_EVENTS, PARTITIONS, SEED, assert_equal, calls
-
 from agents.broker import remove_dead_members
+from integration.workers import BATCH_EVENTS, PARTITIONS, SEED, assert_equal, calls
 
 CONSUMED = "callfunnel_worker_events_consumed_total"
 REPLAYED = "callfunnel_worker_events_replayed_total"

@@ -5,9 +5,9 @@ import subprocess
 import time
 
 import pytest
-from integration.workers import PARTITIONS, Worker, assert_equal, calls
 from prometheus_client.parser import text_string_to_metric_families
 
+from integration.workers import PARTITIONS, Worker, assert_equal, calls
 from schemas.events import STAGES
 from streams import oracle
 

@@ -30,7 +30,7 @@ from confluent_kafka import Producer
 from kafka.partitioner import murmur2
 
 from agents import bank_marketing, generator, read_committed
-from agents.broker import free_port
+from agents.broker import free_port, start_process
 from agents.config import PREFIX, Settings, variable
 from agents.connection import aiokafka_options
 from schemas.codec import Decoder, Limits
@@ -156,14 +156,8 @@ class Worker:
         self.settings = settings
         self.url = f"http://127.0.0.1:{settings.http_port}"
         self._log = log
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "agents.cli", "worker"],
-                cwd=ROOT,
-                env=environ,
-                stdout=output,
-                stderr=output,
-            )
+        command = [sys.executable, "-m", "agents.cli", "worker"]
+        self.process = start_process(command, log, {**environ, "PYTHONPATH": str(ROOT)})
 
     @property
     def log(self) -> str:

