@@ -37,19 +37,19 @@ def command(broker: str | None, http_host: str | None, http_port: int | None, wa
         os.environ, broker=broker, http_host=http_host, http_port=http_port, wait_seconds=wait
     )
     log.set_up(settings.log_format, settings.log_level)
-    topics.wait_for_broker(settings, lambda message: click.echo(message, err=True))
     view = View.of(settings)
     exposition = Exposition.of(settings, lambda: view.snapshot, new_registry())
     pages = Pages(
         settings.http_host, settings.http_port, view=view, exposition=exposition, not_ready=view.not_ready
     )
-    stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
     pages.start()
-    view.start()
-    click.echo(f"The funnel is served at {pages.url} (Ctrl-C ends it).")
     try:
+        topics.wait_for_broker(settings, lambda message: click.echo(message, err=True))
+        stopped = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stopped.set())
+        view.start()
+        click.echo(f"The funnel is served at {pages.url} (Ctrl-C ends it).")
         told = time.monotonic()
         while not stopped.wait(0.2):
             now = time.monotonic()
