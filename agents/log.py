@@ -14,6 +14,7 @@ _LIBRARIES = (
     "faust",
     "mode",
     "aiokafka",
+    "kafka",
     "aiohttp",
     "asyncio",
     "agents.recovery",
