@@ -326,6 +326,8 @@ class Schedule:
         """Something is delivered again, or something is left out."""
         for worker in self._awake():
             for tp in sorted(worker.flowing):
+                if tp.partition in self._truncated:
+                    continue  # it is out of range there, and has to find out
                 worker.positions[tp] = max(0, worker.positions[tp] + self._chance.randint(-4, 1))
 
     # The end
