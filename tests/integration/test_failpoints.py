@@ -27,12 +27,13 @@ def test_dying_at_any_failpoint_loses_nothing_and_counts_nothing_twice(broker, w
     records = calls(clients=60 * len(deaths), live_events=150 * len(deaths))
     share = -(-len(records) // len(deaths))
     for number, death in enumerate(deaths):
+        point, _, hit = death.partition(":")
         events = records[number * share : (number + 1) * share]
-        workers.publish(events[::2])
         workers.publish(events[1::2], partitioner="consistent")  # mostly away from home
-        worker = workers.start(instance="w1", failpoint=death)
-        assert worker.exit_code(60) == 137, f"{death}:\n{worker.log}"
-        assert worker.log.endswith(f"failpoint {death.partition(':')[0]}\n")
+        with workers.publishing(events[::2], seconds=1.5 * int(hit)):
+            worker = workers.start(instance="w1", failpoint=death, commit_interval_seconds=0.2)
+            assert worker.exit_code(60) == 137, f"{death}:\n{worker.log}"
+        assert worker.log.endswith(f"failpoint {point}\n")
     workers.start(instance="w1")
     left = workers.wait(len(records))
     assert_equal(left, records)

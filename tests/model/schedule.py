@@ -294,10 +294,10 @@ class Schedule:
     def _truncate(self) -> None:
         tp = self._source()
         position = self.position(tp.partition)
-        if not self._truncates or self._truncated or position is None or position.offset < 2:
+        if not self._truncates or self._truncated or position is None or position.offset < 3:
             return
         self._truncated.add(tp.partition)
-        self._kafka.replace(tp, self._chance.randrange(position.offset - 1))
+        self._kafka.replace(tp, self._chance.randrange(position.offset - 2))
         self.note(f"{tp} ends at {self._kafka.logs[tp].end} now")
         self.counts["truncations"] += 1
 
@@ -334,6 +334,8 @@ class Schedule:
         """Nothing more goes wrong: everything published must get into the tables."""
         self.note("no more faults")
         self.is_calm = True
+        for number in self._truncated:
+            self._kafka.logs[self._source(number)].append(b"a", b"{")
         for turn in range(60):
             while self._unpublished:
                 self._publish()

@@ -46,8 +46,8 @@ class Ignored:
     def labels(self, *_: str) -> "Ignored":
         return self
 
-    def inc(self, n: float = 1) -> None: ...
     def clear(self) -> None: ...
+    def inc(self, n: float = 1) -> None: ...
     def set(self, n: float) -> None: ...
     def observe(self, n: float) -> None: ...
 
@@ -407,17 +407,22 @@ class Worker:
                 if self.schedule.errs("recovery ends early"):
                     return
                 await self._wait(self.turn("restores"))
+                if tp not in self.assigned:
+                    await self._rebalance_again()
                 batch = self.kafka.fetch(tp, at, at + self.schedule.size(12), self._recovering)
                 if batch.end == at:
                     break
                 at = batch.end
                 self._buffer.append((table, SimpleNamespace(message=SimpleNamespace(tp=tp), value=batch)))
                 if self.is_suspended:
-                    await self._recover_now.wait()
-                    raise RebalanceAgain
+                    await self._rebalance_again()
                 if len(self._buffer) >= 4:
                     self._flush()
         self._flush()
+
+    async def _rebalance_again(self) -> None:
+        await self._recover_now.wait()
+        raise RebalanceAgain
 
     def _flush(self) -> None:
         buffer, self._buffer = self._buffer, []
