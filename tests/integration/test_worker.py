@@ -26,10 +26,6 @@ def test_the_tables_are_those_of_the_events_for_history_and_a_floor_with_faults(
 
 def test_kill_9_at_any_moment_loses_nothing_and_counts_nothing_twice(broker, workers):
     """Three kills: while joining, or soon after the first batch; each time there is more to do."""
-    if broker.kind == "kafka":
-        pytest.skip(
-            "a worker killed again and again under one name on Apache Kafka: slow to resume, being studied"
-        )
     records = calls(clients=2000, live_events=4000)
     share = -(-len(records) // 3)
     chance = random.Random(SEED)
