@@ -106,13 +106,19 @@ class Ingest:
 
     async def _take_over(self, source: list[TP], generation: int) -> Mapping[TP, int] | None:
         consumer = self._app.consumer
-        earliest = await consumer.earliest_offsets(*source) if source else {}
-        ends = await consumer.highwaters(*source) if source else {}
-        unread = [await self._unread(tp.partition) for tp in source if tp.partition not in self.lanes]
+        restored = [
+            TP(table.changelog_topic_name, tp.partition)
+            for tp in source
+            if tp.partition not in self.lanes
+            for table in (self._funnel, self._leads)
+        ]
+        asked = [*source, *restored]
+        earliest = await consumer.earliest_offsets(*asked) if asked else {}
+        ends = await consumer.highwaters(*asked) if asked else {}
         if self._app.consumer_generation_id != generation:
             return None
-        for why in filter(None, unread):
-            raise Stalled(why)
+        for tp in restored:
+            self._check_restored(tp, earliest[tp], ends[tp])
         for tp in source:  # without an await: a rebalance comes before all of it or after
             lane = self.lanes.get(tp.partition)
             if lane is None:
@@ -120,6 +126,7 @@ class Ingest:
                 try:
                     state.restore(self._funnel.rows.take(tp.partition), self._leads.rows.take(tp.partition))
                 except Mismatch as error:
+                    await self._ledger.check_owned(tp.partition, self._funnel.changelog_topic_name)
                     raise TablesWrong(str(error)) from error
                 lane = self.lanes[tp.partition] = Lane(state)
                 lane.task = asyncio.create_task(self._run(lane), name=f"lane-{tp.partition}")
@@ -133,20 +140,16 @@ class Ingest:
         failpoints.hit("taken-over")
         return {tp: self.lanes[tp.partition].state.offset for tp in source}  # type: ignore[misc]
 
-    async def _unread(self, partition: int) -> str | None:
-        """What recovery has left unread, in words; the changelogs are fenced, so where they end is final."""
-        for table in (self._funnel, self._leads):
-            tp = TP(table.changelog_topic_name, partition)
-            first = (await self._app.consumer.earliest_offsets(tp))[tp]
-            end = (await self._app.consumer.highwaters(tp))[tp]
-            copy = table.rows.copy(tp)
-            if first < end and (copy.start > first or copy.stop < end):
-                return (
-                    f"{tp.topic}/{partition} holds offsets {first} to {end - 1}, but {copy.start} to "
-                    f"{copy.stop - 1} were restored: recovery went wrong, or another worker has taken over; "
-                    "start again"
-                )
-        return None
+    def _check_restored(self, tp: TP, first: int, end: int) -> None:
+        """The changelog is fenced: what it holds now, `first` up to `end`, is all there will be to read."""
+        table = self._funnel if tp.topic == self._funnel.changelog_topic_name else self._leads
+        copy = table.rows.copy(tp)
+        if first < end and (copy.start > first or copy.stop < end):
+            raise Stalled(
+                f"{tp.topic}/{tp.partition} holds offsets {first} to {end - 1}, but {copy.start} to "
+                f"{copy.stop - 1} were restored: recovery went wrong, or another worker has taken over; "
+                "start again"
+            )
 
     def ready(self, source: Iterable[TP]) -> None:
         """Recovery is over and the source is flowing."""

@@ -71,7 +71,7 @@ class Ledger:
             failpoints.hit("committed")
             return last
         except (ProducerFenced, OutOfOrderSequenceNumber) as error:
-            raise TakenOver(f"another worker has taken over partition {partition}: start again") from error
+            raise _taken_over(partition) from error
         except KafkaError as error:
             topics = ", ".join(sorted({topic for topic, _ in records}))
             raise WriteFailed(
@@ -79,6 +79,20 @@ class Ledger:
                 "min.insync.replicas and this worker's permissions, then start again: it goes on where the "
                 "tables end."
             ) from error
+
+    async def check_owned(self, partition: int, topic: str) -> None:
+        """Raise `TakenOver` when another worker owns the partition by now: tried on a write that is aborted.
+
+        What a former owner reads is no evidence of anything: the new owner may be in the middle of a commit.
+        """
+        producer = self._producers[partition]
+        try:
+            await producer.begin_transaction()
+            (batch,) = _batches(producer, [(b"owned?", None, [], 0)], 0)
+            await (await producer.send_batch(batch, topic, partition=partition))
+            await producer.abort_transaction()
+        except (ProducerFenced, OutOfOrderSequenceNumber) as error:
+            raise _taken_over(partition) from error
 
     async def _open(self, partition: int) -> None:
         producer = AIOKafkaProducer(
@@ -101,6 +115,10 @@ class Ledger:
 
     async def _close(self, partitions: Iterable[int]) -> None:
         await asyncio.gather(*[self._producers.pop(partition).stop() for partition in sorted(partitions)])
+
+
+def _taken_over(partition: int) -> TakenOver:
+    return TakenOver(f"another worker has taken over partition {partition}: start again")
 
 
 def _batches(producer: AIOKafkaProducer, records: Iterable[Record], now_ms: int) -> Iterable[Any]:

@@ -29,6 +29,10 @@ from agents import failpoints
 SCHEME = "microbatch"
 TRANSPORTS.aliases[SCHEME] = f"{__name__}:Transport"
 
+FETCH_MAX_WAIT_MS = 100
+"""How long the broker may hold an empty answer. What else is asked on that connection waits behind it, and
+a worker that starts asks several times; records end the wait at once."""
+
 Headers = Sequence[tuple[str, bytes]]
 
 
@@ -162,6 +166,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"
+        consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
         return consumer
 
     async def _fetch_records(

@@ -4,8 +4,6 @@ import random
 import signal
 import time
 
-import pytest
-
 from agents.broker import remove_dead_members
 from integration.workers import BATCH_EVENTS, PARTITIONS, SEED, assert_equal, calls
 

@@ -90,8 +90,7 @@ class AcknowledgedFirst(Ingest):
 
 
 class RecoveryBelieved(Ingest):
-    async def _unread(self, partition: int) -> str | None:
-        return None
+    def _check_restored(self, *_: Any) -> None: ...
 
 
 class RebalanceMissed(Ingest):

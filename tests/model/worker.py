@@ -156,6 +156,13 @@ class Producer:
 
         await self._worker.call("commit " + self._name, commit)
 
+    async def abort_transaction(self) -> None:
+        def abort() -> None:
+            self._kafka.check(self._name, self._epoch)
+            self._kafka.abort(self._name)
+
+        await self._worker.call("abort " + self._name, abort)
+
 
 class Worker:
     """A process, and Faust in it. To the code under test it is the app, the consumer and the recovery."""
