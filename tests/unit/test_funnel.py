@@ -4,7 +4,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from schemas.rows import decode_columns, decode_key
-from streams.funnel import Funnel
+from streams.funnel import Counts, Funnel
 from streams.panes import pane_start, resolutions
 
 MINUTE = 1_750_000_020
@@ -25,7 +25,14 @@ def readable(changes):
 
 
 def add(state, cells, watermark_s=MINUTE):
-    return readable(state.add(cells, watermark_s * 1000))
+    return readable(state.add(counts(cells), watermark_s * 1000))
+
+
+def counts(cells):
+    counted = Counts()
+    for cell, n in cells.items():
+        counted.add(cell, n)
+    return counted
 
 
 def only(resolution, changes):
@@ -140,7 +147,7 @@ def test_a_cell_of_an_expired_pane_counts_in_the_coarser_rows_alone():
 
 def test_restored_rows_go_on_counting():
     before, after = funnel(), funnel()
-    after.restore(dict(before.add(cells(events_dialed=2), MINUTE * 1000)))
+    after.restore(dict(before.add(counts(cells(events_dialed=2)), MINUTE * 1000)))
     assert after.rows() == before.rows()
     assert only("all", add(after, cells(events_dialed=1)))[0, "location", "Köln"] == {"events_dialed": 3}
 

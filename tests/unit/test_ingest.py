@@ -68,6 +68,10 @@ class Ledger:
     async def own(self, partitions):
         self.owned = partitions
 
+    async def check_owned(self, partition, topic):
+        if self.failure:
+            raise self.failure
+
     async def write(self, partition, records):
         if self.failure:
             raise self.failure
