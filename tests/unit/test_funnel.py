@@ -1,4 +1,4 @@
-from datetime import UTC
+from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -157,3 +157,16 @@ def test_the_day_of_a_minute_may_change_within_a_quarter_of_an_hour():
     midnight = 1_162_089_000  # 2006-10-29T00:00 there
     assert pane_start("1d", midnight, st_johns) == midnight
     assert pane_start("1d", midnight + 60, st_johns) == midnight - 86_400
+
+
+def test_a_day_that_begins_within_an_hour_takes_its_minutes_alone():
+    midnight = int(datetime(2026, 3, 28, 18, 30, tzinfo=UTC).timestamp())  # 00:00 of the 29th there
+    changes = add(
+        funnel(ZoneInfo("Asia/Kolkata")),
+        {(at, *PLACE, "events_dialed"): 1 for at in (midnight - 60, midnight)},
+        midnight,
+    )
+    days = {key[0]: columns for key, columns in only("1d", changes).items() if key[1] == "location"}
+    assert days == {midnight - 86_400: {"events_dialed": 1}, midnight: {"events_dialed": 1}}
+    hours = [columns for key, columns in only("1h", changes).items() if key[1] == "location"]
+    assert hours == [{"events_dialed": 2}]
