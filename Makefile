@@ -6,8 +6,9 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+PEERS := $(VENV)/peers/ready
 
-.PHONY: help demo test lint rules-test dashboards-check kafka lock clean
+.PHONY: help demo test lint rules-test dashboards-check kafka bench bench-quick lock clean
 
 help: ## What there is to do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -31,6 +32,12 @@ dashboards-check: $(READY) ## The dashboards: mistakes, and every expression run
 kafka: $(READY) ## Apache Kafka on loopback, without Docker, until Ctrl-C (ARGS="--port 9092")
 	@$(BIN)/python deploy/kafka/kraft.py run $(ARGS)
 
+bench: $(READY) $(PEERS) ## CPU, rate and memory of callfunnel and its peers, in one run (ARGS="--json FILE")
+	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m bench $(ARGS)
+
+bench-quick: $(READY) ## The same of callfunnel and the bare loop alone, within a minute
+	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m bench --quick $(ARGS)
+
 lock: $(READY) ## Pin what pyproject.toml asks for, with hashes
 	@$(BIN)/pip install -q uv && $(BIN)/uv pip compile pyproject.toml --extra demo --group dev --universal \
 		--python-version 3.11 --generate-hashes --no-header --no-emit-index-url -q -o deploy/requirements.txt
@@ -48,3 +55,8 @@ $(READY): pyproject.toml deploy/requirements.txt
 	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r deploy/requirements.txt
 	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)
+
+$(PEERS): tests/bench/peers.txt | $(READY)
+	@echo "Setting up $(VENV)/peers …" >&2
+	@$(PYTHON) -m venv --clear $(VENV)/peers
+	@$(VENV)/peers/bin/pip install -q --disable-pip-version-check -r tests/bench/peers.txt && touch $(PEERS)

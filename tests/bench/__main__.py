@@ -156,6 +156,8 @@ def measured(process: subprocess.Popen[bytes] | subprocess.Popen[str], began: fl
         if pid:
             break
         peak_mib = max(peak_mib, _peak_mib(process.pid))
+        if time.monotonic() > began + SECONDS_AT_MOST:
+            process.kill()
         time.sleep(0.05)
     process.returncode = os.waitstatus_to_exitcode(status)
     return Run(usage.ru_utime + usage.ru_stime, time.monotonic() - began, peak_mib)
