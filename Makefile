@@ -34,9 +34,11 @@ screenshots: $(READY) ## The pictures of the README, taken anew of a floor that 
 kafka: $(READY) ## Apache Kafka on loopback, without Docker, until Ctrl-C (ARGS="--port 9092")
 	@$(BIN)/python deploy/kafka/kraft.py run $(ARGS)
 
-lock: $(READY) ## Pin what pyproject.toml asks for, with hashes
-	@$(BIN)/pip install -q uv && $(BIN)/uv pip compile pyproject.toml --extra demo --group dev --universal \
-		--python-version 3.11 --generate-hashes --no-header --no-emit-index-url -q -o deploy/requirements.txt
+PIN := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -q
+lock: $(READY) ## Pin what pyproject.toml asks for, with hashes: for development, and for the image
+	@$(BIN)/pip install -q uv && $(BIN)/$(PIN) pyproject.toml --extra demo --group dev -o deploy/requirements.txt
+	@echo hatchling | $(BIN)/$(PIN) pyproject.toml - -c deploy/requirements.txt --no-annotate \
+		-o deploy/requirements-engine.txt
 
 clean: ## Remove the environment and what tools left behind
 	@rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,9 +1,10 @@
-"""`python -m e2e.screenshots`, in the folder `tests`: the pictures of the README, of a floor that really runs.
+"""`python -m e2e.screenshots`, in the folder `tests`: pictures for the README, of a floor that really runs.
 
-A hundred seats have been at work for three hours when the pictures are taken: the same seed and the same hours
-back from now, so that they tell the same story each time.
+A hundred seats have been at work for three hours when they are taken: the same seed and the same hours back
+from now, so that they tell the same story each time.
 """
 
+import io
 import json
 import re
 import sys
@@ -85,7 +86,7 @@ def terminal(url: str) -> str:
     """What `callfunnel top` shows, as an SVG that needs nothing from elsewhere."""
     with urllib.request.urlopen(f"{url}/api/v1/funnel?window=1h") as answer:
         document = json.load(answer)
-    console = Console(record=True, width=TOP_COLUMNS, file=tempfile.TemporaryFile("w"), force_terminal=True)
+    console = Console(record=True, width=TOP_COLUMNS, file=io.StringIO(), force_terminal=True)
     console.print(funnel_table(document))
     svg = console.export_svg(title="callfunnel top", unique_id="top")
     return re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL).replace("Fira Code,", "")
