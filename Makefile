@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help demo test lint rules-test dashboards-check screenshots kafka lock clean
+.PHONY: help demo test lint rules-test dashboards-check drill stack screenshots kafka lock clean
 
 help: ## What there is to do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -27,6 +27,12 @@ rules-test: $(READY) ## Rules and alerts, with promtool, amtool and Alertmanager
 dashboards-check: $(READY) ## The dashboards: mistakes, and every expression run by a real Prometheus
 	@FUNNEL_TEST_PROMETHEUS=$${FUNNEL_TEST_PROMETHEUS:-required} $(BIN)/python -m pytest \
 		tests/contract/test_dashboards.py tests/e2e/test_dashboards.py $(ARGS)
+
+drill: $(READY) ## Incidents, from the event that is missing to the message that says so (Prometheus, Alertmanager)
+	@FUNNEL_TEST_PROMETHEUS=$${FUNNEL_TEST_PROMETHEUS:-required} $(BIN)/python -m pytest tests/e2e/test_drill.py $(ARGS)
+
+stack: $(READY) ## Kafka, a worker, Prometheus, Alertmanager and a live floor, without Docker, until Ctrl-C
+	@[ ! -t 0 ] || set -m; $(BIN)/python deploy/stack.py $(ARGS); exit $$?
 
 screenshots: $(READY) ## The pictures of the README, taken anew of a floor that runs (Chromium)
 	@cd tests && ../$(BIN)/python -m e2e.screenshots
