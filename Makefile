@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PEERS := $(VENV)/peers/ready
 
-.PHONY: help demo test lint rules-test dashboards-check kafka bench bench-quick lock clean
+.PHONY: help demo stack drill test lint rules-test dashboards-check screenshots kafka bench bench-quick lock clean
 
 help: ## What there is to do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -29,6 +29,15 @@ dashboards-check: $(READY) ## The dashboards: mistakes, and every expression run
 	@FUNNEL_TEST_PROMETHEUS=$${FUNNEL_TEST_PROMETHEUS:-required} $(BIN)/python -m pytest \
 		tests/contract/test_dashboards.py tests/e2e/test_dashboards.py $(ARGS)
 
+drill: $(READY) ## Incidents, from the event that is missing to the message that says so (Prometheus, Alertmanager)
+	@FUNNEL_TEST_PROMETHEUS=$${FUNNEL_TEST_PROMETHEUS:-required} $(BIN)/python -m pytest tests/e2e/test_drill.py $(ARGS)
+
+stack: $(READY) ## Kafka, a worker, Prometheus, Alertmanager and a live floor, without Docker, until Ctrl-C
+	@[ ! -t 0 ] || set -m; $(BIN)/python deploy/stack.py $(ARGS); exit $$?
+
+screenshots: $(READY) ## The pictures of the README, taken anew of a floor that runs (Chromium)
+	@cd tests && ../$(BIN)/python -m e2e.screenshots
+
 kafka: $(READY) ## Apache Kafka on loopback, without Docker, until Ctrl-C (ARGS="--port 9092")
 	@$(BIN)/python deploy/kafka/kraft.py run $(ARGS)
 
@@ -38,9 +47,11 @@ bench: $(READY) $(PEERS) ## CPU, rate and memory of callfunnel and its peers, in
 bench-quick: $(READY) ## The same of callfunnel and the bare loop alone, within a minute
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m bench --quick $(ARGS)
 
-lock: $(READY) ## Pin what pyproject.toml asks for, with hashes
-	@$(BIN)/pip install -q uv && $(BIN)/uv pip compile pyproject.toml --extra demo --group dev --universal \
-		--python-version 3.11 --generate-hashes --no-header --no-emit-index-url -q -o deploy/requirements.txt
+PIN := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -q
+lock: $(READY) ## Pin what pyproject.toml asks for, with hashes: for development, and for the image
+	@$(BIN)/pip install -q uv && $(BIN)/$(PIN) pyproject.toml --extra demo --group dev -o deploy/requirements.txt
+	@echo hatchling | $(BIN)/$(PIN) pyproject.toml - -c deploy/requirements.txt --no-annotate \
+		-o deploy/requirements-engine.txt
 
 clean: ## Remove the environment and what tools left behind
 	@rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

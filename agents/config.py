@@ -152,6 +152,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     view_refresh_seconds: Annotated[PositiveSeconds, _doc("how often the view takes a new snapshot")] = 0.5
     http_host: Annotated[Text, _doc("address the HTTP pages listen on; 0.0.0.0: all of them")] = "127.0.0.1"
     http_port: Annotated[int, Meta(ge=0, le=65_535), _doc("port of the HTTP pages; 0: any free one")] = 9464
+    grafana_url: Annotated[
+        str | None,
+        _doc("where Grafana is, for the page's links to its dashboards; unset: no links"),
+        _allowed("http:// or https://, and a host"),
+    ] = None
     agent_label: Annotated[
         Literal["id", "hashed", "off"],
         _doc("what stands for an agent in the metrics; hashed needs a key file"),
@@ -349,6 +354,9 @@ def _check(name: str, value: Any) -> None:
                 raise ValueError(address)
     elif name == "timezone":
         ZoneInfo(value)
+    elif name == "grafana_url":
+        if not re.fullmatch(r"https?://[^/\s@]+(/\S*)?", value):
+            raise ValueError(value)
     elif name.endswith("_file"):
         with open(value, "rb"):
             pass

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
@@ -117,7 +117,7 @@ def _run(options: Options, console: Console, stack: ExitStack) -> int:
         stack.callback(pages.stop)
     view.start()
     stack.callback(view.stop)
-    workers = stack.enter_context(_workers(settings, options.workers, console))
+    workers = stack.enter_context(started_workers(settings, options.workers, console))
     checked = stack.enter_context(_oracle(settings)) if options.once else None
 
     started = time.monotonic()
@@ -128,14 +128,19 @@ def _run(options: Options, console: Console, stack: ExitStack) -> int:
         tables = read_tables(settings, options.partitions)
         return _verdict(options, published, tables, seconds, checked, console)
     _show(settings, view, published, seconds, workers, pages.url)
-    _go_live(settings, options, workers)
+    go_live(settings, workers.tend, seats=options.seats, seed=options.seed)
     return exit_codes.OK
 
 
-class _Workers:
-    """Worker processes that are started again when they are killed, under the same name in the group."""
+class Workers:
+    """Worker processes that are started again when they are killed, under the same name in the group.
 
-    def __init__(self, settings: Settings, count: int, folder: Path, console: Console) -> None:
+    `changes` are settings that they have and the others do not.
+    """
+
+    def __init__(
+        self, settings: Settings, count: int, folder: Path, console: Console, **changes: str
+    ) -> None:
         self._folder = folder
         self._console = console
         self._settings = {
@@ -148,7 +153,7 @@ class _Workers:
             "view": "false",
             "http_port": "0",
             "wait_seconds": "30",
-        }
+        } | changes
         self.processes = {f"demo-{number}": self._start(f"demo-{number}") for number in range(1, count + 1)}
 
     def tend(self) -> None:
@@ -183,9 +188,10 @@ class _Workers:
 
 
 @contextmanager
-def _workers(settings: Settings, count: int, console: Console) -> Iterator[_Workers]:
+def started_workers(settings: Settings, count: int, console: Console, **changes: str) -> Iterator[Workers]:
+    """`Workers`, ended with the context."""
     with tempfile.TemporaryDirectory(prefix="callfunnel-demo-") as folder:
-        workers = _Workers(settings, count, Path(folder), console)
+        workers = Workers(settings, count, Path(folder), console, **changes)
         pids = ", ".join(str(process.pid) for process in workers.processes.values())
         console.print(f"[dim]workers[/] {count} (pid {pids})")
         try:
@@ -194,7 +200,7 @@ def _workers(settings: Settings, count: int, console: Console) -> Iterator[_Work
             workers.stop()
 
 
-def _replay(settings: Settings, workers: _Workers, console: Console) -> int:
+def _replay(settings: Settings, workers: Workers, console: Console) -> int:
     """Publish the bundled history; how many events were acknowledged."""
     with (
         Publisher(
@@ -219,7 +225,7 @@ def _replay(settings: Settings, workers: _Workers, console: Console) -> int:
         return publisher.acknowledged
 
 
-def _settle(view: View, workers: _Workers, events: int, console: Console) -> None:
+def _settle(view: View, workers: Workers, events: int, console: Console) -> None:
     """Return when every published event is in the tables."""
     with _progress(console) as progress:
         task = progress.add_task("folding   ", total=events)
@@ -317,7 +323,7 @@ def _shortened(differences: list[str]) -> list[str]:
     return differences if more <= 0 else [*differences[:_MOST_DIFFERENCES], f"… and {more} more cells"]
 
 
-def _show(settings: Settings, view: View, events: int, seconds: float, workers: _Workers, url: str) -> None:
+def _show(settings: Settings, view: View, events: int, seconds: float, workers: Workers, url: str) -> None:
     assert view.snapshot is not None
     out = Console()
     out.print(funnel_table(funnel_document(view.snapshot, now_s=view.now_s, window="all")))
@@ -335,10 +341,10 @@ def _show(settings: Settings, view: View, events: int, seconds: float, workers: 
     )  # fmt: skip
 
 
-def _go_live(settings: Settings, options: Options, workers: _Workers) -> None:
-    """Publish a live floor's events at their own pace until Ctrl-C."""
-    floor = generator.FloorSettings(seats=options.seats)
-    stream = generator.live(options.seed, floor, int(time.time() * 1000), generator.TYPICAL_FAULTS)
+def go_live(settings: Settings, tend: Callable[[], None], *, seats: int, seed: int) -> None:
+    """Publish a live floor's events at their own pace until Ctrl-C; `tend` is called again and again."""
+    floor = generator.FloorSettings(seats=seats)
+    stream = generator.live(seed, floor, int(time.time() * 1000), generator.TYPICAL_FAULTS)
     with Publisher(
         settings.broker,
         settings.source_topic,
@@ -348,7 +354,7 @@ def _go_live(settings: Settings, options: Options, workers: _Workers) -> None:
     ) as publisher:
         for at_ms, event in stream:
             while (ahead := at_ms / 1000 - time.time()) > 0:
-                workers.tend()
+                tend()
                 time.sleep(min(ahead, 0.25))
             publisher.publish(event)
 

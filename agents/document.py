@@ -36,7 +36,7 @@ def funnel_document(
     columns = _add(columns for row, columns in at.windows[window][SEGMENT].items() if row in chosen)
     due, met = (sum(at.due[window][row][n] for row in chosen if row in at.due[window]) for n in (0, 1))
     uncalled = [found for row, found in at.uncalled.items() if row in chosen]
-    newest_ms = max(at.watermarks_ms.values(), default=0)
+    newest_ms = max([0, *at.watermarks_ms.values()])  # -1: that partition has no event yet
 
     def events(stage: str) -> int:
         return columns.get(f"events_{stage}", 0)

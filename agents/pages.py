@@ -56,12 +56,14 @@ class Pages:
         view: View | None,
         exposition: Exposition,
         not_ready: Callable[[], str | None],
+        grafana_url: str | None = None,
     ) -> None:
         self._host = host
         self._port = port
         self._view = view
         self._exposition = exposition
         self._not_ready = not_ready
+        self._grafana_url = grafana_url
         self._thread = LoopThread("pages", self._main)
         self._renderer = ThreadPoolExecutor(1, "render")
         self._rendering: dict[tuple[bool, bool], asyncio.Task[bytes]] = {}
@@ -160,7 +162,8 @@ class Pages:
             )
         except NoSuchSegmentError as error:
             return _json(404, {"error": str(error)})
-        return _json(200, document)
+        waits_for = self._not_ready() or view.state
+        return _json(200, document | {"state": waits_for, "grafana": self._grafana_url})
 
     async def _healthy(self, request: web.Request) -> web.Response:
         view = self._view

@@ -281,6 +281,7 @@ def run(settings: Settings) -> int:
             view=view,
             exposition=exposition.Exposition.of(settings, lambda: view.snapshot if view else None, registry),
             not_ready=not_ready,
+            grafana_url=settings.grafana_url,
         )
         pages.start()
         logger.info("serving %s", pages.url)

@@ -40,7 +40,12 @@ def command(broker: str | None, http_host: str | None, http_port: int | None, wa
     view = View.of(settings)
     exposition = Exposition.of(settings, lambda: view.snapshot, new_registry())
     pages = Pages(
-        settings.http_host, settings.http_port, view=view, exposition=exposition, not_ready=view.not_ready
+        settings.http_host,
+        settings.http_port,
+        view=view,
+        exposition=exposition,
+        not_ready=view.not_ready,
+        grafana_url=settings.grafana_url,
     )
     pages.start()
     try:

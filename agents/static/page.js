@@ -1,34 +1,35 @@
-// Draws /api/v1/funnel every other second. All text goes in as text nodes: names from events are never markup.
+// Fills the page from /api/v1/funnel every other second. All text goes in as text nodes: names from events are
+// never markup. The address of the page is the choice of the reader, so that it can be shared.
 "use strict";
 
 const EVERY_MS = 2000;
-const STALE_SECONDS = 300;
-const TITLES = {
-  reach: "Reach", qualification: "Qualification", close: "Close", conversion: "Leads to wins",
-  response: "Called in 5 minutes",
-};
+const LATE_SECONDS = 300;
+const LONG_AGO_SECONDS = 900;
 const AGE_BANDS = { "0-5m": "standard", "5-15m": "watch" };  // later than that: critical
+const SVG = "http://www.w3.org/2000/svg";
 
 const number = new Intl.NumberFormat();
-const percent = new Intl.NumberFormat(undefined, { style: "percent", maximumFractionDigits: 1 });
+const percent = new Intl.NumberFormat(undefined, { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
+const whole = new Intl.NumberFormat(undefined, { style: "percent", maximumFractionDigits: 0 });
+const moment = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const byId = (id) => document.getElementById(id);
 
-function element(tag, text, attributes = {}) {
-  const made = document.createElement(tag);
-  if (text !== undefined) made.textContent = text;
-  for (const [name, value] of Object.entries(attributes)) if (value !== null) made.setAttribute(name, value);
+function write(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+function rect(x, width, attributes = {}) {
+  const made = document.createElementNS(SVG, "rect");
+  for (const [name, value] of Object.entries({ x, width, height: "100%", ...attributes })) made.setAttribute(name, value);
   return made;
 }
 
-function bar(share) {
-  const space = "http://www.w3.org/2000/svg";
-  const svg = document.createElementNS(space, "svg");
-  svg.setAttribute("class", "bar");
+function drawing(name, shapes) {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("class", name);
   svg.setAttribute("aria-hidden", "true");
-  const rect = document.createElementNS(space, "rect");
-  rect.setAttribute("width", `${100 * share}%`);
-  rect.setAttribute("height", "100%");
-  svg.append(rect);
+  svg.append(...shapes);
   return svg;
 }
 
@@ -41,117 +42,168 @@ function span(seconds) {
 
 function drawFunnel(funnel) {
   const most = Math.max(1, ...funnel.stages.map((stage) => stage.leads));
-  byId("funnel").tBodies[0].replaceChildren(...funnel.stages.map((stage) => {
-    const row = element("tr");
-    const bars = element("td", undefined, { class: "bars" });
-    bars.append(bar(stage.leads / most));
-    row.append(
-      element("th", stage.stage, { scope: "row" }), bars,
-      element("td", number.format(stage.leads), { class: "n" }),
-      element("td", number.format(stage.events), { class: "n" }),
-    );
-    return row;
-  }));
+  funnel.stages.forEach((stage, place) => {
+    const [bars, leads, kept, events] = byId("funnel").tBodies[0].rows[place].querySelectorAll("td");
+    bars.replaceChildren(drawing("bar", [rect(0, `${100 * stage.leads / most}%`)]));
+    write(leads, number.format(stage.leads));
+    const before = place ? funnel.stages[place - 1].leads : 0;
+    write(kept, !place ? "" : before ? whole.format(stage.leads / before) : "–");
+    write(events, number.format(stage.events));
+  });
   const calls = funnel.calls;
-  byId("calls").textContent = [
+  write(byId("calls"), [
     `${number.format(calls.dm_hangups)} immediate hang-ups`,
     `${number.format(calls.machine_answers)} answered by machines`,
     `${number.format(funnel.closed.disqualified)} disqualified`,
     `${number.format(funnel.closed.lost)} lost`,
-  ].join(" · ");
+  ].join(" · "));
+  byId("implied").hidden = !calls.implied_arrivals;
+  write(byId("implied"), `A stage counts more leads than events where a later event proves it: whoever was dialed was created before, `
+    + `even if nothing said so. ${number.format(calls.implied_arrivals)} arrivals are such.`);
 }
 
-function card(rate) {
-  const box = element("div", undefined, { class: "card", "data-band": rate.band });
-  const value = element("p", rate.value === null ? "–" : percent.format(rate.value), { class: "value" });
-  box.append(
-    element("h3", TITLES[rate.name]), value,
-    element("p", rate.band ?? (rate.value === null ? "nothing to measure yet" : "no standard"), { class: "band" }),
-    element("p", `${number.format(rate.numerator)} of ${number.format(rate.denominator)}`),
-    element("p", rate.standard.filter((step) => step.band !== "watch")
-      .map((step) => `${step.band} from ${percent.format(step.from)}`).join(", ") || rate.definition),
-  );
-  box.title = rate.definition;
-  return box;
+// The bands of a standard side by side, the one that holds now in full colour, and a mark at the value.
+function meter(rate) {
+  const steps = [{ band: "critical", from: 0 }, ...rate.standard];
+  const end = Math.min(1, 1.5 * steps.at(-1).from);
+  const at = (value) => `${100 * Math.min(value, end) / end}%`;
+  const zones = steps.map((step, place) => rect(
+    at(step.from), at((steps[place + 1]?.from ?? end) - step.from),
+    { "data-band": step.band, class: step.band === rate.band ? "zone now" : "zone" },
+  ));
+  return drawing("meter", rate.value === null ? zones : [...zones, rect(at(rate.value), 4, { class: "mark", transform: "translate(-2)" })]);
+}
+
+function drawRate(rate) {
+  const card = byId(rate.name);
+  if (rate.band) card.dataset.band = rate.band;
+  else delete card.dataset.band;
+  write(card.querySelector(".value"), rate.value === null ? "–" : percent.format(rate.value));
+  const parts = card.querySelector(".parts") ?? card.querySelector(".value").appendChild(document.createElement("span"));
+  parts.className = "parts";
+  write(parts, ` ${number.format(rate.numerator)} of ${number.format(rate.denominator)}`);
+  if (!rate.standard.length) return;
+  card.querySelector(".meter")?.remove();
+  card.querySelector(".standard")?.remove();
+  const standard = document.createElement("p");
+  standard.className = "standard";
+  const band = document.createElement("b");
+  band.textContent = rate.band ?? "nothing to measure yet";
+  const rest = rate.standard.filter((step) => step.band !== "watch").map((step) => `${step.band} from ${whole.format(step.from)}`);
+  standard.append(band, ` · ${rest.join(", ")}`);
+  card.querySelector(".of").before(meter(rate), standard);
 }
 
 function drawUncalled(uncalled, now) {
+  const card = byId("uncalled");
   const oldest = uncalled.oldest_timestamp_seconds;
-  byId("oldest").textContent = oldest === null
-    ? "Every open lead has been called."
-    : `${number.format(uncalled.leads)} open leads are not called yet; the oldest waits for ${span(now - oldest)}.`;
-  byId("ages").replaceChildren(...Object.entries(uncalled.ages).map(([age, leads]) => {
-    const box = element("div", undefined, {
-      class: "age", "data-band": leads ? AGE_BANDS[age] ?? "critical" : null,
-    });
-    box.append(element("b", number.format(leads)), element("span", age.replace("over-", "over ")));
-    return box;
-  }));
+  write(card.querySelector(".value"), number.format(uncalled.leads));
+  if (oldest === null) {
+    delete card.dataset.band;
+    write(byId("oldest"), "Every open lead has been called.");
+  } else {
+    card.dataset.band = now - oldest > LONG_AGO_SECONDS ? "critical" : now - oldest > LATE_SECONDS ? "watch" : "standard";
+    write(byId("oldest"), `The oldest has waited for ${span(now - oldest)}, since ${moment.format(oldest * 1000)}.`);
+  }
+  Object.entries(uncalled.ages).forEach(([age, leads], place) => {
+    const item = byId("ages").children[place];
+    write(item.querySelector("b"), number.format(leads));
+    if (leads) item.dataset.band = AGE_BANDS[age] ?? "critical";
+    else delete item.dataset.band;
+  });
 }
 
-function offer(select, names) {
-  const wanted = select.value || new URLSearchParams(location.search).get(select.id) || "";
+function offer(name, names) {
+  const select = byId(name);
+  const chosen = choice[name];
+  const wanted = chosen && !names.includes(chosen) ? [...names, chosen] : names;
   const held = [...select.options].slice(1).map((option) => option.value);
-  if (held.length === names.length && held.every((name, n) => name === names[n])) return;
-  select.replaceChildren(element("option", "all", { value: "" }), ...names.map((name) => {
-    const option = element("option", name);
-    option.value = name;
-    return option;
-  }));
-  select.value = names.includes(wanted) ? wanted : "";
+  if (held.length !== wanted.length || held.some((value, place) => value !== wanted[place])) {
+    select.replaceChildren(select.options[0], ...wanted.map((value) => new Option(value, value)));
+  }
+  select.value = chosen;
 }
 
-function say(state, text, freshness = "") {
-  byId("freshness").textContent = freshness;  // not read aloud: it changes all the time
-  const line = byId("state");
-  line.dataset.state = state;
-  if (line.textContent !== text) line.textContent = text;
+function link(grafana) {
+  byId("dashboards").hidden = !grafana;
+  for (const anchor of byId("dashboards").querySelectorAll("a")) {
+    const place = new URLSearchParams(["campaign", "source"].filter((name) => choice[name]).map((name) => [`var-${name}`, choice[name]]));
+    if (grafana) anchor.href = `${grafana.replace(/\/+$/, "")}/d/${anchor.dataset.board}${place.size ? `?${place}` : ""}`;
+  }
+}
+
+function say(state, word, { freshness = "", trouble = "" } = {}) {
+  write(byId("freshness"), freshness);  // not read aloud: it changes all the time
+  byId("state").dataset.state = state;
+  write(byId("state"), word);
+  write(byId("trouble"), trouble);
+  byId("trouble").hidden = !trouble;
   byId("main").classList.toggle("stale", state === "down" || state === "wait");
 }
 
-function choice() {
-  const asked = new URLSearchParams();
-  asked.set("window", document.querySelector("input[name=window]:checked").value);
-  for (const id of ["campaign", "source"]) if (byId(id).value) asked.set(id, byId(id).value);
-  return asked;
+function judge(funnel) {
+  const { delay_seconds: delay, timestamp_seconds: newest } = funnel.watermark;
+  if (delay === null) {
+    return say("wait", "no events yet", {
+      trouble: "No event has been counted yet. Once call systems publish to Kafka and a worker runs, the funnel fills by "
+        + "itself; `callfunnel check` says what is missing.",
+    });
+  }
+  const freshness = Math.abs(Date.now() / 1000 - funnel.now_timestamp_seconds) > LATE_SECONDS
+    ? ` · replay, as of ${moment.format(newest * 1000)}` : ` · newest event ${span(delay)} ago`;
+  if (funnel.state !== "live") return say("late", "standing still", { freshness, trouble: `The numbers stand still: ${funnel.state}.` });
+  if (delay > LATE_SECONDS) {
+    return say("late", "no new events", {
+      freshness,
+      trouble: `No event for ${span(delay)}. Nobody calls, the call system's events do not reach Kafka, or no worker counts them: `
+        + "`callfunnel check` tells these apart.",
+    });
+  }
+  return say("live", "live", { freshness });
 }
 
 let latest = 0;
+let answeredAt = null;
 async function refresh() {
   const mine = ++latest;
+  const query = new URLSearchParams(Object.entries(choice).filter(([, value]) => value));
   let answer, funnel;
   try {
-    answer = await fetch(`api/v1/funnel?${choice()}`, { signal: AbortSignal.timeout(5000) });
+    answer = await fetch(`api/v1/funnel?${query}`, { signal: AbortSignal.timeout(5000) });
     funnel = await answer.json();
   } catch {
-    if (mine === latest) say("down", "no answer, these are the last numbers known");
+    if (mine !== latest) return;
+    const since = answeredAt ? ` since ${clock.format(answeredAt)}. These are the last numbers it gave` : "";
+    say("down", "no answer", { trouble: `callfunnel does not answer${since}. This page goes on trying.` });
     return;
   }
   if (mine !== latest) return;  // the choice has changed meanwhile
+  offer("campaign", funnel.campaigns ?? []);
+  offer("source", funnel.sources ?? []);
   if (!answer.ok) {
-    say("wait", funnel.error ?? `HTTP ${answer.status}`);
+    say("wait", "no numbers", { trouble: `${answer.status === 503 ? "No numbers yet" : "No numbers"}: ${funnel.error ?? `HTTP ${answer.status}`}.` });
     return;
   }
+  answeredAt = Date.now();
   drawFunnel(funnel);
-  byId("rates").replaceChildren(...[...funnel.ratios, funnel.response].map(card));
+  [...funnel.ratios, funnel.response].forEach(drawRate);
   drawUncalled(funnel.uncalled, funnel.now_timestamp_seconds);
-  offer(byId("campaign"), funnel.campaigns);
-  offer(byId("source"), funnel.sources);
-  const delay = funnel.watermark.delay_seconds;
-  if (delay === null) say("wait", "no events yet");
-  else say(...delay > STALE_SECONDS ? ["late", "no new events"] : ["live", "live"], delay < 1 ? "" : `, newest ${span(delay)} ago`);
-}
-
-function chosen() {
-  history.replaceState(null, "", `?${choice()}`);
-  refresh();
+  link(funnel.grafana);
+  byId("json").href = `api/v1/funnel?${query}`;
+  judge(funnel);
 }
 
 const asked = new URLSearchParams(location.search);
+const choice = { window: "1h", campaign: asked.get("campaign") ?? "", source: asked.get("source") ?? "" };
 for (const input of document.querySelectorAll("input[name=window]")) {
-  if (input.value === asked.get("window")) input.checked = true;
+  if (input.value === asked.get("window")) choice.window = input.value;
+  input.checked = input.value === choice.window;
 }
-byId("choice").addEventListener("change", chosen);
+byId("choice").addEventListener("change", (event) => {
+  choice[event.target.name || event.target.id] = event.target.value;
+  history.replaceState(null, "", `?${new URLSearchParams(Object.entries(choice).filter(([, value]) => value))}`);
+  refresh();
+});
 byId("choice").addEventListener("submit", (event) => event.preventDefault());
 setInterval(() => { if (!document.hidden) refresh(); }, EVERY_MS);
 document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });

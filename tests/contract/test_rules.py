@@ -78,6 +78,10 @@ _MATCHER = re.compile(r'(\w+)\s*(?:=~|!~|!=|=)\s*"([^"]*)"')
 _OPERATORS = {"and", "or", "unless", "offset", "bool"}
 
 
+def _seconds(duration: str) -> int:
+    return int(duration[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[duration[-1]]
+
+
 def mistakes(expression: str) -> list[str]:
     """What in an expression does not exist: metrics, labels, values of labels, functions."""
     found = []
@@ -108,6 +112,22 @@ def mistakes(expression: str) -> list[str]:
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
 def test_an_expression_reads_only_what_is_exported_or_recorded(rule):
     assert mistakes(rule["expr"]) == []
+
+
+def test_a_business_alert_is_kept_until_an_engine_alert_can_inhibit_it():
+    inhibiting = [
+        _seconds(rule["for"])
+        for rule in ALERTS.values()
+        if rule["labels"] == {"category": "engine", "severity": "critical"}
+        and rule["alert"] in ("EngineDown", "PartitionsUnassigned", "WatermarkStalled")
+    ]
+    kept = {
+        rule["alert"]: _seconds(rule.get("keep_firing_for", "0s"))
+        for rule in ALERTS.values()
+        if rule["labels"]["category"] == "business"
+    }
+    assert len(inhibiting) == 3
+    assert min(kept.values()) > max(inhibiting)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,8 @@ def test_a_misspelt_variable_is_refused_with_the_nearest_name():
         ("hangup_seconds", "nan", "a number from 0 to 31536000"),
         ("wait_seconds", "inf", "a number from 0 to 31536000"),
         ("view", "perhaps", "true or false"),
+        ("grafana_url", "javascript:alert(1)", "http:// or https://, and a host"),
+        ("grafana_url", "grafana:3000", "http:// or https://, and a host"),
         ("partitioner", "fnv", "one of crc32, murmur2, trust"),
         ("sasl_mechanism", "GSSAPI", "one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512"),
         ("source_topic", "call events", "1 to 200 of a-z A-Z 0-9 . _ -"),

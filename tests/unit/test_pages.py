@@ -165,6 +165,22 @@ def test_the_api_gives_no_numbers_before_the_view_has_caught_up():
     assert (answer.status, orjson.loads(answer.body)) == (503, {"error": "connecting to the broker"})
 
 
+def test_the_api_says_whether_the_numbers_move_and_why_not():
+    request = ("GET", "/api/v1/funnel", {})
+    assert orjson.loads(ask(view(), request)[0].body)["state"] == "live"
+    deaf = ask(view(state="the broker does not answer"), request)[0]
+    assert orjson.loads(deaf.body)["state"] == "the broker does not answer"
+    restoring = ask(view(), request, not_ready=lambda: "recovering 2 partitions")[0]
+    assert orjson.loads(restoring.body)["state"] == "recovering 2 partitions"
+
+
+def test_before_the_first_event_nothing_is_called_old():
+    funnel = Funnel(UTC)
+    funnel.apply(0, POSITION_KEY, b'{"offset":9,"watermark_ms":-1,"fold":"x"}')
+    watermark = orjson.loads(get(view(funnel.snapshot(NOW)), "/api/v1/funnel").body)["watermark"]
+    assert (watermark["timestamp_seconds"], watermark["delay_seconds"]) == (None, None)
+
+
 def test_readiness_is_what_the_process_says_of_itself():
     request = ("GET", "/-/ready", {})
     assert ask(view(), request)[0].status == 200

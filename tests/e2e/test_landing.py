@@ -1,0 +1,344 @@
+"""The landing page in a real browser, at a desk and on a phone, by day and by night.
+
+One page is served by a real worker that folds a real stream; the others by a stand-in for the view, which can
+be put into each state that the page has a word for.
+"""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC
+from itertools import islice
+
+import orjson
+import pytest
+from e2e.browser import DESKTOP, PHONE, Browser, Page
+from prometheus_client import CollectorRegistry
+
+from agents import generator, topics
+from agents.broker import EmbeddedBroker, embedded_program
+from agents.config import Settings
+from agents.exposition import Exposition
+from agents.pages import Pages
+from agents.view import Funnel, Snapshot
+from integration.workers import Workers, publish, record
+from schemas.rows import POSITION_KEY
+
+NASTY = '<img src="x" onerror="document.title=1">'
+GRAFANA = "http://grafana.example:3000"
+HOUR = 3600
+LOOKS = [(DESKTOP, False), (DESKTOP, True), (PHONE, False), (PHONE, True)]
+
+CONTRASTS = """
+(() => {
+  const parse = (text) => [...text.match(/[\\d.]+/g).map(Number), 1].slice(0, 4);
+  const over = ([r, g, b, a], [x, y, z]) => [r * a + x * (1 - a), g * a + y * (1 - a), b * a + z * (1 - a)];
+  const linear = (c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4);
+  const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+  const ratio = (one, other) => {
+    const [low, high] = [light(one), light(other)].sort((x, y) => x - y);
+    return (high + 0.05) / (low + 0.05);
+  };
+  const chain = (node) => node.parentElement ? [...chain(node.parentElement), node] : [node];
+  const ground = (node) => chain(node).map((one) => parse(getComputedStyle(one).backgroundColor))
+    .reduce((below, colour) => over(colour, below), [255, 255, 255]);
+  const opacity = (node) => chain(node).reduce((all, one) => all * getComputedStyle(one).opacity, 1);
+  const judged = (node, what, colour, behind) => {
+    const [r, g, b, a] = parse(colour);
+    return [what, ratio(over([r, g, b, a * opacity(node)], behind), behind)];
+  };
+  const found = [];
+  for (const node of document.body.querySelectorAll("*")) {
+    if (node.closest("noscript, option") || !node.checkVisibility()) continue;
+    const texts = [...node.childNodes].filter((one) => one.nodeType === Node.TEXT_NODE);
+    const words = texts.map((one) => one.data).join("").trim();
+    const style = getComputedStyle(node);
+    if (words) found.push(judged(node, `text ${words.slice(0, 30)}`, style.color, ground(node)));
+    if (node.matches(".bar rect, .zone.now")) {
+      found.push(judged(node, `shape ${node.classList}`, style.fill, ground(node.closest("svg"))));
+    }
+  }
+  return found;
+})()
+"""
+
+STOP = """
+(() => {
+  const at = document.activeElement;
+  const shown = at.matches("input") ? at.nextElementSibling : at;
+  const style = getComputedStyle(shown);
+  return {
+    name: at === document.body ? "" : at.id || at.name || at.textContent.trim(),
+    ring: style.outlineStyle === "none" ? 0 : parseFloat(style.outlineWidth),
+    inView: (({ top, bottom }) => top >= 0 && bottom <= innerHeight)(shown.getBoundingClientRect()),
+  };
+})()
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with Browser() as running:
+        yield running
+
+
+class Served:
+    """The pages over a stand-in for the view, at a wall clock that goes on."""
+
+    def __init__(self) -> None:
+        self.snapshot: Snapshot | None = None
+        self.state = "connecting to the broker"
+        self.failure = None
+        exposition = Exposition(lambda: self.snapshot, CollectorRegistry())
+        self.pages = Pages(
+            "127.0.0.1",
+            0,
+            view=self,
+            exposition=exposition,
+            not_ready=lambda: None,
+            grafana_url=GRAFANA,
+        )
+
+    @property
+    def caught_up(self) -> bool:
+        return self.snapshot is not None
+
+    @property
+    def now_s(self) -> int:
+        return int(time.time())
+
+    def show(self, rows: dict[tuple[str, str], dict[str, int]], newest_seconds_ago: float = 0.0) -> None:
+        now_s = self.now_s
+        funnel = Funnel(UTC)
+        watermark_ms = int((now_s - newest_seconds_ago) * 1000) if rows else -1
+        position = {"offset": 9, "watermark_ms": watermark_ms, "fold": "x"}
+        funnel.apply(0, POSITION_KEY, orjson.dumps(position))
+        for (campaign, source), columns in rows.items():
+            for resolution, pane in (
+                ("1m", now_s // 60 * 60 - 20 * 60),
+                ("1h", now_s // HOUR * HOUR),
+                ("all", 0),
+            ):
+                key = [resolution, pane, "campaign+source", campaign, source]
+                funnel.apply(0, orjson.dumps(key), orjson.dumps(columns))
+        self.snapshot = funnel.snapshot(now_s)
+        self.state = "live"
+
+
+FILLED = {
+    ("spring", "web"): {
+        "events_created": 10, "events_dialed": 20, "events_reached": 5, "dm_hangups": 2, "leads_created": 12,
+        "leads_dialed": 9, "leads_connected": 6, "leads_reached": 3, "leads_qualified": 2, "leads_won": 1,
+        "awaited": 9, "attempt_60": 4, "attempt_600": 1, "attempt_ms": 500_000, "uncalled": 3, "implied": 2,
+    },
+    (NASTY, "list"): {"events_dialed": 20, "leads_dialed": 5, "leads_created": 5, "implied": 5},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pages() -> Iterator[Served]:
+    served = Served()
+    served.pages.start()
+    yield served
+    served.pages.stop()
+
+
+@pytest.fixture
+def filled(pages: Served) -> Served:
+    pages.show(FILLED)
+    return pages
+
+
+def live(page: Page) -> Page:
+    page.wait("document.getElementById('state').dataset.state === 'live'")
+    return page
+
+
+def text(page: Page, selector: str) -> str:
+    """What can be read there; nothing where it is hidden."""
+    one = f"document.querySelector({selector!r})"
+    return page.ask(f"{one}.checkVisibility() ? {one}.innerText.replace(/\\s+/g, ' ').trim() : ''")
+
+
+def cells(page: Page) -> dict[str, list[str]]:
+    rows = page.ask(
+        "[...document.querySelectorAll('#funnel tbody tr')]"
+        ".map((row) => [...row.cells].map((cell) => cell.textContent))"
+    )
+    return {stage: [leads, kept, events] for stage, _, leads, kept, events in rows}
+
+
+@pytest.mark.parametrize(("width", "dark"), LOOKS)
+def test_everything_is_there_and_nothing_is_wider_than_the_screen(browser, filled, width, dark):
+    with browser.open(filled.pages.url, width=width, dark=dark) as page:
+        live(page)
+        assert cells(page)["created"][0] == "17"
+        wider = page.ask(
+            "[...document.querySelectorAll('*')]"
+            ".filter((one) => one.getBoundingClientRect().right > innerWidth + 0.5)"
+            ".map((one) => one.outerHTML.slice(0, 80))"
+        )
+        assert wider == []
+        assert page.ask("document.documentElement.scrollWidth") == width
+        assert page.complaints == []
+
+
+def test_rates_are_judged_and_a_red_one_says_what_to_do(browser, filled):
+    with browser.open(f"{filled.pages.url}?campaign=spring") as page:
+        live(page)
+        assert cells(page)["dialed"] == ["9", "75%", "20"]
+        assert text(page, "#reach .value") == "15.0% 3 of 20"
+        assert text(page, "#reach .standard").startswith("standard ·")
+        assert text(page, "#reach .advice") == ""
+        assert text(page, "#response .value") == "44.4% 4 of 9"
+        assert text(page, "#response .standard") == "critical · standard from 90%"
+        assert "Put people on new leads now" in text(page, "#response .advice")
+        assert text(page, "#uncalled .value") == "3"
+        assert "The oldest has waited for 20 min" in text(page, "#oldest")
+        assert "2 arrivals are such" in text(page, "#implied")
+
+
+@pytest.mark.parametrize(("width", "dark"), LOOKS)
+@pytest.mark.parametrize("state", ["live", "the broker does not answer"])
+def test_every_text_can_be_read_and_every_bar_be_seen(browser, filled, width, dark, state):
+    filled.state = state
+    with browser.open(filled.pages.url, width=width, dark=dark) as page:
+        page.wait("document.querySelector('.zone.now')")
+        contrasts = page.ask(CONTRASTS)
+        assert len(contrasts) > 60
+        poor = [(what, ratio) for what, ratio in contrasts if ratio < (4.5 if what.startswith("text") else 3)]
+        assert poor == []
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_numbers_that_are_not_of_now_can_still_be_read(browser, filled, dark):
+    with browser.open(filled.pages.url, dark=dark) as page:
+        live(page)
+        filled.snapshot, filled.state = None, "catching up: 7 records are left to read"
+        page.wait("document.querySelector('main.stale')")
+        assert text(page, "#trouble") == "No numbers yet: catching up: 7 records are left to read."
+        poor = [
+            (what, ratio) for what, ratio in page.ask(CONTRASTS) if ratio < (4.5 if "text" in what else 3)
+        ]
+        assert poor == []
+
+
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+def test_tab_reaches_every_control_and_link_in_the_order_they_are_seen(browser, filled, width):
+    with browser.open(filled.pages.url, width=width) as page:
+        live(page)
+        page.press("Tab")
+        stops = []
+        while (stop := page.ask(STOP))["name"] and len(stops) < 40:
+            stops.append(stop)
+            page.press("Tab")
+        assert [stop["name"] for stop in stops] == [
+            "window", "campaign", "source",
+            "Funnel overview", "Campaign", "Agents and teams", "Speed to lead", "Engine",
+            "Prometheus metrics", "json", "Ready?", "Healthy?",
+        ]  # fmt: skip
+        assert min(stop["ring"] for stop in stops) >= 2
+        assert all(stop["inView"] for stop in stops)
+
+
+def test_the_arrows_change_the_window_and_the_address_can_be_shared(browser, filled):
+    with browser.open(filled.pages.url) as page:
+        live(page)
+        page.press("Tab")
+        page.press("ArrowRight")
+        page.wait("location.search === '?window=1d'")
+        page.ask(
+            f"(() => {{ const one = document.getElementById('campaign'); one.value = {NASTY!r};"
+            "one.dispatchEvent(new Event('change', { bubbles: true })); })()"
+        )
+        page.wait("document.querySelector('#reach .parts').textContent === ' 0 of 20'")
+        address = page.ask("location.href")
+        assert page.ask("document.querySelectorAll('main img').length") == 0
+        assert page.ask("document.title") == "callfunnel"
+    with browser.open(address) as page:
+        live(page)
+        assert page.ask("document.querySelector('input:checked').value") == "1d"
+        assert page.ask("document.getElementById('campaign').value") == NASTY
+        assert text(page, "#reach .value") == "0.0% 0 of 20"
+
+
+def test_grafana_is_linked_with_the_campaign_that_is_looked_at(browser, filled):
+    with browser.open(f"{filled.pages.url}?campaign=spring") as page:
+        live(page)
+        links = page.ask("[...document.querySelectorAll('#dashboards a')].map((one) => one.href)")
+        assert links == [
+            f"{GRAFANA}/d/callfunnel-{name}?var-campaign=spring"
+            for name in ("overview", "campaign", "agents", "speed", "engine")
+        ]
+
+
+def test_before_and_without_scripts_the_page_says_what_it_is(browser, filled):
+    with browser.open(filled.pages.url, script=False) as page:
+        assert "switched off" in text(page, "noscript")
+        assert cells(page)["won"] == ["–", "–", "–"]
+        assert page.complaints == []
+
+
+def test_each_state_has_a_word_and_a_remedy(browser, pages):
+    pages.snapshot, pages.state = None, "catching up: 7 records of the changelog are left to read"
+    with browser.open(pages.pages.url) as page:
+        page.wait("document.getElementById('trouble').innerText.includes('7 records of the changelog')")
+        pages.show({})
+        page.wait("document.getElementById('state').innerText === 'no events yet'")
+        assert "callfunnel check" in text(page, "#trouble")
+        pages.show(FILLED)
+        live(page)
+        assert text(page, "#trouble") == ""
+        pages.state = "the worker is joining its group or restoring its tables"
+        page.wait("document.getElementById('state').innerText === 'standing still'")
+        assert text(page, "#trouble").endswith("joining its group or restoring its tables.")
+        assert text(page, "#reach .parts") == "3 of 40"
+        pages.show(FILLED, newest_seconds_ago=420)
+        page.wait("document.getElementById('state').innerText === 'no new events'")
+        assert "No event for 7 min" in text(page, "#trouble")
+
+
+def test_a_process_that_is_gone_is_noticed_and_its_last_numbers_are_called_so(browser):
+    served = Served()
+    served.show(FILLED)
+    served.pages.start()
+    with browser.open(served.pages.url) as page:
+        live(page)
+        served.pages.stop()
+        page.wait("document.getElementById('state').innerText === 'no answer'")
+        assert "These are the last numbers it gave" in text(page, "#trouble")
+        assert cells(page)["created"][0] == "17"
+
+
+def dials(page: Page) -> int:
+    return int(cells(page)["dialed"][-1].replace(",", ""))
+
+
+def test_new_events_are_seen_without_a_reload(browser, tmp_path):
+    if embedded_program() is None:
+        pytest.skip("the embedded broker is not installed (noida-db, extra `demo`)")
+    now_ms = int(time.time() * 1000)
+    told = islice(generator.live(7, generator.FloorSettings(seats=20), now_ms - 600_000), 1500)
+    records = [record(event, at_ms) for at_ms, event in told]
+    with EmbeddedBroker() as broker:
+        settings = Settings.from_environ(
+            {}, broker=broker.address, profile="development", partitions=4, clock="event", wait_seconds=10.0
+        )
+        topics.create(settings)
+        publish(settings, records[:1000])
+        with Workers(settings, tmp_path) as crew:
+            worker = crew.start()
+            worker.wait_until(lambda: worker.get("/")[0] == 200, 30, "serves no page")
+            with browser.open(f"{worker.url}/?window=all") as page:
+                page.ask("window.isTheSamePage = true")
+                worker.wait_until_ready()
+                live(page)
+                before = dials(page)
+                publish(settings, records[1000:])
+                deadline = time.monotonic() + 30
+                while dials(page) == before:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.1)
+                assert before > 100
+                assert dials(page) > before
+                assert page.ask("window.isTheSamePage") is True
+                assert [one for one in page.complaints if "503" not in one] == []

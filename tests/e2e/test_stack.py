@@ -1,0 +1,155 @@
+"""`make stack` as somebody at a terminal has it: it says where everything is, and Ctrl-C ends it all."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from e2e.prometheus import leave_out
+
+from agents.broker import embedded_program
+from agents.config import PREFIX
+from deploy import stack
+from deploy.kafka import kraft
+from integration.workers import ROOT
+
+START_SECONDS = 120
+
+
+_TAKE_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+class Terminal:
+    """A program with a terminal of its own."""
+
+    def __init__(self, *command: str) -> None:
+        self._master, slave = pty.openpty()
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        self.process = subprocess.Popen(
+            # The terminal becomes the one that Ctrl-C comes from.
+            [sys.executable, "-c", _TAKE_TERMINAL, *command],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=environ,
+            cwd=ROOT,
+            start_new_session=True,
+        )
+        os.close(slave)
+        os.set_blocking(self._master, False)
+        self.said = ""
+
+    def read(self) -> str:
+        try:
+            while chunk := os.read(self._master, 65_536):
+                self.said += chunk.decode(errors="replace")
+        except OSError:  # nothing now, or the end
+            pass
+        return self.said
+
+    def wait_for(self, text: str, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while text not in self.read():
+            assert self.process.poll() is None, self.said
+            assert time.monotonic() < deadline, self.said
+            time.sleep(0.1)
+
+    def ctrl_c(self) -> None:
+        os.write(self._master, b"\x03")
+
+    def exit_code(self, seconds: float) -> int:
+        deadline = time.monotonic() + seconds
+        while self.process.poll() is None:
+            self.read()  # whoever writes to a full terminal waits
+            assert time.monotonic() < deadline, self.said
+            time.sleep(0.05)
+        return self.process.returncode
+
+
+def children(pid: int) -> set[int]:
+    """A process's children and theirs."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+    found, new = set(), {pid}
+    while new := {child for child, parent in parents.items() if parent in new}:
+        found |= new
+    return found
+
+
+@pytest.fixture(params=["embedded", "kafka"])
+def kind(request: pytest.FixtureRequest) -> str:
+    try:
+        stack.Programs.find()
+        if request.param == "kafka":
+            kraft.find_java()
+            kraft.fetch()
+    except (stack.Missing, kraft.NotInstallable) as lacking:
+        leave_out(lacking.message.splitlines()[0])
+    if request.param == "embedded" and embedded_program() is None:
+        leave_out("the embedded broker is not installed (noida-db, extra `demo`)")
+    return request.param
+
+
+def test_the_stack_says_where_everything_is_and_ctrl_c_ends_it_all(kind):
+    terminal = Terminal(sys.executable, "deploy/stack.py", "--broker", kind, "--seats", "30")
+    try:
+        terminal.wait_for("Ctrl-C ends everything", START_SECONDS)
+        said = dict(re.findall(r"(the funnel|Prometheus|Alertmanager) +(http://\S+?)/", terminal.read()))
+        up = f"{said['Prometheus']}/api/v1/query?query=callfunnel_events_total>0"
+        deadline = time.monotonic() + 60
+        while not get(up)["data"]["result"]:
+            assert time.monotonic() < deadline, terminal.read()
+            time.sleep(0.5)
+        rules = get(f"{said['Prometheus']}/api/v1/rules")["data"]["groups"]
+        assert {rule["health"] for group in rules for rule in group["rules"]} <= {"ok", "unknown"}
+        assert len(get(f"{said['Prometheus']}/api/v1/alertmanagers")["data"]["activeAlertmanagers"]) == 1
+        assert (
+            get(f"{said['Alertmanager']}/api/v2/status")["config"]["original"].count("receiver: floor") == 1
+        )
+        assert get(f"{said['the funnel']}/api/v1/funnel")["stages"][1]["events"] > 0
+        started = children(terminal.process.pid)
+        assert len(started) >= 4
+        terminal.ctrl_c()
+        assert terminal.exit_code(60) == 0
+        left = {pid for pid in started if Path(f"/proc/{pid}").exists()}
+        assert left == set()
+        assert "Traceback" not in terminal.read()
+    finally:
+        if terminal.process.poll() is None:
+            terminal.process.send_signal(signal.SIGTERM)
+            terminal.process.wait(60)
+
+
+def get(url: str) -> dict:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return json.load(answer)
+
+
+def test_who_lacks_prometheus_is_told_what_to_install(tmp_path):
+    ended = subprocess.run(
+        [sys.executable, "deploy/stack.py"],
+        cwd=ROOT,
+        env={"PATH": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert ended.returncode == 69
+    assert ended.stderr.startswith("Error: Prometheus and Alertmanager cannot be found.")
+    assert "apt-get install prometheus prometheus-alertmanager" in ended.stderr
