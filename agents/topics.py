@@ -182,7 +182,7 @@ def mend(settings: Settings) -> tuple[Change, ...]:
         wrong = [
             difference
             for difference in differences(specs, found)
-            if difference.what in by_name[difference.topic].config
+            if difference.what in by_name[difference.topic].config and difference.remedy == RUN_FIX
         ]
         changed: dict[str, dict[str, str]] = {name: {} for name in by_name}
         for difference in wrong:
@@ -225,8 +225,12 @@ def _differences(spec: TopicSpec, found: TopicSpec | None) -> Iterable[Differenc
     for key, value in spec.config.items():
         is_value = found.config.get(key, "unknown")
         if not _satisfies(key, value, is_value):
-            yield Difference(spec.name, key, value, is_value, "run `callfunnel topics fix`")
+            unreachable = key == "min.insync.replicas" and int(value) > found.replication_factor
+            yield Difference(spec.name, key, value, is_value, TOO_FEW_COPIES if unreachable else RUN_FIX)
 
+
+RUN_FIX = "run `callfunnel topics fix`"
+TOO_FEW_COPIES = "with fewer copies than that nothing could be written: add copies first"
 
 AT_LEAST = frozenset({"retention.ms", "max.message.bytes", "min.compaction.lag.ms", "min.insync.replicas"})
 """Settings of which more is as good."""

@@ -76,6 +76,15 @@ def test_a_setting_that_differs_is_told_and_mended(broker):
     assert topics.compare(settings) == ()
 
 
+def test_more_insync_copies_than_there_are_are_never_asked_of_a_topic(broker):
+    topics.create(broker.settings(partitions=1))
+    production = broker.settings(partitions=1, profile="production")
+    remedies = {one.what: one.remedy for one in topics.compare(production)}
+    assert remedies.keys() == {"replication_factor", "min.insync.replicas"}
+    assert remedies["min.insync.replicas"] == topics.TOO_FEW_COPIES
+    assert topics.mend(production) == ()
+
+
 def test_a_longer_retention_is_as_good_and_is_never_shortened(broker):
     settings = broker.settings(partitions=1)
     topics.create(settings)
