@@ -1,0 +1,63 @@
+"""What is done to the workers and to Kafka: a plan is a size, faults in a seeded order, and the verdict."""
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+
+from faults import brokers, processes
+from faults.lab import Lab, Size
+from faults.verify import Verdict
+
+
+class Plan(Struct, frozen=True):
+    about: str
+    act: Callable[[Lab, str, int, Size], tuple[Verdict, dict[str, Any]]]
+    short: Size
+    full: Size
+
+
+PLANS = {
+    "kills": Plan(
+        "random SIGKILLs of 3 workers", processes.kills, Size(300_000, 15, 60), Size(2_000_000, 100, 400)
+    ),
+    "rebalances": Plan(
+        "4 workers join and leave by SIGTERM under load",
+        processes.rebalances,
+        Size(60_000, 12, 45),
+        Size(400_000, 50, 220),
+    ),
+    "zombies": Plan(
+        "workers stopped for 1.5 sessions wake up, every other time after compaction",
+        processes.zombies,
+        Size(40_000, 4, 50),
+        Size(200_000, 20, 300),
+    ),
+    "restarts": Plan(
+        "the only broker is stopped, killed, bounced",
+        brokers.restarts,
+        Size(40_000, 3, 40),
+        Size(200_000, 12, 200),
+    ),
+    "permission": Plan(
+        "the right to write a changelog is taken away",
+        brokers.permission,
+        Size(20_000, 2, 20),
+        Size(20_000, 2, 20),
+    ),
+    "leaders": Plan(
+        "the leader of the source, a changelog, the group goes; 3 brokers",
+        brokers.leaders,
+        Size(60_000, 3, 50),
+        Size(200_000, 12, 250),
+    ),
+    "copies": Plan(
+        "a changelog has fewer copies than must acknowledge; 3 brokers",
+        brokers.copies,
+        Size(40_000, 1, 40),
+        Size(100_000, 1, 40),
+    ),
+}
+
+SETS = {"ci": ("kills", "rebalances", "zombies"), "all": tuple(PLANS)}
+"""Plans by one name: `ci` is the short set."""
