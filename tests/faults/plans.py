@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from faults import brokers, processes
+from faults import brokers, processes, surroundings
 from faults.lab import Lab, Size
 from faults.verify import Verdict
 
@@ -57,6 +57,10 @@ PLANS = {
         Size(40_000, 1, 40),
         Size(100_000, 1, 40),
     ),
+    **{
+        name: Plan(about, act, Size(6_000, 1, 0), Size(30_000, 1, 0))
+        for name, (act, about) in surroundings.ACTS.items()
+    },
 }
 
 SETS = {"ci": ("kills", "rebalances", "zombies"), "all": tuple(PLANS)}

@@ -29,7 +29,7 @@ from agents.config import PREFIX, Settings
 from faults import stream
 from faults.stream import Expected, Mix, Sent
 from faults.verify import Reader, Verdict, compare
-from faults.watch import Promtool, Watch, business, fetch
+from faults.watch import Answers, Promtool, Watch, business, fetch
 from integration.workers import Worker, variables
 
 PARTITIONS = 6
@@ -107,12 +107,17 @@ class Publisher:
         self.reasons: dict[int, str] = {}
         """The place of each poisoned record, and why it must be refused."""
         self._sent = sent
-        self._topic = settings.source_topic
+        self._settings = settings
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """The topic is another by now: its offsets begin again."""
+        self.places.clear()
         self._producer = Producer(
             {
-                "bootstrap.servers": settings.broker,
+                "bootstrap.servers": self._settings.broker,
                 "partitioner": "murmur2_random",
                 "enable.idempotence": True,
                 "linger.ms": 5,
@@ -173,7 +178,11 @@ class Publisher:
         while True:
             try:
                 self._producer.produce(
-                    self._topic, sent.value, sent.key, timestamp=sent.at_ms, on_delivery=delivered
+                    self._settings.source_topic,
+                    sent.value,
+                    sent.key,
+                    timestamp=sent.at_ms,
+                    on_delivery=delivered,
                 )
                 return
             except BufferError:
@@ -206,6 +215,8 @@ class Run:
         self.figures: dict[str, Any] = {}
         self.differences: list[str] = []
         self.restarts: Counter[int] = Counter()
+        self.dead_letters_from: Mapping[int, int] = {}
+        """By partition: the first source offset whose dead letter is still there."""
         prefix = f"{name}-{seed}-{os.getpid()}"
         own = {
             "broker": address,
@@ -229,13 +240,14 @@ class Run:
         topics.create(self.settings)
         self.publisher = Publisher(self.settings, stream.records(seed, events, self.mix))
         self.promtool = Promtool()
+        self.answers = Answers()
         self.slots = [Slot(self, number) for number in range(1, workers + 1)]
         self.watches = [self._watch(slot) for slot in self.slots]
         self._oracle: Future[Expected] | None = None
         self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=os.nice, initargs=(5,))
 
     def _watch(self, slot: Slot) -> Watch:
-        watch = Watch(slot.name, slot.port, lambda: slot.pid, self.promtool)
+        watch = Watch(slot.name, slot.port, lambda: slot.pid, self.promtool, self.answers)
         watch.start()
         return watch
 
@@ -321,9 +333,17 @@ class Run:
     # the end of a run
 
     def finish(
-        self, *, patience: float = 120.0, at_rest: Callable[[Expected], object] | None = None
+        self,
+        *,
+        patience: float = 120.0,
+        at_rest: Callable[[Expected], object] | None = None,
+        unread: Iterable[int] = (),
     ) -> Verdict:
-        """Publish what is left, ask the three questions, and give the verdict."""
+        """Publish what is left, ask the three questions, and give the verdict.
+
+        `unread` are the places of records that nobody could read.
+        """
+        unread = frozenset(unread)
         if self._oracle is None:
             self.begin_oracle()
         publisher = self.publisher
@@ -354,9 +374,14 @@ class Run:
             (partition, offset, publisher.reasons[place]): 1
             for partition, places in publisher.places.items()
             for offset, place in enumerate(places)
-            if place in publisher.reasons
+            if place in publisher.reasons and place not in unread
+            if offset >= self.dead_letters_from.get(partition, 0)
         }
-        verdict = compare(reader.left, expected, publisher.ends(), dead)
+        read = {
+            partition: sum(place not in unread for place in places)
+            for partition, places in publisher.places.items()
+        }
+        verdict = compare(reader.left, expected, read, dead)
         verdict.replayed = int(self.replayed)
         for watch in self.watches:
             watch.stop()
@@ -368,7 +393,7 @@ class Run:
             "duplicates": reader.left.total("duplicates"),
             "rejected": reader.left.total("rejected"),
             "pages": sum(watch.pages for watch in self.watches),
-            "page_gap_seconds": round(max(watch.longest_gap_seconds for watch in self.watches), 1),
+            "page_gap_seconds": round(self.answers.longest_gap_seconds, 1),
             "promtool": "asked" if self.promtool.is_there else "not installed: not asked",
             "restarts_by_exit_code": {str(code): n for code, n in self.restarts.items()},
         }

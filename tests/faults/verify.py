@@ -57,7 +57,7 @@ class Left:
 class Reader:
     """Reads the changelogs and the dead letters, committed records only, from their beginning on."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, dead_letters: bool = True) -> None:
         self.left = Left()
         self._names = {
             funnel_changelog(settings.app_id): self.left.funnel,
@@ -78,7 +78,7 @@ class Reader:
         topics = self._consumer.list_topics(timeout=20).topics
         partitions = [
             TopicPartition(topic, number, OFFSET_BEGINNING)
-            for topic in (*self._names, self._dead_letters)
+            for topic in (*self._names, *[self._dead_letters] * dead_letters)
             for number in topics[topic].partitions
         ]
         self._consumer.assign(partitions)
@@ -86,6 +86,14 @@ class Reader:
 
     def close(self) -> None:
         self._consumer.close()
+
+    @property
+    def is_at_end(self) -> bool:
+        return not self._unread
+
+    def first_offset(self, topic: str, partition: int) -> int:
+        """The first offset that the broker still has."""
+        return self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=20)[0]
 
     def read(self, seconds: float) -> None:
         """Take what has come within `seconds`."""
@@ -116,7 +124,7 @@ class Reader:
         while time.monotonic() < deadline:
             tend()
             self.read(0.2)
-            if not self._unread and all(self._covers(partition, end) for partition, end in ends.items()):
+            if self.is_at_end and all(self._covers(partition, end) for partition, end in ends.items()):
                 return True
         return False
 

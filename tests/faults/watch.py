@@ -72,17 +72,34 @@ class Promtool:
         return None if told.returncode == 0 else (told.stdout + told.stderr).strip()[:500]
 
 
+class Answers:
+    """When a page with numbers was had from any of the workers."""
+
+    def __init__(self) -> None:
+        self.longest_gap_seconds = 0.0
+        self._last: float | None = None
+        self._lock = threading.Lock()
+
+    def note(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            self.longest_gap_seconds = max(self.longest_gap_seconds, now - (self._last or now))
+            self._last = now
+
+
 class Watch:
     """Scrapes one port all through a run. `process` says which process it is at the moment."""
 
-    def __init__(self, name: str, port: int, process: Callable[[], int], promtool: Promtool) -> None:
+    def __init__(
+        self, name: str, port: int, process: Callable[[], int], promtool: Promtool, answers: Answers
+    ) -> None:
         self.name = name
         self.pages = 0
         self.complaints: list[str] = []
-        self.longest_gap_seconds = 0.0
         self._port = port
         self._process = process
         self._promtool = promtool
+        self._answers = answers
         self._last: dict[int, dict[str, float]] = {}
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"watch {name}", daemon=True)
@@ -104,15 +121,12 @@ class Watch:
         )
 
     def _run(self) -> None:
-        answered = time.monotonic()
         while not self._done.wait(_SECONDS):
             before = self._process()
             status, page = fetch(self._port, timeout_seconds=2.0)
             if status != 200 or self._process() != before:
                 continue
-            now = time.monotonic()
-            self.longest_gap_seconds = max(self.longest_gap_seconds, now - answered)
-            answered = now
+            self._answers.note()
             self.pages += 1
             try:
                 self._look(before, page)
