@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from faults import brokers, processes, surroundings
+from faults import brokers, inputs, processes, surroundings
 from faults.lab import Lab, Size
 from faults.verify import Verdict
 
@@ -61,6 +61,15 @@ PLANS = {
         name: Plan(about, act, Size(6_000, 1, 0), Size(30_000, 1, 0))
         for name, (act, about) in surroundings.ACTS.items()
     },
+    "input": Plan(
+        "a corpus of bad records, each with a known end, and mutations",
+        inputs.cases,
+        Size(100_000, 1, 0),
+        Size(100_000, 1, 0),
+    ),
+    "garbage": Plan(
+        "half of the records are garbage", inputs.garbage, Size(60_000, 1, 0), Size(400_000, 1, 0)
+    ),
 }
 
 SETS = {"ci": ("kills", "rebalances", "zombies"), "all": tuple(PLANS)}

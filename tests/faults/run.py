@@ -202,6 +202,8 @@ class Run:
         events: int,
         workers: int,
         mix: Mix | None = None,
+        sent: Iterator[Sent] | None = None,
+        watched: bool = True,
         replicas: int = 1,
         static: bool = True,
         **settings: Any,
@@ -238,11 +240,11 @@ class Run:
         self.settings = Settings.from_environ({}, **own | settings)
         self.admin = AdminClient({"bootstrap.servers": address, "log_level": 0})
         topics.create(self.settings)
-        self.publisher = Publisher(self.settings, stream.records(seed, events, self.mix))
+        self.publisher = Publisher(self.settings, sent or stream.records(seed, events, self.mix))
         self.promtool = Promtool()
         self.answers = Answers()
         self.slots = [Slot(self, number) for number in range(1, workers + 1)]
-        self.watches = [self._watch(slot) for slot in self.slots]
+        self.watches = [self._watch(slot) for slot in self.slots] if watched else []
         self._oracle: Future[Expected] | None = None
         self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=os.nice, initargs=(5,))
 

@@ -40,8 +40,8 @@ class Mix(msgspec.Struct, frozen=True, kw_only=True):
 class Sent(NamedTuple):
     """A record, and the reason it must be refused for; None: it is good."""
 
-    value: bytes
-    key: bytes
+    value: bytes | None
+    key: bytes | None
     at_ms: int
     reason: str | None
     event: Event
