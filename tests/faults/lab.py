@@ -60,7 +60,7 @@ class Lab:
 
     def cluster(self, brokers: int = 1) -> kraft.Cluster:
         if brokers not in self._clusters:
-            properties = CLEANS_QUICKLY | AUTHORIZES | QUICK_RETENTION
+            properties = CLEANS_QUICKLY | QUICK_RETENTION | (AUTHORIZES if brokers == 1 else {})
             cluster = kraft.Cluster(brokers=brokers, properties=properties)
             self._clusters[brokers] = self._stack.enter_context(cluster)
         return self._clusters[brokers]

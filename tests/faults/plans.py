@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from faults import brokers, inputs, processes, surroundings
+from faults import baseline, brokers, inputs, processes, surroundings
 from faults.lab import Lab, Size
 from faults.verify import Verdict
 
@@ -69,6 +69,12 @@ PLANS = {
     ),
     "garbage": Plan(
         "half of the records are garbage", inputs.garbage, Size(60_000, 1, 0), Size(400_000, 1, 0)
+    ),
+    "naive": Plan(
+        "the kills again, for plain Faust tables",
+        baseline.naive,
+        Size(60_000, 15, 60),
+        Size(200_000, 50, 200),
     ),
 }
 

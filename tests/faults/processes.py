@@ -6,7 +6,7 @@ from typing import Any
 
 from agents import exit_codes
 from faults.lab import Lab, Size, compact
-from faults.run import Slot
+from faults.run import Run, Slot
 from faults.verify import Verdict
 
 
@@ -15,23 +15,27 @@ def kills(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dict[str
         run.begin_oracle()
         run.start_workers()
         run.publisher.start(run.first, size.seconds)
-        mean = size.seconds / (size.times + 1)
-        back_at: dict[Slot, float] = {}
-        for _ in range(size.times):
-            until = time.monotonic() + min(run.chance.expovariate(1 / mean), 3 * mean)
-            while time.monotonic() < until or len(run.running()) < 2:
-                for slot in [slot for slot, at in back_at.items() if at < time.monotonic()]:
-                    slot.start()
-                    del back_at[slot]
-                run.sleep(0.1)
-            victim = run.chance.choice(run.running())
-            victim.kill()
-            # Back at once it is the same member; after the session its partitions are others'.
-            away = 1.3 * run.settings.session_timeout_seconds if run.chance.random() < 0.3 else 0.0
-            back_at[victim] = time.monotonic() + away
-        for slot in back_at:
-            slot.start()
+        kill_at_random(run, size)
         return run.finish(), run.figures | {"kills": size.times}
+
+
+def kill_at_random(run: Run, size: Size) -> None:
+    mean = size.seconds / (size.times + 1)
+    back_at: dict[Slot, float] = {}
+    for _ in range(size.times):
+        until = time.monotonic() + min(run.chance.expovariate(1 / mean), 3 * mean)
+        while time.monotonic() < until or len(run.running()) < 2:
+            for slot in [slot for slot, at in back_at.items() if at < time.monotonic()]:
+                slot.start()
+                del back_at[slot]
+            run.sleep(0.1)
+        victim = run.chance.choice(run.running())
+        victim.kill()
+        # Back at once it is the same member; after the session its partitions are others'.
+        away = 1.3 * run.settings.session_timeout_seconds if run.chance.random() < 0.3 else 0.0
+        back_at[victim] = time.monotonic() + away
+    for slot in back_at:
+        slot.start()
 
 
 def rebalances(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dict[str, Any]]:

@@ -207,6 +207,21 @@ def _changelog_deleted(run: Run, slot: Slot, unread: list[int]) -> None:
     slot.start().wait_until_ready()
 
 
+def _changelog_made_anew(run: Run, slot: Slot, unread: list[int]) -> None:
+    slot.wanted = False
+    changelog = funnel_changelog(run.settings.app_id)
+    delete(run, changelog)
+    topics.create(run.settings)
+    run.publisher.start(run.events // 30)
+    ends_with(run, slot, exit_codes.CONFIG, "it was created anew under this worker", 40)
+    run.publisher.finish()
+    slot.start()
+    ends_with(run, slot, exit_codes.CONFIG, "delete both to rebuild from the source topic", 40)
+    delete(run, *_changelogs(run), run.settings.dead_letter_topic)
+    topics.create(run.settings)
+    slot.start().wait_until_ready()
+
+
 def _dead_letters_deleted(run: Run, slot: Slot, unread: list[int]) -> None:
     slot.wanted = False
     delete(run, run.settings.dead_letter_topic)
@@ -242,6 +257,7 @@ CASES = {
     "grown-down": (_grown_while_down, "the source gets more partitions while no worker runs"),
     "grown-up": (_grown_while_up, "the source gets more partitions under a worker"),
     "changelog": (_changelog_deleted, "a changelog is deleted under a worker"),
+    "changelog-anew": (_changelog_made_anew, "a changelog is made anew under a worker"),
     "dead-letters": (_dead_letters_deleted, "the dead-letter topic is deleted under a worker"),
 }
 ACTS = {name: (_case(act), about) for name, (act, about) in CASES.items()}
