@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from faults import baseline, brokers, inputs, processes, surroundings
+from faults import baseline, brokers, inputs, processes, service, surroundings
 from faults.lab import Lab, Size
 from faults.verify import Verdict
 
@@ -70,6 +70,36 @@ PLANS = {
     "garbage": Plan(
         "half of the records are garbage", inputs.garbage, Size(60_000, 1, 0), Size(400_000, 1, 0)
     ),
+    "prometheus": Plan(
+        "increase() in a real Prometheus while workers are killed",
+        service.prometheus,
+        Size(60_000, 4, 30),
+        Size(300_000, 20, 120),
+    ),
+    "failover": Plan(
+        "one of two workers is killed: the time to a right page",
+        service.failover,
+        Size(20_000, 2, 0),
+        Size(100_000, 20, 0),
+    ),
+    "clocks": Plan(
+        "workers an hour ahead, an hour behind, jumping",
+        service.clocks,
+        Size(40_000, 1, 20),
+        Size(200_000, 1, 90),
+    ),
+    "recovery": Plan(
+        "restoring many leads: time and memory",
+        service.recovery,
+        Size(100_000, 1, 0),
+        Size(1_000_000, 1, 0),
+    ),
+    "soak": Plan(
+        "memory, descriptors and threads under a steady load",
+        service.soak,
+        Size(1_000, 1, 480),
+        Size(1_000, 1, 1_800),
+    ),
     "naive": Plan(
         "the kills again, for plain Faust tables",
         baseline.naive,
@@ -78,5 +108,27 @@ PLANS = {
     ),
 }
 
-SETS = {"ci": ("kills", "rebalances", "zombies"), "all": tuple(PLANS)}
+CI = (
+    "kills",
+    "rebalances",
+    "zombies",
+    "prometheus",
+    "restarts",
+    "permission",
+    "truncated",
+    "anew-up",
+    "grown-up",
+    "changelog-anew",
+    "dead-letters",
+    "input",
+)
+LONG = ("soak", "naive")
+"""Not for a gate: the soak takes its time, and the naive program is not ours."""
+
+SETS = {
+    "ci": CI,
+    "all": tuple(name for name in PLANS if name not in LONG),
+    "topics": tuple(surroundings.ACTS),
+    "brokers": ("restarts", "permission", "leaders", "copies"),
+}
 """Plans by one name: `ci` is the short set."""

@@ -283,6 +283,10 @@ class Run:
             without=frozenset(without), after=(*after, self.first),
         )  # fmt: skip
 
+    def expected(self) -> Expected:
+        assert self._oracle is not None
+        return self._oracle.result()
+
     def start_workers(self) -> None:
         for slot in self.slots:
             slot.start()
@@ -360,7 +364,7 @@ class Run:
             f"{ {p: reader.left.position(p).get('offset') for p in publisher.ends()} }",
         )
         self.figures["caught_up_seconds"] = round(time.monotonic() - began, 1)
-        expected = self._oracle.result()
+        expected = self.expected()
         self.wait_for_pages(expected.counters[-2])
         if at_rest is not None:
             at_rest(expected)
