@@ -48,8 +48,8 @@ PLANS = {
     "leaders": Plan(
         "the leader of the source, a changelog, the group goes; 3 brokers",
         brokers.leaders,
-        Size(60_000, 3, 50),
-        Size(200_000, 12, 250),
+        Size(60_000, 3, 110),
+        Size(200_000, 12, 400),
     ),
     "copies": Plan(
         "a changelog has fewer copies than must acknowledge; 3 brokers",

@@ -327,6 +327,14 @@ class Run:
     def running(self) -> list[Slot]:
         return [slot for slot in self.slots if slot.is_running]
 
+    def positions(self) -> dict[int, int]:
+        """Up to which offset of each source partition the tables go at this moment."""
+        reader = Reader(self.settings, dead_letters=False)
+        while not reader.is_at_end:
+            reader.read(0.2)
+        reader.close()
+        return {number: reader.left.position(number).get("offset", 0) for number in range(PARTITIONS)}
+
     def wait_for_pages(self, counters: stream.Counters, seconds: float = 30.0) -> None:
         """Until every worker's page says exactly this."""
         for slot in self.running():

@@ -32,7 +32,7 @@ def prometheus(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dic
         run.wait_for_pages(seen)
         addresses = [f"127.0.0.1:{slot.port}" for slot in run.slots]
         with Prometheus(run.folder / "prometheus", "callfunnel", addresses) as server:
-            run.sleep(4)
+            run.until(lambda: _scraped(server) == set(addresses), 30, "Prometheus has scraped every worker")
             run.publisher.start(run.first - prologue, size.seconds)
             kill_at_random(run, size)
 
@@ -51,6 +51,10 @@ def prometheus(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dic
                 run.figures["increase_series"] = len(want) * len(addresses)
 
             return run.finish(at_rest=compare), run.figures | {"kills": size.times}
+
+
+def _scraped(server: Prometheus) -> set[str]:
+    return {labels["instance"] for labels, _ in server.now("callfunnel_events_total")}
 
 
 def _increase(server: Prometheus, address: str) -> stream.Counters:

@@ -231,22 +231,13 @@ def _dead_letters_deleted(run: Run, slot: Slot, unread: list[int]) -> None:
     run.publisher.finish()
     slot.start()
     ends_with(run, slot, exit_codes.CONFIG, f"{run.settings.dead_letter_topic} is missing", 40)
-    at = _positions(run)
+    at = run.positions()
     run.expect(
         all(at.get(p, 0) >= offset for p, offset in before.items()), f"positions went back: {before}, {at}"
     )
     topics.create(run.settings)
     run.dead_letters_from = at
     slot.start().wait_until_ready()
-
-
-def _positions(run: Run) -> dict[int, int]:
-    """Where the tables end while no worker runs and the dead letters are gone."""
-    reader = Reader(run.settings, dead_letters=False)
-    while not reader.is_at_end:
-        reader.read(0.5)
-    reader.close()
-    return {p: reader.left.position(p).get("offset", 0) for p in range(PARTITIONS)}
 
 
 CASES = {
