@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, OutOfOrderSequenceNumber, ProducerFenced
+from aiokafka.errors import IllegalOperation, KafkaError, OutOfOrderSequenceNumber, ProducerFenced
 
 from agents import failpoints
 from agents.errors import TablesWrong, TakenOver, WriteFailed
@@ -60,7 +60,7 @@ class Ledger:
                 return await self._write(partition, records)
         except (ProducerFenced, OutOfOrderSequenceNumber) as error:
             raise _taken_over(partition) from error
-        except (KafkaError, TimeoutError) as error:
+        except (KafkaError, IllegalOperation, TimeoutError) as error:  # illegal: it has failed already
             topics = ", ".join(sorted({topic for topic, _ in records}))
             raise WriteFailed(
                 f"writing partition {partition} ({topics}) failed: {error!r}. Check the brokers, the topics' "
