@@ -42,7 +42,7 @@ PLANS = {
     "permission": Plan(
         "the right to write a changelog is taken away",
         brokers.permission,
-        Size(20_000, 2, 20),
+        Size(10_000, 2, 8),
         Size(20_000, 2, 20),
     ),
     "leaders": Plan(
@@ -73,7 +73,7 @@ PLANS = {
     "prometheus": Plan(
         "increase() in a real Prometheus while workers are killed",
         service.prometheus,
-        Size(60_000, 4, 30),
+        Size(30_000, 2, 15),
         Size(300_000, 20, 120),
     ),
     "failover": Plan(
@@ -117,7 +117,7 @@ CI = (
     "permission",
     "truncated",
     "anew-up",
-    "grown-up",
+    "grown-down",
     "changelog-anew",
     "dead-letters",
     "input",
