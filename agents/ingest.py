@@ -18,7 +18,7 @@ from faust.types import TP, EventT
 from agents import failpoints
 from agents.deadletter import DeadLetterLimits, dead_letter
 from agents.errors import Stalled, TablesWrong, TopicsWrong
-from agents.ledger import Ledger, Record
+from agents.ledger import NO_HEADERS, Ledger, Record
 from agents.transport import MicroBatch
 from streams.engine import Effects, Mismatch, Partition
 
@@ -312,10 +312,10 @@ class Ingest:
         number = batch.partition
         records: dict[tuple[str, int], list[Record]] = {
             (self._funnel.changelog_topic_name, number): [
-                (key, value, [], None) for key, value in effects.funnel
+                (key, value, NO_HEADERS, None) for key, value in effects.funnel
             ],
             (self._leads.changelog_topic_name, number): [
-                (key, value, [], None) for key, value in effects.leads
+                (key, value, NO_HEADERS, None) for key, value in effects.leads
             ],
         }
         if effects.rejected:

@@ -19,6 +19,8 @@ from agents.errors import TablesWrong, TakenOver, WriteFailed
 Record = tuple[bytes | None, bytes | None, list[tuple[str, bytes]], int | None]
 """key, value, headers, timestamp in ms (None: now)"""
 
+NO_HEADERS: list[tuple[str, bytes]] = []
+
 BATCH_BYTES = 900_000
 """A record batch stays below Kafka's default limit for a message; a transaction may hold many."""
 
@@ -106,7 +108,7 @@ class Ledger:
         producer = self._producers[partition]
         try:
             await producer.begin_transaction()
-            (batch,) = _batches(producer, [(b"owned?", None, [], 0)], 0)
+            (batch,) = _batches(producer, [(b"owned?", None, NO_HEADERS, 0)], 0)
             await (await producer.send_batch(batch, topic, partition=partition))
             await producer.abort_transaction()
         except (ProducerFenced, OutOfOrderSequenceNumber) as error:

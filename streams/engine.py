@@ -15,10 +15,10 @@ from msgspec.structs import replace
 from xxhash import xxh3_64_hexdigest
 
 from schemas.codec import Rejected
-from schemas.events import NONE, CallEnded, Connect, Disqualified, Envelope, Lost
+from schemas.events import NONE, TYPES, CallEnded, Connect, Disqualified, Envelope, Lost
 from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, decode_position, encode_position
 from streams.columns import EVENTS, EVENTS_DISQUALIFIED, EVENTS_LOST, MACHINE_ANSWERS
-from streams.funnel import Change, Funnel
+from streams.funnel import Change, Counts, Funnel
 from streams.lead import Cell, Lead, contributions, fingerprint, pack, unpack
 from streams.panes import Resolution
 
@@ -135,9 +135,9 @@ class Partition:
         fold = self._fold
         home = self._home
         leads = self.leads
-        cells: dict[Cell, int] = {}
-        count = cells.get
+        counts = Counts()
         opened: dict[bytes, Lead] = {}
+        earlier: dict[bytes, dict[Cell, int]] = {}
         changed: set[bytes] = set()
         rejected: list[tuple[int, Rejected]] = []
         foreign: list[tuple[int, int]] = []
@@ -148,12 +148,13 @@ class Partition:
             if isinstance(event, Rejected):
                 rejected.append((i, event))
                 continue
-            lead_id = event.lead_id.encode()
+            lead_id = keys[i] or event.lead_id.encode()
             lead = opened.get(lead_id)
             if lead is None:
                 record = leads.get(lead_id)
                 if record is not None:
                     lead = unpack(record)
+                    earlier[lead_id] = contributions(lead, fold.hangup_ms)
                 elif home is None or (rerouted and rerouted[i]) or (at := home(lead_id)) == self.number:
                     lead = Lead()
                 else:
@@ -175,30 +176,33 @@ class Partition:
                 late += 1
             if lead.absorb(event, at_ms):
                 changed.add(lead_id)
-            column = _activity(event)
+            column = _ACTIVITY[type(event)]
             if column is not None:
-                cell = (
+                if type(event) is Connect and event.answered_by == "machine":
+                    column = MACHINE_ANSWERS
+                by_campaign, by_team, by_location = counts[
                     at_ms // 60_000 * 60,
                     event.campaign or NONE,
                     event.source or NONE,
                     event.team or NONE,
                     event.agent or NONE,
                     event.location or NONE,
-                    column,
-                )
-                cells[cell] = count(cell, 0) + 1
+                ]
+                by_campaign[column] += 1
+                by_team[column] += 1
+                by_location[column] += 1
 
         lead_changes: list[Change] = []
         for lead_id, lead in opened.items():
-            known = leads.get(lead_id)
             if lead_id in changed:
-                for cell, n in contributions(lead, fold.hangup_ms).items():
-                    cells[cell] = count(cell, 0) + n
-                if known is not None:
-                    for cell, n in contributions(unpack(known), fold.hangup_ms).items():
-                        cells[cell] = count(cell, 0) - n
+                cells = contributions(lead, fold.hangup_ms)
+                for cell, n in earlier.get(lead_id, {}).items():
+                    cells[cell] = cells.get(cell, 0) - n
+                for cell, n in cells.items():
+                    if n:
+                        counts.add(cell, n)
             record = pack(lead)
-            if record != known:
+            if record != leads.get(lead_id):
                 leads[lead_id] = record
                 lead_changes.append((lead_id, record))
 
@@ -216,7 +220,7 @@ class Partition:
         )
         position = encode_position(self.written)
         return Effects(
-            funnel=[*self.funnel.add(cells, watermark_ms), (POSITION_KEY, position)],
+            funnel=[*self.funnel.add(counts, watermark_ms), (POSITION_KEY, position)],
             leads=[*lead_changes, (LEADS_POSITION_KEY, position)],
             rejected=rejected,
             foreign=foreign,
@@ -229,21 +233,13 @@ class Mismatch(Exception):
     """The changelogs cannot be taken over; the message says what is wrong and what to do."""
 
 
-def _activity(event: Envelope) -> str | None:
-    """The column that counts the event as activity."""
-    stage = event.stage
-    if stage is not None:
-        if type(event) is Connect and event.answered_by == "machine":
-            return MACHINE_ANSWERS
-        return EVENTS[stage]
-    return _ACTIVITY_OUTSIDE_STAGES[type(event)]
-
-
-_ACTIVITY_OUTSIDE_STAGES: Mapping[type[Envelope], str | None] = {
+_ACTIVITY: Mapping[type[Envelope], str | None] = {
+    **{kind: EVENTS[kind.stage] for kind in TYPES.values() if kind.stage is not None},
     CallEnded: None,
     Disqualified: EVENTS_DISQUALIFIED,
     Lost: EVENTS_LOST,
 }
+"""The column that counts an event as activity; a machine's answer has its own."""
 
 
 def _crowded(limit: int) -> Rejected:

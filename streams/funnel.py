@@ -1,8 +1,7 @@
-"""The funnel rows of one partition: cells in, changed rows out.
+"""The funnel rows of one partition: counts in, changed rows out.
 
-A batch is counted once, at the finest grain (`Cell`); here it is rolled up to each rollup's dimensions and to
-each resolution, and rows whose pane has passed out of its retention are dropped. Definitions:
-`streams/README.md`.
+A batch is counted by minute (`Counts`), in every rollup at once; here it is summed up to each resolution, and
+rows whose pane has passed out of its retention are dropped. Definitions: `streams/README.md`.
 """
 
 from collections import defaultdict
@@ -12,7 +11,7 @@ from datetime import tzinfo
 from schemas.rows import Columns, RowKey, decode_columns, decode_key, encode_columns, encode_key
 from streams.columns import RESPONSE
 from streams.lead import Cell
-from streams.panes import Resolution, pane_start
+from streams.panes import LENGTH_SECONDS, Resolution, pane_start
 
 Change = tuple[bytes, bytes | None]
 """A changelog record: key and value, None to delete."""
@@ -20,9 +19,39 @@ Change = tuple[bytes, bytes | None]
 Group = tuple[str, *tuple[str, ...]]
 """(rollup, dimension values …)"""
 
+Groups = dict[Group, dict[str, int]]
+"""What a pane gains: by group and column."""
 
-Groups = defaultdict[Group, Columns]
-"""What a pane gains."""
+Spot = tuple[int, str, str, str, str, str]
+"""(minute, campaign, source, team, agent, location): a cell without its column."""
+
+
+class Counts(dict[Spot, tuple[dict[str, int], ...]]):
+    """What a batch adds. `counts[spot]` are the columns to count in: by campaign, by team, by location."""
+
+    def __init__(self) -> None:
+        self.minutes: dict[int, Groups] = {}
+
+    def __missing__(self, spot: Spot) -> tuple[dict[str, int], ...]:
+        minute, campaign, source, team, agent, location = spot
+        groups = self.minutes.get(minute)
+        if groups is None:
+            groups = self.minutes[minute] = _groups()
+        columns = self[spot] = (
+            groups["campaign+source", campaign, source],
+            groups["team+agent", team, agent],
+            groups["location", location],
+        )
+        return columns
+
+    def add(self, cell: Cell, n: int) -> None:
+        """Count in every rollup that carries the column."""
+        column = cell[6]
+        by_campaign, by_team, by_location = self[cell[:6]]
+        by_campaign[column] += n
+        if column not in RESPONSE:
+            by_team[column] += n
+            by_location[column] += n
 
 
 class Funnel:
@@ -50,19 +79,22 @@ class Funnel:
     def __len__(self) -> int:
         return sum(len(held) for panes in self._panes.values() for held in panes.values())
 
-    def add(self, cells: Mapping[Cell, int], watermark_ms: int) -> list[Change]:
-        """Count the cells of a batch into every row they belong to; the changelog records that say so.
+    def add(self, counts: Counts, watermark_ms: int) -> list[Change]:
+        """Add a batch's counts to every row they belong to; the changelog records that say so.
 
-        `watermark_ms` is the partition's watermark after the batch. A cell whose pane has expired by then
-        counts in the coarser rows alone.
+        `watermark_ms` is the partition's watermark after the batch. What counts in a pane that has expired by
+        then counts in the coarser rows alone.
         """
         changes: list[Change] = []
-        minutes = _by_minute(cells)
         watermark = watermark_ms // 1000
+        finer, length = counts.minutes, LENGTH_SECONDS["1m"]
         for resolution in self._resolutions:
+            if not self._holds(resolution, finer, length):
+                finer = counts.minutes
+            finer, length = self._sum(resolution, finer), resolution.length
             horizon = watermark - resolution.kept - resolution.length if resolution.kept else -(1 << 62)
             panes = self._panes[resolution.name]
-            for pane, groups in self._by_pane(resolution, minutes).items():
+            for pane, groups in finer.items():
                 if pane > horizon:
                     rows = panes.setdefault(pane, {})
                     changes += _count(resolution.name, pane, rows, groups)
@@ -70,10 +102,19 @@ class Funnel:
                 changes += self._expire(resolution, horizon)
         return changes
 
-    def _by_pane(self, resolution: Resolution, minutes: Mapping[int, Groups]) -> Mapping[int, Groups]:
+    def _holds(self, resolution: Resolution, finer: Iterable[int], length: int) -> bool:
+        """Whether each finer pane lies in one pane; where clocks are half an hour off, days cut hours."""
+        start, last = resolution.name, length - LENGTH_SECONDS["1m"]
+        return all(
+            pane_start(start, pane, self._zone) == pane_start(start, pane + last, self._zone)
+            for pane in finer
+        )
+
+    def _sum(self, resolution: Resolution, finer: Mapping[int, Groups]) -> dict[int, Groups]:
+        """By pane, what the finer panes in it gain together."""
         together: defaultdict[int, list[Groups]] = defaultdict(list)
-        for minute, groups in minutes.items():
-            together[pane_start(resolution.name, minute, self._zone)].append(groups)
+        for pane, groups in finer.items():
+            together[pane_start(resolution.name, pane, self._zone)].append(groups)
         return {pane: parts[0] if len(parts) == 1 else _sum(parts) for pane, parts in together.items()}
 
     def _expire(self, resolution: Resolution, horizon: int) -> Iterable[Change]:
@@ -83,31 +124,17 @@ class Funnel:
                 yield encode_key((resolution.name, pane, *group)), None
 
 
-def _by_minute(cells: Mapping[Cell, int]) -> dict[int, Groups]:
-    """The cells of each minute, rolled up."""
-    minutes: defaultdict[int, Groups] = defaultdict(lambda: defaultdict(dict))
-    for (minute, campaign, source, team, agent, location, column), n in cells.items():
-        if not n:
-            continue
-        groups = minutes[minute]
-        columns = groups["campaign+source", campaign, source]
-        columns[column] = columns.get(column, 0) + n
-        if column in RESPONSE:
-            continue
-        columns = groups["team+agent", team, agent]
-        columns[column] = columns.get(column, 0) + n
-        columns = groups["location", location]
-        columns[column] = columns.get(column, 0) + n
-    return minutes
+def _groups() -> Groups:
+    return defaultdict(lambda: defaultdict(int))
 
 
 def _sum(parts: Iterable[Groups]) -> Groups:
-    sums: Groups = defaultdict(dict)
+    sums = _groups()
     for groups in parts:
         for group, delta in groups.items():
             columns = sums[group]
             for column, n in delta.items():
-                columns[column] = columns.get(column, 0) + n
+                columns[column] += n
     return sums
 
 

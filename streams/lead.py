@@ -98,26 +98,25 @@ class Lead(msgspec.Struct, array_like=True, gc=False):
 
     def absorb(self, event: Envelope, at_ms: int) -> bool:
         """Take in one event that was not seen before. True when the lead's contributions may have changed."""
-        rank = event.rank
-        event_id = event.event_id
+        at = (at_ms, event.rank, event.event_id)
         changed = False
 
         value = event.campaign
-        if value and (self.campaign is None or (at_ms, rank, event_id) < self.campaign):
-            self.campaign = (at_ms, rank, event_id, value)
+        if value and (self.campaign is None or at < self.campaign):
+            self.campaign = (*at, value)
             changed = True
         value = event.source
-        if value and (self.source is None or (at_ms, rank, event_id) < self.source):
-            self.source = (at_ms, rank, event_id, value)
+        if value and (self.source is None or at < self.source):
+            self.source = (*at, value)
             changed = True
         value = event.location
-        if value and (self.location is None or (at_ms, rank, event_id) < self.location):
-            self.location = (at_ms, rank, event_id, value)
+        if value and (self.location is None or at < self.location):
+            self.location = (*at, value)
             changed = True
 
         kind = type(event)
         if event.call_id and kind in _OF_A_CALL:
-            changed |= self._absorb_call(event, event.call_id, at_ms, rank, event_id)
+            changed |= self._absorb_call(event, event.call_id, at)
             if kind is DmReached:
                 return changed
         if kind in _CLOSING and not self.closed:
@@ -128,28 +127,28 @@ class Lead(msgspec.Struct, array_like=True, gc=False):
             return changed
         field = STAGES[stage]
         first = getattr(self, field)
-        if first is None or (at_ms, rank, event_id) < first:
-            setattr(self, field, (at_ms, rank, event_id, event.team or NONE, event.agent or NONE))
+        if first is None or at < first:
+            setattr(self, field, (*at, event.team or NONE, event.agent or NONE))
             return True
         return changed
 
-    def _absorb_call(self, event: Envelope, call_id: str, at_ms: int, rank: int, event_id: str) -> bool:
+    def _absorb_call(self, event: Envelope, call_id: str, at: tuple[int, int, str]) -> bool:
         call_key = xxh3_64_intdigest(call_id.encode())
         call = self.calls.get(call_key)
         if call is None:
             call = self.calls[call_key] = Call()
         if isinstance(event, DmReached):
-            if call.reach is not None and call.reach < (at_ms, rank, event_id):
+            if call.reach is not None and call.reach < at:
                 return False
             call.reach = (
-                *(at_ms, rank, event_id, event.team or NONE, event.agent or NONE),
+                *(*at, event.team or NONE, event.agent or NONE),
                 *(event.campaign or NONE, event.source or NONE, event.location or NONE),
             )
             return True
         if isinstance(event, CallEnded):
-            if call.end is not None and call.end[:3] < (at_ms, rank, event_id):
+            if call.end is not None and call.end[:3] < at:
                 return False
-            call.end = (at_ms, rank, event_id, event.talk_seconds, event.hangup_by)
+            call.end = (*at, event.talk_seconds, event.hangup_by)
         elif call.verdict:
             return False
         else:

@@ -239,7 +239,7 @@ class Workers:
         return asyncio.run(_read(settings, lambda left: left.is_complete(records), seconds, self.logs))
 
     def logs(self) -> str:
-        return "\n".join(f"--- worker {i}\n{worker.log[-3000:]}" for i, worker in enumerate(self._started, 1))
+        return "\n".join(f"--- worker {i}\n{_ends(worker.log)}" for i, worker in enumerate(self._started, 1))
 
     def __enter__(self) -> Self:
         return self
@@ -250,6 +250,10 @@ class Workers:
         for worker in self._started:
             worker.kill()
         print(f"FUNNEL_TEST_SEED={SEED}\n{self.logs()}")
+
+
+def _ends(log: str) -> str:
+    return log if len(log) <= 6000 else f"{log[:3000]}\n[…]\n{log[-3000:]}"
 
 
 def variables(settings: Settings) -> dict[str, str]:

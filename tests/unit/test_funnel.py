@@ -1,10 +1,10 @@
-from datetime import UTC
+from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from schemas.rows import decode_columns, decode_key
-from streams.funnel import Funnel
+from streams.funnel import Counts, Funnel
 from streams.panes import pane_start, resolutions
 
 MINUTE = 1_750_000_020
@@ -25,7 +25,14 @@ def readable(changes):
 
 
 def add(state, cells, watermark_s=MINUTE):
-    return readable(state.add(cells, watermark_s * 1000))
+    return readable(state.add(counts(cells), watermark_s * 1000))
+
+
+def counts(cells):
+    counted = Counts()
+    for cell, n in cells.items():
+        counted.add(cell, n)
+    return counted
 
 
 def only(resolution, changes):
@@ -140,7 +147,7 @@ def test_a_cell_of_an_expired_pane_counts_in_the_coarser_rows_alone():
 
 def test_restored_rows_go_on_counting():
     before, after = funnel(), funnel()
-    after.restore(dict(before.add(cells(events_dialed=2), MINUTE * 1000)))
+    after.restore(dict(before.add(counts(cells(events_dialed=2)), MINUTE * 1000)))
     assert after.rows() == before.rows()
     assert only("all", add(after, cells(events_dialed=1)))[0, "location", "Köln"] == {"events_dialed": 3}
 
@@ -150,3 +157,16 @@ def test_the_day_of_a_minute_may_change_within_a_quarter_of_an_hour():
     midnight = 1_162_089_000  # 2006-10-29T00:00 there
     assert pane_start("1d", midnight, st_johns) == midnight
     assert pane_start("1d", midnight + 60, st_johns) == midnight - 86_400
+
+
+def test_a_day_that_begins_within_an_hour_takes_its_minutes_alone():
+    midnight = int(datetime(2026, 3, 28, 18, 30, tzinfo=UTC).timestamp())  # 00:00 of the 29th there
+    changes = add(
+        funnel(ZoneInfo("Asia/Kolkata")),
+        {(at, *PLACE, "events_dialed"): 1 for at in (midnight - 60, midnight)},
+        midnight,
+    )
+    days = {key[0]: columns for key, columns in only("1d", changes).items() if key[1] == "location"}
+    assert days == {midnight - 86_400: {"events_dialed": 1}, midnight: {"events_dialed": 1}}
+    hours = [columns for key, columns in only("1h", changes).items() if key[1] == "location"]
+    assert hours == [{"events_dialed": 2}]

@@ -73,14 +73,15 @@ class Ledger:
     async def own(self, partitions):
         self.owned = partitions
 
+    async def check_owned(self, partition, topic):
+        if self.failure:
+            raise self.failure
+
     async def write(self, partition, records):
         if self.failure:
             raise self.failure
         self.written.append((partition, records))
         return {at: sum(len(batch.get(at, ())) for _, batch in self.written) - 1 for at in records}
-
-    async def check_owned(self, partition, topic):
-        """It is ours."""
 
     async def close(self):
         self.owned = set()

@@ -1,0 +1,289 @@
+"""`python -m bench`, in the folder `tests`: callfunnel and its peers on the same topic of the same broker.
+
+The law: CPU is what the operating system says of the whole process, from its start to its end; no number is
+shown of a contender whose totals are not the oracle's; runs alternate, and medians are shown.
+"""
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+import click
+import msgspec
+
+from agents import generator, topics
+from agents.broker import Broker, EmbeddedBroker, RunningBroker
+from agents.config import Settings
+from deploy.kafka import kraft
+from integration.workers import PARTITIONS, Record, Workers, home, publish, record
+from schemas.codec import Decoder, Limits
+from schemas.events import TYPES
+from streams import oracle
+
+ROOT = Path(__file__).parents[2]
+PEERS = Path(os.environ.get("FUNNEL_PEERS_PYTHON", ROOT / ".venv/peers/bin/python"))
+"""Quix Streams pins an older librdkafka client than ours: it has an environment of its own."""
+SEED = 7
+START_MS = 1_780_300_800_000
+SECONDS_AT_MOST = 600
+CONSUMED = "callfunnel_worker_events_consumed_total"
+
+Totals = dict[tuple[str, str, str], int]
+
+
+class Run(msgspec.Struct):
+    """What one run of a contender took."""
+
+    cpu_seconds: float
+    wall_seconds: float
+    peak_mib: float
+    wrong: str = ""
+
+
+class Contender(msgspec.Struct, frozen=True):
+    """`command` follows the interpreter; without one it is callfunnel itself."""
+
+    name: str
+    does: str
+    command: tuple[str, ...] = ()
+    python: Path = Path(sys.executable)
+    is_slow: bool = False
+    """Then it gets the small topic."""
+    counts: bool = True
+
+
+CONTENDERS = (
+    Contender("callfunnel", "the whole job, exact and durable"),
+    Contender("bare loop, msgspec", "similar tables in dicts, nothing kept", ("bench.bare_loop", "msgspec")),
+    Contender("bare loop, orjson", "similar tables in dicts, nothing kept", ("bench.bare_loop", "orjson")),
+    Contender("librdkafka", "hands out the records, no job", ("bench.consume_only",), counts=False),
+    Contender("Quix Streams", "one rollup by the minute", ("bench.quix_streams",), PEERS, is_slow=True),
+    Contender("plain Faust", "three rollups by the minute", ("bench.plain_faust",), is_slow=True),
+)
+
+
+class Filled(msgspec.Struct):
+    """A topic with the first `events` of the floor, and what has to come out."""
+
+    settings: Settings
+    records: list[Record]
+    totals: Totals
+    tables: oracle.Tables
+
+    @property
+    def events(self) -> int:
+        return len(self.records)
+
+
+def fill(settings: Settings, records: list[Record]) -> Filled:
+    topics.create(settings)
+    publish(settings, records)
+    events = Decoder(Limits(clock="event")).decode_all(
+        [one.value for one in records], [one.key for one in records], [one.at_ms for one in records]
+    )
+    names = {kind: name for name, kind in TYPES.items()}
+    totals = Counter(
+        (event.campaign or "none", event.source or "none", names[type(event)])
+        for event in events
+        if event.stage is not None
+    )
+    return Filled(settings, records, dict(totals), oracle.total(oracle.partitioned(events, home)))
+
+
+def floor(seats: int, events: int) -> list[Record]:
+    """The events of a floor without faults, which peers without a memory of event ids could not count."""
+    live = generator.live(SEED, generator.FloorSettings(seats=seats), START_MS)
+    return [record(event, at_ms) for at_ms, event in islice(live, events)]
+
+
+def run_peer(contender: Contender, topic: Filled, folder: Path) -> Run:
+    module, *options = contender.command
+    command = [contender.python, "-m", module, topic.settings.broker, topic.settings.source_topic]
+    with open(folder / "out", "w+") as out, open(folder / "err", "w+") as err:
+        began = time.monotonic()
+        process = subprocess.Popen(
+            [*map(str, command), str(topic.events), *(options or [str(folder)])],
+            stdout=out,
+            stderr=err,
+            cwd=ROOT / "tests",
+            env=os.environ | {"PYTHONPATH": f"{ROOT / 'tests'}"},
+        )
+        run = measured(process, began)
+        out.seek(0)
+        lines = out.read().splitlines()
+        if process.returncode or not lines:
+            err.seek(0)
+            run.wrong = f"ended with {process.returncode}: {err.read()[-500:]}"
+        elif contender.counts:
+            found = {(a, b, kind): n for a, b, kind, n in json.loads(lines[-1])}
+            off = sum(abs(found.get(key, 0) - n) for key, n in topic.totals.items())
+            run.wrong = f"totals are off by {off}" if found != topic.totals else ""
+    return run
+
+
+def run_callfunnel(topic: Filled, folder: Path) -> Run:
+    """A worker as it is deployed, on an app id of its own, until all is in its tables; then SIGTERM."""
+    settings = msgspec.structs.replace(topic.settings, app_id=folder.name)
+    topics.create(settings)
+    with Workers(settings, folder) as crew:
+        began = time.monotonic()
+        worker = crew.start()
+        worker.wait_until(
+            lambda: worker.metric(CONSUMED) >= topic.events, SECONDS_AT_MOST, "has not consumed the topic"
+        )
+        worker.send(signal.SIGTERM)
+        run = measured(worker.process, began)
+        tables = oracle.total(crew.wait(topic.events).tables)
+    wrong = oracle.differences(topic.tables, tables)
+    run.wrong = f"{len(wrong)} cells differ, the first: {wrong[0]}" if wrong else ""
+    return run
+
+
+def measured(process: subprocess.Popen[bytes] | subprocess.Popen[str], began: float) -> Run:
+    """Wait for the end of a process; what all of it took."""
+    peak_mib = 0.0
+    while True:
+        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            break
+        peak_mib = max(peak_mib, _peak_mib(process.pid))
+        time.sleep(0.05)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return Run(usage.ru_utime + usage.ru_stime, time.monotonic() - began, peak_mib)
+
+
+def _peak_mib(pid: int) -> float:
+    """Of a process that lives; what `wait4` tells has the memory of the process that started it in it."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
+
+
+def race(contenders: Iterable[Contender], large: Filled, small: Filled, rounds: int) -> dict[str, list[Run]]:
+    """Every contender once in each round, so that what disturbs the machine disturbs all."""
+    runs: defaultdict[str, list[Run]] = defaultdict(list)
+    for number in range(1, rounds + 1):
+        for contender in contenders:
+            topic = small if contender.is_slow else large
+            with tempfile.TemporaryDirectory(prefix=f"bench-{number}-") as folder:
+                take = run_peer if contender.command else lambda _, *rest: run_callfunnel(*rest)
+                run = take(contender, topic, Path(folder))
+            runs[contender.name].append(run)
+            told = run.wrong or f"{run.cpu_seconds / topic.events * 1e6:.2f} CPU s/M"
+            click.echo(f"round {number}/{rounds} {contender.name}: {told}", err=True)
+    return runs
+
+
+class Result(msgspec.Struct):
+    """Medians of the runs of a contender; all but the last two per million events."""
+
+    name: str
+    does: str
+    events: int
+    cpu_s_per_million: float
+    events_per_second: float
+    peak_mib: float
+    wrong: str
+
+
+def summed_up(contender: Contender, runs: list[Run], events: int) -> Result:
+    return Result(
+        name=contender.name,
+        does=contender.does,
+        events=events,
+        cpu_s_per_million=statistics.median(run.cpu_seconds for run in runs) / events * 1e6,
+        events_per_second=events / statistics.median(run.wall_seconds for run in runs),
+        peak_mib=statistics.median(run.peak_mib for run in runs),
+        wrong=next((run.wrong for run in runs if run.wrong), ""),
+    )
+
+
+def table(results: list[Result]) -> str:
+    ours = results[0].cpu_s_per_million
+    lines = [
+        "| | CPU s per million events | of callfunnel's | events/s | peak MiB | what it does |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
+    for one in results:
+        if one.wrong:
+            lines.append(f"| {one.name} | WRONG: {one.wrong.splitlines()[0]} | | | | {one.does} |")
+            continue
+        lines.append(
+            f"| {one.name} | {one.cpu_s_per_million:.1f} | {one.cpu_s_per_million / ours:.2f} "
+            f"| {one.events_per_second:,.0f} | {one.peak_mib:.0f} | {one.does} |"
+        )
+    return "\n".join(lines)
+
+
+def broker_of(address: str | None) -> Broker:
+    """The one that runs at the address; else Apache Kafka; where that cannot be, the embedded one."""
+    if address:
+        return RunningBroker(address)
+    try:
+        kraft.find_java()
+        kraft.fetch()
+    except kraft.NotInstallable as lacking:
+        click.echo(f"{lacking.message.splitlines()[0]} Taking the embedded broker.", err=True)
+        return EmbeddedBroker()
+    return kraft.Cluster()
+
+
+@click.command()
+@click.option("--events", default=1_000_000, show_default=True, help="Events in the topic.")
+@click.option("--slow-events", default=50_000, show_default=True, help="Events for the slow peers.")
+@click.option("--seats", default=5_000, show_default=True, help="Agents on the floor.")
+@click.option("--rounds", default=3, show_default=True, help="Runs of each contender.")
+@click.option("--quick", is_flag=True, help="callfunnel and the bare loop alone, on few events.")
+@click.option("--broker", metavar="HOST:PORT", help="A broker that runs already.")
+@click.option("--json", "report", type=click.Path(path_type=Path), help="Write all figures to a file.")
+def main(
+    events: int, slow_events: int, seats: int, rounds: int, quick: bool, broker: str | None, report: Path
+) -> None:
+    """callfunnel and its peers on one topic of one broker: CPU, rate, memory, once the totals are right."""
+    contenders = [one for one in CONTENDERS if one.python.exists()]
+    for absent in set(CONTENDERS) - set(contenders):
+        click.echo(
+            f"{absent.name} is left out: {absent.python} does not exist; `make bench` sets it up", err=True
+        )
+    if quick:
+        events, contenders = min(events, 200_000), contenders[:2]
+        slow_events = 1
+    with broker_of(broker) as running:
+        prefix = f"bench-{os.getpid()}"
+        settings = Settings.from_environ(
+            {},
+            broker=running.address,
+            profile="development",
+            clock="event",
+            partitions=PARTITIONS,
+            view=False,
+            app_id=prefix,
+            source_topic=prefix,
+            dead_letter_topic=f"{prefix}.dlq",
+        )
+        click.echo(f"filling a topic with {events:,} events …", err=True)
+        records = floor(seats, events)
+        large = fill(settings, records)
+        few = msgspec.structs.replace(settings, app_id=f"{prefix}-few", source_topic=f"{prefix}-few")
+        small = fill(few, records[:slow_events])
+        runs = race(contenders, large, small, rounds)
+    results = [summed_up(one, runs[one.name], (small if one.is_slow else large).events) for one in contenders]
+    click.echo(table(results))
+    if report:
+        report.write_bytes(msgspec.json.format(msgspec.json.encode({"results": results, "runs": runs})))
+    if any(one.wrong for one in results):
+        sys.exit(1)
+    ours, loop = results[0].cpu_s_per_million, results[1].cpu_s_per_million
+    click.echo(f"callfunnel_cpu_s_per_million={ours:.2f} bare_loop={loop:.2f} ratio={ours / loop:.2f}")
+
+
+if __name__ == "__main__":
+    main()
