@@ -68,7 +68,7 @@ PLANS = {
         Size(100_000, 1, 0),
     ),
     "garbage": Plan(
-        "half of the records are garbage", inputs.garbage, Size(60_000, 1, 0), Size(400_000, 1, 0)
+        "half of the records are garbage", inputs.garbage, Size(400_000, 1, 0), Size(1_000_000, 1, 0)
     ),
     "prometheus": Plan(
         "increase() in a real Prometheus while workers are killed",
