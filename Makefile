@@ -19,13 +19,13 @@ test: $(READY) ## All tests; those against Apache Kafka where Java 17 and Maven 
 	@$(BIN)/python -m pytest $(ARGS)
 
 faults-ci: $(READY) ## Faults on Apache Kafka, the short set (PLAN="kills" for one, ARGS="--seed 7")
-	@cd tests && ../$(BIN)/python -m faults $(or $(PLAN),ci) $(ARGS)
+	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m faults $(or $(PLAN),ci) $(ARGS)
 
 faults: $(READY) ## Faults on Apache Kafka, all of them and long (PLAN="kills zombies", ARGS="--json FILE")
-	@cd tests && ../$(BIN)/python -m faults $(or $(PLAN),all) --full $(ARGS)
+	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m faults $(or $(PLAN),all) --full $(ARGS)
 
 soak: $(READY) ## A worker under a steady load for half an hour: memory, descriptors, threads
-	@cd tests && ../$(BIN)/python -m faults soak --full $(ARGS)
+	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m faults soak --full $(ARGS)
 
 lint: $(READY) ## Style, types, and the direction of imports
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
