@@ -8,7 +8,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PEERS := $(VENV)/peers/ready
 
-.PHONY: help demo stack drill test lint rules-test dashboards-check screenshots kafka bench bench-quick lock clean
+.PHONY: help demo stack test drill faults-ci faults soak lint rules-test dashboards-check screenshots kafka bench \
+	bench-quick lock clean
 
 help: ## What there is to do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -18,6 +19,15 @@ demo: $(READY) ## See it work: embedded broker, worker, real data, live floor (A
 
 test: $(READY) ## All tests; those against Apache Kafka where Java 17 and Maven are there (ARGS="-k name")
 	@$(BIN)/python -m pytest $(ARGS)
+
+faults-ci: $(READY) ## Faults on Apache Kafka, the short set (PLAN="kills" for one, ARGS="--seed 7")
+	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m faults $(or $(PLAN),ci) $(ARGS)
+
+faults: $(READY) ## Faults on Apache Kafka, all of them and long (PLAN="kills zombies", ARGS="--json FILE")
+	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m faults $(or $(PLAN),all) --full $(ARGS)
+
+soak: $(READY) ## A worker under a steady load for half an hour: memory, descriptors, threads
+	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m faults soak --full $(ARGS)
 
 lint: $(READY) ## Style, types, and the direction of imports
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

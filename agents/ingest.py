@@ -17,7 +17,7 @@ from faust.types import TP, EventT
 
 from agents import failpoints
 from agents.deadletter import DeadLetterLimits, dead_letter
-from agents.errors import Stalled, TablesWrong
+from agents.errors import Stalled, TablesWrong, TopicsWrong
 from agents.ledger import NO_HEADERS, Ledger, Record
 from agents.transport import MicroBatch
 from streams.engine import Effects, Mismatch, Partition
@@ -81,7 +81,11 @@ class Ingest:
             lane = self.lanes.pop(partition)
             if lane.task is not None:
                 lane.task.cancel()
+            # Faust may keep a changelog assigned when its source is gone; its rows went with the lane.
+            self._funnel.rows.forget(partition)
+            self._leads.rows.forget(partition)
         try:
+            self._check_source()
             await self._ledger.own(own)
             failpoints.hit("fenced")
         except asyncio.CancelledError:
@@ -89,6 +93,14 @@ class Ingest:
         except BaseException as error:
             self._fail(error)
             raise
+
+    def _check_source(self) -> None:
+        known, found = self._funnel.partitions, self._app.consumer.topic_partitions(self._source)
+        if found is not None and found != known:  # None: the group's leader alone knows
+            raise TopicsWrong(
+                f"{self._source} had {known} partitions when this worker started, and has {found} now: "
+                "start again, and be told what to do"
+            )
 
     async def take_over(self, source: Iterable[TP], generation: int) -> Mapping[TP, int] | None:
         """Build the state of the partitions that are new here; where each one has to be read from.
@@ -119,6 +131,7 @@ class Ingest:
             return None
         for tp in restored:
             self._check_restored(tp, earliest[tp], ends[tp])
+            self._ledger.ends[tp] = ends[tp]
         for tp in source:  # without an await: a rebalance comes before all of it or after
             lane = self.lanes.get(tp.partition)
             if lane is None:

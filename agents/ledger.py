@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, OutOfOrderSequenceNumber, ProducerFenced
+from aiokafka.errors import IllegalOperation, KafkaError, OutOfOrderSequenceNumber, ProducerFenced
 
 from agents import failpoints
-from agents.errors import TakenOver, WriteFailed
+from agents.errors import TablesWrong, TakenOver, WriteFailed
 
 Record = tuple[bytes | None, bytes | None, list[tuple[str, bytes]], int | None]
 """key, value, headers, timestamp in ms (None: now)"""
@@ -33,6 +33,8 @@ class Ledger:
         self._client = client
         self._timeout_ms = int(transaction_timeout_seconds * 1000)
         self._producers: dict[int, AIOKafkaProducer] = {}
+        self.ends: dict[tuple[str, int], int] = {}
+        """The changelogs of owned partitions go up to here at least, or they are others than they were."""
 
     async def own(self, partitions: Iterable[int]) -> None:
         """Become the only writer of exactly these partitions."""
@@ -50,37 +52,53 @@ class Ledger:
 
         Returns when the transaction is committed.
 
-        Raises `TakenOver` when another worker owns the partition by now, `WriteFailed` for anything else;
-        after either, the state that the records came from must not be used again.
+        Raises `TakenOver` when another worker owns the partition by now, `TablesWrong` when a changelog is
+        shorter than it was, `WriteFailed` for anything else; after any, the state that the records came from
+        must not be used again.
         """
-        producer = self._producers[partition]
-        now_ms = int(time.time() * 1000)
         try:
-            await producer.begin_transaction()
-            failpoints.hit("begun")
-            sent = []
-            for (topic, number), its_records in records.items():
-                for batch in _batches(producer, its_records, now_ms):
-                    sent.append((batch, await producer.send_batch(batch, topic, partition=number)))
-                failpoints.hit("sent")
-            last: dict[tuple[str, int], int] = {}
-            for batch, acknowledgement in sent:
-                first = await acknowledgement
-                last[first.topic, first.partition] = first.offset + batch.record_count() - 1
-                failpoints.hit("appended")
-            failpoints.hit("written")
-            await producer.commit_transaction()
-            failpoints.hit("committed")
-            return last
+            # aiokafka tries for ever; the broker gives the transaction up after this time.
+            async with asyncio.timeout(self._timeout_ms / 1000):
+                return await self._write(partition, records)
         except (ProducerFenced, OutOfOrderSequenceNumber) as error:
             raise _taken_over(partition) from error
-        except KafkaError as error:
+        except (KafkaError, IllegalOperation, TimeoutError) as error:  # illegal: it has failed already
             topics = ", ".join(sorted({topic for topic, _ in records}))
             raise WriteFailed(
                 f"writing partition {partition} ({topics}) failed: {error!r}. Check the brokers, the topics' "
                 "min.insync.replicas and this worker's permissions, then start again: it goes on where the "
                 "tables end."
             ) from error
+
+    async def _write(
+        self, partition: int, records: Mapping[tuple[str, int], list[Record]]
+    ) -> Mapping[tuple[str, int], int]:
+        producer = self._producers[partition]
+        now_ms = int(time.time() * 1000)
+        await producer.begin_transaction()
+        failpoints.hit("begun")
+        sent = []
+        for (topic, number), its_records in records.items():
+            for batch in _batches(producer, its_records, now_ms):
+                sent.append((batch, await producer.send_batch(batch, topic, partition=number)))
+            failpoints.hit("sent")
+        last: dict[tuple[str, int], int] = {}
+        for batch, acknowledgement in sent:
+            first = await acknowledgement
+            at = first.topic, first.partition
+            if first.offset < self.ends.get(at, 0):
+                raise TablesWrong(
+                    f"{first.topic}/{first.partition} held rows up to offset {self.ends[at] - 1}, but "
+                    f"goes on at {first.offset}: it was created anew under this worker. Nothing was written "
+                    "to it; delete both changelogs to rebuild the tables from the source topic."
+                )
+            last[at] = first.offset + batch.record_count() - 1
+            failpoints.hit("appended")
+        failpoints.hit("written")
+        await producer.commit_transaction()
+        failpoints.hit("committed")
+        self.ends |= {at: last[at] + 1 for at in self.ends.keys() & last.keys()}
+        return last
 
     async def check_owned(self, partition: int, topic: str) -> None:
         """Raise `TakenOver` when another worker owns the partition by now: tried on a write that is aborted.

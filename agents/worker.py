@@ -45,6 +45,8 @@ FETCH_BYTES = 4 << 20
 
 TICK_SECONDS = 0.25
 STOP_SECONDS = 20.0
+METADATA_MS = 10_000
+"""How long a worker may miss that its source was deleted, made anew or given more partitions."""
 
 
 class App(faust.App):  # type: ignore[misc]
@@ -107,6 +109,7 @@ def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str
         consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=settings.instance,
         consumer_max_fetch_size=FETCH_BYTES,
+        consumer_metadata_max_age_ms=METADATA_MS,
         broker_max_poll_records=settings.batch_events,
         broker_commit_interval=settings.commit_interval_seconds,
         broker_session_timeout=settings.session_timeout_seconds,

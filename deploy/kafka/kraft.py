@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any, Self
@@ -112,10 +112,19 @@ class Cluster:
 
     Without `data` everything lies in a temporary folder that `stop` removes; a `data` folder is taken up
     again by the next start with as many brokers. `port` is the first broker's, the others follow it.
+    `properties` are added to those of `server.properties`, on every node.
     """
 
-    def __init__(self, *, brokers: int = 1, port: int | None = None, data: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        brokers: int = 1,
+        port: int | None = None,
+        data: Path | None = None,
+        properties: Mapping[str, str] | None = None,
+    ) -> None:
         self._kept = data
+        self._properties = properties or {}
         self._count = brokers
         self._first_port = port
         self._folder: Path | None = None
@@ -134,7 +143,7 @@ class Cluster:
             self._kept.resolve() if self._kept else Path(tempfile.mkdtemp(prefix="callfunnel-kafka-"))
         )
         try:
-            self.nodes = tuple(_lay_out(self._folder, self._ports(), [*java, *_jvm(jars)]))
+            self.nodes = tuple(_lay_out(self._folder, self._ports(), [*java, *_jvm(jars)], self._properties))
             for node in self.nodes:
                 node.start()
             self.wait()
@@ -264,7 +273,7 @@ def _jvm(jars: Path) -> list[str]:
     ]
 
 
-def _lay_out(folder: Path, ports: Sequence[int], java: Sequence[str]) -> list[Node]:
+def _lay_out(folder: Path, ports: Sequence[int], java: Sequence[str], more: Mapping[str, str]) -> list[Node]:
     """Write each node's properties, and format what is not formatted yet."""
     cluster = _identity(folder, len(ports))
     controllers = [f"{HOST}:{controller['port']}" for controller in cluster["controllers"]]
@@ -289,6 +298,7 @@ def _lay_out(folder: Path, ports: Sequence[int], java: Sequence[str]) -> list[No
                 controllers=",".join(controllers),
                 logs=home / "data",
             )
+            + "".join(f"{key}={value}\n" for key, value in more.items())
         )
         storage = [*java, "kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster["id"]]
         formats.append(

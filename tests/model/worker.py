@@ -189,6 +189,7 @@ class Worker:
         self._buffer: list[Any] = []
 
         # What the app is asked for.
+        self.partitions = partitions
         self.conf = SimpleNamespace(id=APP, broker_request_timeout=30.0)
         self.app = self.consumer = self.assignor = self.flow_control = self.tables = self._fetcher = self
         self.consumer_generation_id = 0
@@ -216,7 +217,9 @@ class Worker:
         ]
 
     def _table(self, name: str) -> Any:
-        table = SimpleNamespace(name=name, changelog_topic_name=name, fail=self.fail)
+        table = SimpleNamespace(
+            name=name, changelog_topic_name=name, partitions=self.partitions, fail=self.fail
+        )
         table.rows = RestoredRows("changelog://", self, table)  # type: ignore[arg-type]
         return table
 
@@ -322,6 +325,9 @@ class Worker:
         return await self.call(  # type: ignore[no-any-return]
             "asks for ends", lambda: {tp: self.kafka.logs[tp].stable_end for tp in tps}
         )
+
+    def topic_partitions(self, topic: str) -> int:
+        return self.partitions
 
     def highwater(self, tp: TP) -> int:
         return self.kafka.logs[tp].stable_end

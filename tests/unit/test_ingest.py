@@ -9,7 +9,7 @@ from msgspec.json import encode
 from prometheus_client import CollectorRegistry
 
 from agents.deadletter import DeadLetterLimits
-from agents.errors import Stalled, TablesWrong, WriteFailed
+from agents.errors import Stalled, TablesWrong, TopicsWrong, WriteFailed
 from agents.exposition import engine_metrics
 from agents.ingest import REROUTED, Ingest
 from agents.transport import MicroBatch
@@ -38,6 +38,7 @@ class Consumer:
     def __init__(self):
         self.begins, self.ends = 0, 1_000
         self.changelogs_end = 0
+        self.partitions = 8
         self.sought = []
         self.dropped = []
 
@@ -46,6 +47,9 @@ class Consumer:
 
     async def highwaters(self, *partitions):
         return {tp: self.ends if tp.topic == SOURCE.topic else self.changelogs_end for tp in partitions}
+
+    def topic_partitions(self, topic):
+        return self.partitions
 
     def highwater(self, tp):
         return self.ends
@@ -64,6 +68,7 @@ class Ledger:
         self.written = []
         self.owned = None
         self.failure = None
+        self.ends = {}
 
     async def own(self, partitions):
         self.owned = partitions
@@ -90,6 +95,7 @@ class Table:
         self.rows = self
         self.held = {}
         self.restored = range(0)
+        self.partitions = 8
 
     def copy(self, tp):
         return self.restored
@@ -99,6 +105,10 @@ class Table:
 
     def take(self, partition):
         return self.held.pop(partition, {})
+
+    def forget(self, partition):
+        self.held.pop(partition, None)
+        self.restored = range(0)
 
 
 class Worker:
@@ -425,6 +435,25 @@ async def test_a_partition_that_stays_keeps_its_state(worker):
     state = worker.state
     assert await worker.take_over() == {SOURCE: 3}
     assert worker.state is state
+
+
+@with_worker
+async def test_the_rows_of_a_partition_go_when_its_source_does(worker):
+    """Faust may leave the changelog assigned: then it is read again before the partition is taken over."""
+    for table in (worker.funnel, worker.leads):
+        table.restored = range(10)
+    await worker.ingest.fence(set())
+    assert worker.ingest.lanes == {}
+    assert [table.restored for table in (worker.funnel, worker.leads)] == [range(0), range(0)]
+
+
+@with_worker
+async def test_a_source_of_another_size_than_at_the_start_ends_the_process(worker):
+    for found in (0, 9):
+        worker.consumer.partitions = found
+        with pytest.raises(TopicsWrong, match=f"had 8 partitions .* and has {found} now"):
+            await worker.ingest.fence({SOURCE})
+    assert [type(failure) for failure in worker.failures] == [TopicsWrong, TopicsWrong]
 
 
 # What it tells

@@ -1,0 +1,126 @@
+"""What arrives is not as it should be: a corpus of cases with a known end, mutations, garbage."""
+
+import time
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+from faults import corpus, stream
+from faults.lab import Lab, Size
+from faults.run import Run
+from faults.stream import Sent
+from faults.verify import Reader, Verdict
+from schemas.codec import REASONS, Decoder, Limits, Rejected
+
+NO_LIMIT = {"dlq_max_share": 1.0, "dlq_max_run": 1_000_000_000}
+CONSUMED = "callfunnel_worker_events_consumed_total"
+THROUGH_A_WORKER = 0.2
+"""The share of the mutations that a worker gets to see; all go through the decoder."""
+
+
+def cases(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dict[str, Any]]:
+    """Each case of the corpus is applied, or a dead letter with the reason that stands in the corpus."""
+    now_ms = int(time.time() * 1000)
+    known = corpus.cases(now_ms)
+    refused, seconds = _decode(seed, size.events, now_ms)
+    through = int(size.events * THROUGH_A_WORKER)
+    sent = chain(
+        (Sent(case.value, case.key, 0, case.reason, {}) for case in known),
+        (Sent(value, key, 0, None, {}) for value, key in corpus.mutations(seed, through, now_ms)),
+    )
+    options = {"workers": 1, "clock": "wall", **NO_LIMIT}
+    with lab.run(name, seed=seed, events=len(known) + through, sent=sent, **options) as run:
+        run.publisher.start(run.events)
+        run.publisher.finish()
+        run.start_workers()
+        reader = Reader(run.settings)
+        began = time.monotonic()
+        run.expect(
+            reader.wait(run.publisher.ends(), 60, lambda: None), "the tables do not cover the source: a stall"
+        )
+        taken = time.monotonic() - began
+        run.expect(run.slots[0].is_running, f"the worker ended: {run.slots[0].last_words}")
+        reader.close()
+        left, verdict = reader.left, Verdict()
+        letters = {(partition, offset): reason for partition, offset, reason in left.dead}
+        at = {
+            place: (partition, offset)
+            for partition, places in run.publisher.places.items()
+            for offset, place in enumerate(places)
+        }
+        for place, case in enumerate(known):
+            got = letters.get(at[place])
+            verdict.expect(got == case.reason, f"{case.name}: expected {case.reason}, got {got}")
+        verdict.doubled = sum(n - 1 for n in left.dead.values())
+        verdict.holes = run.events - left.total("applied") - left.total("duplicates") - left.total("rejected")
+        verdict.expect(verdict.holes == 0, f"{verdict.holes} records are neither applied nor refused")
+        verdict.expect(
+            sum(left.dead.values()) == left.total("rejected"),
+            f"{sum(left.dead.values())} dead letters, tables say {left.total('rejected')}",
+        )
+        verdict.differences += run.differences
+        return verdict, {
+            "cases": len(known),
+            "to_be_refused": sum(case.reason is not None for case in known),
+            "mutations": size.events,
+            "mutations_refused": refused,
+            "mutations_seconds": round(seconds, 1),
+            "mutations_through_a_worker": through,
+            "worker_seconds": round(taken, 1),
+        }
+
+
+def _decode(seed: int, n: int, at_ms: int) -> tuple[int, float]:
+    """Every mutation gets a verdict, the same alone as amid its neighbours."""
+    decoder = Decoder(Limits())
+    began = time.monotonic()
+    records = list(corpus.mutations(seed, n, at_ms))
+    together = decoder.decode_all(
+        [value for value, _ in records], [key for _, key in records], [at_ms] * len(records)
+    )
+    refused = 0
+    for (value, key), verdict in zip(records, together, strict=True):
+        assert decoder.decode(value, key, at_ms) == verdict, value
+        if isinstance(verdict, Rejected):
+            assert verdict.reason in REASONS, value
+            refused += 1
+    return refused, time.monotonic() - began
+
+
+def garbage(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dict[str, Any]]:
+    """Half of the records garbage: at least half as many records a second as without."""
+    clean = _records_per_second(lab, f"{name}-clean", seed, size.events, _good(seed))
+    half = _records_per_second(lab, f"{name}-half", seed, size.events, _half_garbage(seed))
+    verdict = Verdict()
+    verdict.expect(half >= clean / 2, f"{half:.0f} records/s, {clean:.0f} without garbage")
+    figures = {"clean_records_per_second": round(clean), "half_garbage_records_per_second": round(half)}
+    return verdict, figures | {"share": round(half / clean, 2)}
+
+
+def _good(seed: int) -> Iterator[Sent]:
+    return stream.records(seed, 10_000_000, stream.Mix(poison=0.0))
+
+
+def _half_garbage(seed: int) -> Iterator[Sent]:
+    garbled = corpus.mutations(seed, 10_000_000, stream.START_MS)
+    for sent, (value, key) in zip(_good(seed), garbled, strict=False):
+        yield sent
+        yield Sent(value, key, sent.at_ms, None, {})
+
+
+def _records_per_second(lab: Lab, name: str, seed: int, n: int, sent: Iterator[Sent]) -> float:
+    """How fast a worker takes what waits for it, from its first batch to its last."""
+    options = {"workers": 1, "batch_events": 10_000, "view": False, "watched": False, **NO_LIMIT}
+    with lab.run(name, seed=seed, events=n, sent=sent, **options) as run:
+        run.publisher.start(n)
+        run.publisher.finish()
+        run.start_workers()
+        return _speed(run, n)
+
+
+def _speed(run: Run, n: int) -> float:
+    worker = run.slots[0].worker
+    worker.wait_until(lambda: worker.metric(CONSUMED) > 0, 60, "has taken nothing")
+    began, before = time.monotonic(), worker.metric(CONSUMED)
+    worker.wait_until(lambda: worker.metric(CONSUMED) >= n, 120, "has not taken everything")
+    return (n - before) / (time.monotonic() - began)

@@ -1,0 +1,134 @@
+"""What is done to the workers and to Kafka: a plan is a size, faults in a seeded order, and the verdict."""
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+
+from faults import baseline, brokers, inputs, processes, service, surroundings
+from faults.lab import Lab, Size
+from faults.verify import Verdict
+
+
+class Plan(Struct, frozen=True):
+    about: str
+    act: Callable[[Lab, str, int, Size], tuple[Verdict, dict[str, Any]]]
+    short: Size
+    full: Size
+
+
+PLANS = {
+    "kills": Plan(
+        "random SIGKILLs of 3 workers", processes.kills, Size(300_000, 15, 60), Size(2_000_000, 100, 400)
+    ),
+    "rebalances": Plan(
+        "4 workers join and leave by SIGTERM under load",
+        processes.rebalances,
+        Size(60_000, 12, 45),
+        Size(400_000, 50, 220),
+    ),
+    "zombies": Plan(
+        "workers stopped for 1.5 sessions wake up, every other time after compaction",
+        processes.zombies,
+        Size(40_000, 4, 50),
+        Size(200_000, 20, 300),
+    ),
+    "restarts": Plan(
+        "the only broker is stopped, killed, bounced",
+        brokers.restarts,
+        Size(40_000, 3, 40),
+        Size(200_000, 12, 200),
+    ),
+    "permission": Plan(
+        "the right to write a changelog is taken away",
+        brokers.permission,
+        Size(10_000, 2, 8),
+        Size(20_000, 2, 20),
+    ),
+    "leaders": Plan(
+        "the leader of the source, a changelog, the group goes; 3 brokers",
+        brokers.leaders,
+        Size(60_000, 3, 110),
+        Size(200_000, 12, 400),
+    ),
+    "copies": Plan(
+        "a changelog has fewer copies than must acknowledge; 3 brokers",
+        brokers.copies,
+        Size(40_000, 1, 40),
+        Size(100_000, 1, 40),
+    ),
+    **{
+        name: Plan(about, act, Size(6_000, 1, 0), Size(30_000, 1, 0))
+        for name, (act, about) in surroundings.ACTS.items()
+    },
+    "input": Plan(
+        "a corpus of bad records, each with a known end, and mutations",
+        inputs.cases,
+        Size(100_000, 1, 0),
+        Size(100_000, 1, 0),
+    ),
+    "garbage": Plan(
+        "half of the records are garbage", inputs.garbage, Size(400_000, 1, 0), Size(1_000_000, 1, 0)
+    ),
+    "prometheus": Plan(
+        "increase() in a real Prometheus while workers are killed",
+        service.prometheus,
+        Size(30_000, 2, 15),
+        Size(300_000, 20, 120),
+    ),
+    "failover": Plan(
+        "one of two workers is killed: the time to a right page",
+        service.failover,
+        Size(20_000, 2, 0),
+        Size(100_000, 20, 0),
+    ),
+    "clocks": Plan(
+        "workers an hour ahead, an hour behind, jumping",
+        service.clocks,
+        Size(40_000, 1, 20),
+        Size(200_000, 1, 90),
+    ),
+    "recovery": Plan(
+        "restoring many leads: time and memory",
+        service.recovery,
+        Size(100_000, 1, 0),
+        Size(1_000_000, 1, 0),
+    ),
+    "soak": Plan(
+        "memory, descriptors and threads under a steady load",
+        service.soak,
+        Size(1_000, 1, 480),
+        Size(1_000, 1, 1_800),
+    ),
+    "naive": Plan(
+        "the kills again, for plain Faust tables",
+        baseline.naive,
+        Size(60_000, 15, 60),
+        Size(200_000, 50, 200),
+    ),
+}
+
+CI = (
+    "kills",
+    "rebalances",
+    "zombies",
+    "prometheus",
+    "restarts",
+    "permission",
+    "truncated",
+    "anew-up",
+    "grown-down",
+    "changelog-anew",
+    "dead-letters",
+    "input",
+)
+LONG = ("soak", "naive")
+"""Not for a gate: the soak takes its time, and the naive program is not ours."""
+
+SETS = {
+    "ci": CI,
+    "all": tuple(name for name in PLANS if name not in LONG),
+    "topics": tuple(surroundings.ACTS),
+    "brokers": ("restarts", "permission", "leaders", "copies"),
+}
+"""Plans by one name: `ci` is the short set."""

@@ -1,0 +1,255 @@
+"""What happens to the topics: made anew, cut off, deleted, of another size.
+
+The promise: exact, or an end with a code and a reason, and the exact number of what nobody could read. Never
+silent.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import NewPartitions
+
+from agents import exit_codes, topics
+from faults.lab import Lab, Size, configure
+from faults.run import PARTITIONS, Run, Slot
+from faults.verify import Reader, Verdict
+from schemas.topics import funnel_changelog, leads_changelog
+
+Act = Callable[[Run, Slot, list[int]], None]
+
+
+def _case(act: Act) -> Callable[[Lab, str, int, Size], tuple[Verdict, dict[str, Any]]]:
+    """A third of the stream is counted, then `act`, with a worker that runs; then the rest, and the verdict.
+
+    `act` leaves the worker running, or stopped for good when the promise is an end. It adds to the list the
+    places of records that nobody could read.
+    """
+
+    def plan(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dict[str, Any]]:
+        with lab.run(name, seed=seed, events=size.events, workers=1) as run:
+            run.start_workers()
+            publish(run, size.events // 3)
+            counted(run)
+            unread: list[int] = []
+            act(run, run.slots[0], unread)
+            if not run.slots[0].wanted:  # an end with a reason was the promise
+                return Verdict(differences=run.differences), run.figures
+            run.begin_oracle(without=unread)
+            return run.finish(unread=unread), run.figures | {"unread": len(unread)}
+
+    return plan
+
+
+def publish(run: Run, n: int) -> None:
+    run.publisher.start(n)
+    run.publisher.finish()
+
+
+def counted(run: Run, seconds: float = 60.0) -> None:
+    """Wait until everything that was published is in the tables."""
+    reader = Reader(run.settings)
+    run.expect(reader.wait(run.publisher.ends(), seconds, run.tend), "what was published is not counted")
+    reader.close()
+
+
+def ends_with(run: Run, slot: Slot, code: int, words: str, seconds: float) -> None:
+    """The worker must end by itself, with this code, saying this."""
+    slot.wanted = False
+    began = time.monotonic()
+    try:
+        got = slot.worker.exit_code(seconds)
+    except AssertionError:
+        run.expect(False, f"it did not end within {seconds:g} s: {slot.last_words}")
+        return
+    run.figures["ended_after_seconds"] = round(time.monotonic() - began, 1)
+    run.figures["said"] = slot.last_words[-300:]
+    run.expect(got == code, f"it ended with {got}, not {code}: {slot.last_words}")
+    run.expect(words in slot.worker.log, f"it did not say {words!r}: {slot.last_words}")
+
+
+def delete(run: Run, *names: str) -> None:
+    for future in run.admin.delete_topics(list(names)).values():
+        future.result(20)
+    deadline = time.monotonic() + 20
+    while set(names) & run.admin.list_topics(timeout=20).topics.keys() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(0.5)
+
+
+def gap(run: Run, slot: Slot, unread: list[int]) -> None:
+    """The worker's own count of the hole is the number of records that nobody could read."""
+    name = "callfunnel_worker_source_gap_events_total"
+    run.until(lambda: slot.worker.metric(name) == len(unread), 30, f"it counts {len(unread)} as missing")
+    run.expect("are gone from the topic" in slot.worker.log, f"it did not say so: {slot.last_words}")
+
+
+def _cut(run: Run, unread: list[int], how: Callable[[dict[int, int]], None]) -> None:
+    """Publish, and let Kafka forget about half of it before anybody reads it."""
+    counted_until = run.publisher.ends()
+    publish(run, run.events // 3)
+    ends = run.publisher.ends()
+    lows = {p: (counted_until.get(p, 0) + end) // 2 for p, end in ends.items()}
+    how(lows)
+    found = _lows(run)
+    for partition, places in run.publisher.places.items():
+        unread += places[counted_until.get(partition, 0) : found[partition]]
+    run.expect(len(unread) > 0, "nothing was cut off")
+
+
+def _lows(run: Run) -> dict[int, int]:
+    reader = Reader(run.settings, dead_letters=False)
+    lows = {number: reader.first_offset(run.settings.source_topic, number) for number in range(PARTITIONS)}
+    reader.close()
+    return lows
+
+
+def _truncated_away(run: Run, slot: Slot, unread: list[int]) -> None:
+    slot.stop()
+
+    def cut(lows: dict[int, int]) -> None:
+        asked = [TopicPartition(run.settings.source_topic, p, low) for p, low in lows.items()]
+        for future in run.admin.delete_records(asked).values():
+            future.result(20)
+
+    _cut(run, unread, cut)
+    slot.start().wait_until_ready()
+    gap(run, slot, unread)
+
+
+def _retention(run: Run, slot: Slot, unread: list[int]) -> None:
+    slot.stop()
+    source = run.settings.source_topic
+
+    def expire(lows: dict[int, int]) -> None:
+        configure(run.admin, source, retention_ms="1000", segment_ms="100")
+        deadline = time.monotonic() + 40
+        while not any(_lows(run).values()) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        time.sleep(2)
+        configure(run.admin, source, retention_ms="-1", segment_ms="604800000")
+        time.sleep(2)
+
+    _cut(run, unread, expire)
+    slot.start().wait_until_ready()
+    gap(run, slot, unread)
+
+
+def _made_anew_while_down(run: Run, slot: Slot, unread: list[int]) -> None:
+    slot.stop()
+    _make_source_anew(run)
+    slot.start()
+    ends_with(run, slot, exit_codes.CONFIG, "it was truncated or created anew", 40)
+
+
+def _made_anew_while_up(run: Run, slot: Slot, unread: list[int]) -> None:
+    slot.wanted = False
+    _make_source_anew(run)
+    # However it ends, the one after it tells what a person has to decide.
+    try:
+        run.figures["first_end"] = slot.worker.exit_code(60)
+    except AssertionError:
+        run.expect(False, f"it goes on in silence on a topic that was made anew: {slot.last_words}")
+        return
+    run.figures["first_said"] = slot.last_words[-300:]
+    run.expect(run.figures["first_end"] in (70, 75, 78), f"it ended with {run.figures['first_end']}")
+    if run.figures["first_end"] != exit_codes.CONFIG:
+        slot.start()
+        ends_with(run, slot, exit_codes.CONFIG, "it was truncated or created anew", 40)
+
+
+def _make_source_anew(run: Run) -> None:
+    delete(run, run.settings.source_topic)
+    topics.create(run.settings)
+    run.publisher.forget()
+    publish(run, run.events // 30)
+
+
+def _grown_while_down(run: Run, slot: Slot, unread: list[int]) -> None:
+    slot.stop()
+    _grow(run)
+    slot.start()
+    ends_with(run, slot, exit_codes.CONFIG, "fold it afresh under another CALLFUNNEL_APP_ID", 40)
+
+
+def _grown_while_up(run: Run, slot: Slot, unread: list[int]) -> None:
+    _grow(run)
+    run.publisher.start(run.events // 3, 30)
+    ends_with(run, slot, exit_codes.CONFIG, "partitions", 90)
+    run.publisher.finish()
+
+
+def _grow(run: Run) -> None:
+    asked = [NewPartitions(run.settings.source_topic, PARTITIONS + 2)]
+    for future in run.admin.create_partitions(asked).values():
+        future.result(20)
+    time.sleep(1)
+
+
+def _changelogs(run: Run) -> Iterable[str]:
+    return funnel_changelog(run.settings.app_id), leads_changelog(run.settings.app_id)
+
+
+def _changelog_deleted(run: Run, slot: Slot, unread: list[int]) -> None:
+    slot.wanted = False
+    delete(run, funnel_changelog(run.settings.app_id))
+    run.publisher.start(run.events // 30)
+    ends_with(run, slot, exit_codes.SOFTWARE, funnel_changelog(run.settings.app_id), 60)
+    run.publisher.finish()
+    slot.start()
+    ends_with(run, slot, exit_codes.CONFIG, "is missing; run `callfunnel topics create`", 40)
+    topics.create(run.settings)
+    slot.start()
+    ends_with(run, slot, exit_codes.CONFIG, "delete both to rebuild from the source topic", 40)
+    delete(run, *_changelogs(run), run.settings.dead_letter_topic)
+    topics.create(run.settings)
+    slot.start().wait_until_ready()
+
+
+def _changelog_made_anew(run: Run, slot: Slot, unread: list[int]) -> None:
+    slot.wanted = False
+    changelog = funnel_changelog(run.settings.app_id)
+    delete(run, changelog)
+    topics.create(run.settings)
+    run.publisher.start(run.events // 30)
+    ends_with(run, slot, exit_codes.CONFIG, "it was created anew under this worker", 40)
+    run.publisher.finish()
+    slot.start()
+    ends_with(run, slot, exit_codes.CONFIG, "delete both to rebuild from the source topic", 40)
+    delete(run, *_changelogs(run), run.settings.dead_letter_topic)
+    topics.create(run.settings)
+    slot.start().wait_until_ready()
+
+
+def _dead_letters_deleted(run: Run, slot: Slot, unread: list[int]) -> None:
+    slot.wanted = False
+    delete(run, run.settings.dead_letter_topic)
+    before = run.publisher.ends()
+    run.publisher.start(run.events // 10)
+    ends_with(run, slot, exit_codes.SOFTWARE, run.settings.dead_letter_topic, 60)
+    run.publisher.finish()
+    slot.start()
+    ends_with(run, slot, exit_codes.CONFIG, f"{run.settings.dead_letter_topic} is missing", 40)
+    at = run.positions()
+    run.expect(
+        all(at.get(p, 0) >= offset for p, offset in before.items()), f"positions went back: {before}, {at}"
+    )
+    topics.create(run.settings)
+    run.dead_letters_from = at
+    slot.start().wait_until_ready()
+
+
+CASES = {
+    "truncated": (_truncated_away, "records are deleted that nobody had read"),
+    "retention": (_retention, "retention passes while no worker runs"),
+    "anew-down": (_made_anew_while_down, "the source is made anew while no worker runs"),
+    "anew-up": (_made_anew_while_up, "the source is made anew under a worker"),
+    "grown-down": (_grown_while_down, "the source gets more partitions while no worker runs"),
+    "grown-up": (_grown_while_up, "the source gets more partitions under a worker"),
+    "changelog": (_changelog_deleted, "a changelog is deleted under a worker"),
+    "changelog-anew": (_changelog_made_anew, "a changelog is made anew under a worker"),
+    "dead-letters": (_dead_letters_deleted, "the dead-letter topic is deleted under a worker"),
+}
+ACTS = {name: (_case(act), about) for name, (act, about) in CASES.items()}
+"""Each case as a plan."""

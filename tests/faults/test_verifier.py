@@ -1,0 +1,150 @@
+"""The harness finds what is wrong: a verdict that cannot be bad would prove nothing."""
+
+import orjson
+import pytest
+from msgspec.structs import replace
+
+from faults import corpus, stream
+from faults.verify import POSITION, Left, compare
+from faults.watch import Answers, Promtool, Watch, business
+from schemas.codec import REASONS, Decoder, Limits, Rejected
+from schemas.rows import encode_columns, encode_key
+
+PARTITIONS = 3
+RECORDS = 400
+
+
+@pytest.fixture
+def expected():
+    return stream.expected(7, RECORDS, PARTITIONS, after=[RECORDS // 2])
+
+
+@pytest.fixture
+def left(expected):
+    """What a right run leaves: every cell, and a position that accounts for every record."""
+    left = Left()
+    for partition, rows in expected.tables.items():
+        left.funnel[partition] = {encode_key(key): encode_columns(row) for key, row in rows.items()}
+        left.funnel[partition][POSITION] = orjson.dumps({"applied": 0})
+    left.funnel[0][POSITION] = orjson.dumps({"applied": expected.applied, "rejected": 2, "duplicates": 1})
+    left.leads[0] = dict.fromkeys(map(str, range(expected.leads)), b"")
+    left.dead.update([(0, 3, "not_json"), (0, 9, "bad_value")])
+    return left
+
+
+def judge(left, expected):
+    read = dict.fromkeys(range(1, PARTITIONS), 0) | {0: expected.applied + 3}
+    return compare(left, expected, read, {(0, 3, "not_json"): 1, (0, 9, "bad_value"): 1})
+
+
+def test_a_right_run_has_no_differences(left, expected):
+    verdict = judge(left, expected)
+    assert (verdict.lost, verdict.doubled, verdict.holes, verdict.differences) == (0, 0, 0, [])
+
+
+def first_row(left):
+    return next(key for key in left.funnel[0] if key != POSITION)
+
+
+def test_a_cell_too_small_is_lost_and_a_cell_too_large_is_doubled(left, expected):
+    key = first_row(left)
+    row = orjson.loads(left.funnel[0][key])
+    column = next(iter(row))
+    left.funnel[0][key] = orjson.dumps(row | {column: row[column] + 5, "invented": 2})
+    del left.funnel[1][next(key for key in left.funnel[1] if key != POSITION)]
+    verdict = judge(left, expected)
+    assert verdict.doubled == 7
+    assert verdict.lost > 0
+    assert len(verdict.differences) >= 3
+
+
+def test_a_record_that_nobody_accounts_for_is_a_hole(left, expected):
+    left.funnel[0][POSITION] = orjson.dumps({"applied": expected.applied, "rejected": 2})
+    verdict = judge(left, expected)
+    assert verdict.holes == 1
+    assert verdict.differences
+
+
+@pytest.mark.parametrize(
+    ("letter", "lost", "doubled"),
+    [((0, 3, "not_json"), 0, 1), ((0, 3, "not_utf8"), 0, 1), ((1, 9, "bad_value"), 0, 1)],
+)
+def test_a_dead_letter_too_many_or_with_another_reason_is_doubled(left, expected, letter, lost, doubled):
+    left.dead[letter] += 1
+    verdict = judge(left, expected)
+    assert (verdict.lost, verdict.doubled) == (lost, doubled)
+
+
+def test_a_dead_letter_that_is_missing_is_lost(left, expected):
+    del left.dead[0, 3, "not_json"]
+    assert judge(left, expected).lost == 1
+
+
+def test_the_counters_are_those_of_the_oracle(expected):
+    total = stream.oracle.total(expected.tables)
+    for (stage, *segment), n in expected.counters[-1].items():
+        assert total["all", 0, "campaign+source", *segment][f"events_{stage}"] == n
+    assert sum(expected.counters[0].values()) < sum(expected.counters[1].values())
+
+
+def test_the_stream_is_a_function_of_its_seed():
+    assert list(stream.records(7, 300)) == list(stream.records(7, 300))
+    assert list(stream.records(7, 300)) != list(stream.records(8, 300))
+
+
+def test_what_a_record_is_spoilt_into_is_refused_for_that_reason():
+    mix = replace(stream.Mix(), poison=1.0, hot=0.2)
+    spoilt = [sent for sent in stream.records(7, 2_000, mix) if sent.reason]
+    decoder = Decoder(Limits(clock="event"))
+    verdicts = [decoder.decode(sent.value, sent.key, sent.at_ms) for sent in spoilt]
+    assert [verdict.reason for verdict in verdicts] == [sent.reason for sent in spoilt]
+    assert {sent.reason for sent in spoilt} == {reason for reason, _ in stream.POISON}
+
+
+AT_MS = 1_740_830_400_000
+CASES = corpus.cases(AT_MS)
+
+
+def test_every_case_of_the_corpus_is_judged_as_it_says():
+    decoder = Decoder(Limits())
+    verdicts = [decoder.decode(case.value, case.key, AT_MS) for case in CASES]
+    got = {
+        case.name: verdict.reason if isinstance(verdict, Rejected) else None
+        for case, verdict in zip(CASES, verdicts, strict=True)
+    }
+    assert got == {case.name: case.reason for case in CASES}
+    assert len(got) >= 500
+    assert {case.reason for case in CASES} == {*REASONS, None}
+
+
+PAGE = """# HELP callfunnel_events_total Events.
+# TYPE callfunnel_events_total counter
+callfunnel_events_total{campaign="spring",source="web",funnel_stage="won"} %s
+"""
+
+
+def watch():
+    return Watch("w1", 1, lambda: 1, Promtool(), Answers())
+
+
+def test_a_counter_that_decreases_or_goes_is_told():
+    one = watch()
+    for value in (3, 5, 5):
+        one._look(1, PAGE % value)
+    assert one.complaints == []
+    one._look(1, PAGE % 4)
+    one._look(2, PAGE % 1)  # another process
+    assert [complaint.partition("} ")[2] for complaint in one.complaints] == ["went from 5 to 4.0"]
+    one._look(2, "")
+    assert one.complaints[-1].endswith("went from 1 to None")
+
+
+def test_a_page_is_read_by_its_labels():
+    assert business(PAGE % 4) == {("won", "spring", "web"): 4}
+
+
+@pytest.mark.skipif(not Promtool().is_there, reason="promtool is not installed")
+def test_promtool_sees_a_page_that_is_wrong():
+    one = watch()
+    one._look(1, PAGE.replace("_total", "") % 4)
+    assert "promtool says" in one.complaints[-1]

@@ -1,0 +1,145 @@
+"""A scraper that looks ten times a second and believes nothing.
+
+The law it holds the workers to: while a process lives, no counter of its page decreases, and every page is
+one that `promtool check metrics` accepts. promtool is asked once for each set of series, as its verdict does
+not depend on the values; that these are numbers is checked on every page.
+"""
+
+import http.client
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+
+_NUMBER = re.compile(r" (\S+)$", re.MULTILINE)
+_COUNTER = re.compile(r"^(callfunnel_\w+_total(?:\{.*\})?) (\S+)$", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+_SECONDS = 0.1
+
+
+def fetch(port: int, path: str = "/metrics", timeout_seconds: float = 5.0) -> tuple[int, str]:
+    """Status and body; status 0 when nobody answers."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_seconds)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    except (OSError, http.client.HTTPException):
+        return 0, ""
+    finally:
+        connection.close()
+
+
+def counters(page: str) -> dict[str, float]:
+    return {name: float(value) for name, value in _COUNTER.findall(page)}
+
+
+def business(page: str) -> dict[tuple[str, str, str], int]:
+    """`callfunnel_events_total` by stage, campaign and source, without zeros."""
+    found = {}
+    for name, value in counters(page).items():
+        if name.startswith("callfunnel_events_total{") and value:
+            labels = dict(_LABEL.findall(name))
+            found[labels["funnel_stage"], labels["campaign"], labels["source"]] = int(value)
+    return found
+
+
+class Promtool:
+    """`promtool check metrics`, for each set of series once."""
+
+    def __init__(self) -> None:
+        self._program = shutil.which("promtool")
+        self._known: set[str] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def is_there(self) -> bool:
+        return self._program is not None
+
+    def complaint(self, page: str) -> str | None:
+        for value in _NUMBER.findall("\n".join(line for line in page.splitlines() if line[:1] != "#")):
+            float(value)
+        shape = _NUMBER.sub("", page)
+        with self._lock:
+            if self._program is None or shape in self._known:
+                return None
+            self._known.add(shape)
+        told = subprocess.run(
+            [self._program, "check", "metrics"], input=page, capture_output=True, text=True, check=False
+        )
+        return None if told.returncode == 0 else (told.stdout + told.stderr).strip()[:500]
+
+
+class Answers:
+    """When a page with numbers was had from any of the workers."""
+
+    def __init__(self) -> None:
+        self.longest_gap_seconds = 0.0
+        self._last: float | None = None
+        self._lock = threading.Lock()
+
+    def note(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            self.longest_gap_seconds = max(self.longest_gap_seconds, now - (self._last or now))
+            self._last = now
+
+
+class Watch:
+    """Scrapes one port all through a run. `process` says which process it is at the moment."""
+
+    def __init__(
+        self, name: str, port: int, process: Callable[[], int], promtool: Promtool, answers: Answers
+    ) -> None:
+        self.name = name
+        self.pages = 0
+        self.complaints: list[str] = []
+        self._port = port
+        self._process = process
+        self._promtool = promtool
+        self._answers = answers
+        self._last: dict[int, dict[str, float]] = {}
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"watch {name}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def total(self, counter: str) -> float:
+        """The sum of a counter's samples over all processes, as last seen of each."""
+        return sum(
+            value
+            for page in self._last.values()
+            for name, value in page.items()
+            if name.partition("{")[0] == counter
+        )
+
+    def _run(self) -> None:
+        while not self._done.wait(_SECONDS):
+            before = self._process()
+            status, page = fetch(self._port, timeout_seconds=2.0)
+            if status != 200 or self._process() != before:
+                continue
+            self._answers.note()
+            self.pages += 1
+            try:
+                self._look(before, page)
+            except ValueError as error:
+                self.complaints.append(f"{self.name}: a value is no number: {error}")
+
+    def _look(self, process: int, page: str) -> None:
+        new = counters(page)
+        for name, value in self._last.get(process, {}).items():
+            if not new.get(name, -1.0) >= value:
+                self.complaints.append(
+                    f"{self.name} (pid {process}): {name} went from {value:g} to {new.get(name)}"
+                )
+        self._last[process] = new
+        if complaint := self._promtool.complaint(page):
+            self.complaints.append(f"{self.name}: promtool says {complaint}")
