@@ -424,8 +424,10 @@ class Run:
         fresh = Slot(self, len(self.slots) + 1)
         self.slots.append(fresh)
         self.watches.append(self._watch(fresh))
+        began = time.monotonic()
         fresh.start()
-        fresh.worker.wait_until_ready()
+        fresh.worker.wait_until_ready(300)  # an hour's changelog is not compacted yet
+        self.figures["fresh_worker_seconds"] = round(time.monotonic() - began, 1)
         self.until(
             lambda: _table_rows(fresh) == reader.left.rows, 10, f"the fresh worker holds {reader.left.rows}"
         )
