@@ -40,7 +40,8 @@ dashboards-check: $(READY) ## The dashboards: mistakes, and every expression run
 		tests/contract/test_dashboards.py tests/e2e/test_dashboards.py $(ARGS)
 
 drill: $(READY) ## Incidents, from the event that is missing to the message that says so (Prometheus, Alertmanager)
-	@FUNNEL_TEST_PROMETHEUS=$${FUNNEL_TEST_PROMETHEUS:-required} $(BIN)/python -m pytest tests/e2e/test_drill.py $(ARGS)
+	@FUNNEL_DRILL=1 FUNNEL_TEST_PROMETHEUS=$${FUNNEL_TEST_PROMETHEUS:-required} $(BIN)/python -m pytest \
+		tests/e2e/test_drill.py $(ARGS)
 
 stack: $(READY) ## Kafka, a worker, Prometheus, Alertmanager and a live floor, without Docker, until Ctrl-C
 	@[ ! -t 0 ] || set -m; $(BIN)/python deploy/stack.py $(ARGS); exit $$?
