@@ -219,6 +219,7 @@ async def _watch(app: App, settings: Settings, metrics: SimpleNamespace) -> None
         elif now - joining_since > READ_AGAIN_SECONDS and not read_again:
             read_again = True
             await _read_again(app)
+            last = time.monotonic()
         elif now - joining_since > settings.stall_seconds:
             end(
                 Stalled(
