@@ -91,7 +91,7 @@ class Funnel:
         for resolution in self._resolutions:
             if not self._holds(resolution, finer, length):
                 finer = counts.minutes
-            finer, length = self._sum(resolution, finer), resolution.length
+            finer, length = self._by_pane(resolution, finer), resolution.length
             horizon = watermark - resolution.kept - resolution.length if resolution.kept else -(1 << 62)
             panes = self._panes[resolution.name]
             for pane, groups in finer.items():
@@ -104,13 +104,12 @@ class Funnel:
 
     def _holds(self, resolution: Resolution, finer: Iterable[int], length: int) -> bool:
         """Whether each finer pane lies in one pane; where clocks are half an hour off, days cut hours."""
-        start, last = resolution.name, length - LENGTH_SECONDS["1m"]
+        name, last = resolution.name, length - LENGTH_SECONDS["1m"]
         return all(
-            pane_start(start, pane, self._zone) == pane_start(start, pane + last, self._zone)
-            for pane in finer
+            pane_start(name, pane, self._zone) == pane_start(name, pane + last, self._zone) for pane in finer
         )
 
-    def _sum(self, resolution: Resolution, finer: Mapping[int, Groups]) -> dict[int, Groups]:
+    def _by_pane(self, resolution: Resolution, finer: Mapping[int, Groups]) -> dict[int, Groups]:
         """By pane, what the finer panes in it gain together."""
         together: defaultdict[int, list[Groups]] = defaultdict(list)
         for pane, groups in finer.items():

@@ -185,7 +185,7 @@ def race(contenders: Iterable[Contender], large: Filled, small: Filled, rounds: 
 
 
 class Result(msgspec.Struct):
-    """Medians of the runs of a contender; all but the last two per million events."""
+    """Medians of the runs of a contender; `wrong` is the first reason not to believe them."""
 
     name: str
     does: str
