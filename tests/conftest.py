@@ -6,6 +6,7 @@ the run name it with its reason.
 
 import itertools
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,10 @@ ASKED_FOR = tuple(os.environ.get("FUNNEL_TEST_BROKERS", "embedded,kafka").split(
 # How long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("callfunnel", deadline=None)
 hypothesis.settings.load_profile("callfunnel")
+
+# A shell starts what runs in its background with SIGINT ignored, and children inherit that: Ctrl-C would be
+# tested on programs that cannot hear it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _numbers = itertools.count(1)
 

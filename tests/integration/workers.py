@@ -223,6 +223,7 @@ class Workers:
         settings = msgspec.structs.replace(self.settings, **{"http_port": free_port()} | changes)
         clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         log = self._folder / f"worker-{len(self._started) + 1}.log"
+        clean["TMPDIR"] = str(self._folder)  # what a killed worker leaves goes with the test's folder
         worker = Worker(settings, log, clean | variables(settings) | dict(environ or {}))
         self._started.append(worker)
         return worker
