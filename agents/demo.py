@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from agents import bank_marketing, exit_codes, generator, topics
-from agents.broker import choose, end_process, start_process
+from agents.broker import choose, end_process, free_port, start_process
 from agents.changelog import Tables, read_tables
 from agents.config import PREFIX, Settings
 from agents.connection import admin_client, kafka_python_options
@@ -32,7 +32,7 @@ from agents.errors import Failure, Stalled
 from agents.exposition import Exposition, new_registry
 from agents.pages import Pages
 from agents.publisher import Publisher
-from agents.terminal import funnel_table
+from agents.terminal import funnel_table, output
 from agents.view import View
 from schemas.codec import Decoder, Limits, Rejected
 from streams import oracle
@@ -151,10 +151,11 @@ class Workers:
             "dead_letter_topic": settings.dead_letter_topic,
             "clock": settings.clock,
             "view": "false",
-            "http_port": "0",
             "wait_seconds": "30",
         } | changes
-        self.processes = {f"demo-{number}": self._start(f"demo-{number}") for number in range(1, count + 1)}
+        names = [f"demo-{number}" for number in range(1, count + 1)]
+        self.ports = {name: int(changes.get("http_port") or free_port()) for name in names}
+        self.processes = {name: self._start(name) for name in names}
 
     def tend(self) -> None:
         """Start again what was killed. Raises `Failure` when a worker gave up by itself."""
@@ -178,9 +179,8 @@ class Workers:
             end_process(process, patience_seconds=5)
 
     def _start(self, name: str) -> subprocess.Popen[bytes]:
-        own = {
-            f"{PREFIX}{key.upper()}": value for key, value in (self._settings | {"instance": name}).items()
-        }
+        settings = self._settings | {"instance": name, "http_port": str(self.ports[name])}
+        own = {f"{PREFIX}{key.upper()}": value for key, value in settings.items()}
         command = [sys.executable, "-m", "agents.cli", "worker"]
         # A worker that is killed leaves its temporary files: they go with the demo's.
         own["TMPDIR"] = str(self._folder)
@@ -300,7 +300,7 @@ def _verdict(
     if options.as_json:
         sys.stdout.write(orjson.dumps(to_builtins(verdict)).decode() + "\n")
     else:
-        out = Console()
+        out = output()
         for stage, counts in verdict.stages.items():
             out.print(f"{stage:10} {counts['leads']:>8,} leads {counts['events']:>8,} events")
         out.print(f"{published:,} events in {seconds:.1f} s")
@@ -325,14 +325,16 @@ def _shortened(differences: list[str]) -> list[str]:
 
 def _show(settings: Settings, view: View, events: int, seconds: float, workers: Workers, url: str) -> None:
     assert view.snapshot is not None
-    out = Console()
+    out = output()
     out.print(funnel_table(funnel_document(view.snapshot, now_s=view.now_s, window="all")))
     pids = " ".join(str(process.pid) for process in workers.processes.values())
+    engines = " ".join(f"http://{settings.http_host}:{port}/metrics" for port in workers.ports.values())
     out.print(
         f"\n{events:,} events of a real campaign, published and folded in {seconds:.0f} s. "
         "Now a live floor calls.\n\n"
         f"  the funnel   {url}\n"
         f"  Prometheus   {url}metrics\n"
+        f"  its workers  {engines}\n"
         f"  terminal     callfunnel top --url {url}\n"
         f"  kill it      kill -9 {pids}    (it is started again; no number changes)\n"
         f"  the broker   export {_environment(settings)}\n\n"

@@ -197,8 +197,10 @@ async def _harden(request: web.Request, response: web.StreamResponse) -> None:
 
 def _unusable(host: str, port: int, error: OSError) -> SettingError:
     if error.errno == errno.EADDRINUSE:
-        why = f"another program listens on {host}:{port} already; end it, or choose another port (0: any)"
-        return SettingError(f"{variable('http_port')}: {why}.")
+        why = f"another program listens on {host}:{port} already"
+        return SettingError(
+            f"{variable('http_port')}: {why}; end it, or choose another with --http-port (0: any)."
+        )
     if error.errno == errno.EACCES:
         return SettingError(f"{variable('http_port')}: {port} needs privileges; choose one above 1023.")
     return SettingError(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from agents.config import Settings, variable
 from agents.connection import admin_client
@@ -119,22 +120,29 @@ def existing(settings: Settings) -> tuple[TopicSpec, ...]:
         return tuple(_both(admin, settings)[1].values())
 
 
-def differences(specs: Iterable[TopicSpec], found: Mapping[str, TopicSpec]) -> tuple[Difference, ...]:
-    """Where `found` is not as `specs` ask. Settings that no spec names are the operator's own."""
-    return tuple(difference for spec in specs for difference in _differences(spec, found.get(spec.name)))
+def differences(
+    specs: Iterable[TopicSpec], found: Mapping[str, TopicSpec], options: str = ""
+) -> tuple[Difference, ...]:
+    """Where `found` is not as `specs` ask. Settings that no spec names are the operator's own.
+
+    `options` follow the commands that are named as a remedy.
+    """
+    return tuple(
+        difference for spec in specs for difference in _differences(spec, found.get(spec.name), options)
+    )
 
 
 def compare(settings: Settings) -> tuple[Difference, ...]:
     """Where the broker's topics are not as `settings` ask. Raises BrokerUnavailable."""
     with admin_client(settings) as admin:
-        return differences(*_both(admin, settings))
+        return differences(*_both(admin, settings), _options(settings))
 
 
 def require(settings: Settings) -> int:
     """The number of partitions that all topics share. Raises TopicsWrong, which names each difference."""
     with admin_client(settings) as admin:
         specs, found = _both(admin, settings)
-    if wrong := differences(specs, found):
+    if wrong := differences(specs, found, _options(settings)):
         raise TopicsWrong("\n".join(["The topics are not as they have to be:", *map(str, wrong)]))
     return specs[0].partitions
 
@@ -182,7 +190,7 @@ def mend(settings: Settings) -> tuple[Change, ...]:
         wrong = [
             difference
             for difference in differences(specs, found)
-            if difference.what in by_name[difference.topic].config and difference.remedy == RUN_FIX
+            if difference.what in by_name[difference.topic].config and difference.remedy == RUN_FIX.format("")
         ]
         changed: dict[str, dict[str, str]] = {name: {} for name in by_name}
         for difference in wrong:
@@ -199,9 +207,16 @@ def _both(admin: KafkaAdminClient, settings: Settings) -> tuple[tuple[TopicSpec,
     return wanted(settings, source.partitions if source else None), found
 
 
-def _differences(spec: TopicSpec, found: TopicSpec | None) -> Iterable[Difference]:
+def _options(settings: Settings) -> str:
+    """What a command needs to mean the same broker and profile, where they are not the default."""
+    given = {"broker": settings.broker, "profile": settings.profile}
+    defaults = asdict(Settings())
+    return "".join(f" --{name} {value}" for name, value in given.items() if value != defaults[name])
+
+
+def _differences(spec: TopicSpec, found: TopicSpec | None, options: str) -> Iterable[Difference]:
     if found is None:
-        yield Difference(spec.name, "missing", "", "", "run `callfunnel topics create`")
+        yield Difference(spec.name, "missing", "", "", f"run `callfunnel topics create{options}`")
         return
     if found.partitions != spec.partitions:
         yield Difference(
@@ -226,10 +241,12 @@ def _differences(spec: TopicSpec, found: TopicSpec | None) -> Iterable[Differenc
         is_value = found.config.get(key, "unknown")
         if not _satisfies(key, value, is_value):
             unreachable = key == "min.insync.replicas" and int(value) > found.replication_factor
-            yield Difference(spec.name, key, value, is_value, TOO_FEW_COPIES if unreachable else RUN_FIX)
+            yield Difference(
+                spec.name, key, value, is_value, TOO_FEW_COPIES if unreachable else RUN_FIX.format(options)
+            )
 
 
-RUN_FIX = "run `callfunnel topics fix`"
+RUN_FIX = "run `callfunnel topics fix{}`"
 TOO_FEW_COPIES = "with fewer copies than that nothing could be written: add copies first"
 
 AT_LEAST = frozenset({"retention.ms", "max.message.bytes", "min.compaction.lag.ms", "min.insync.replicas"})

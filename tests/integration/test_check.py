@@ -41,7 +41,8 @@ def test_a_new_broker_is_missing_its_topics_and_after_create_all_is_well(callfun
     code, out, _ = callfunnel("check")
     assert code == 78
     assert (
-        f"FAIL topics: {environ.source_topic} is missing\n     remedy: run `callfunnel topics create`" in out
+        f"FAIL topics: {environ.source_topic} is missing\n     remedy: run `callfunnel topics create "
+        f"--broker {broker.address} --profile development`" in out
     )
 
     code, out, err = callfunnel("topics", "create", "--partitions", "8")
@@ -75,7 +76,8 @@ def test_a_topic_that_is_not_right_is_told_by_create_check_and_list_and_set_righ
 ):
     broker.topics("call-events", partitions=2, config={"cleanup.policy": "compact"})
     wrong = (
-        f"wrong   {environ.source_topic}: cleanup.policy is compact, not delete; run `callfunnel topics fix`"
+        f"wrong   {environ.source_topic}: cleanup.policy is compact, not delete; run "
+        f"`callfunnel topics fix --broker {broker.address} --profile development`"
     )
     for command in ("create", "check"):
         code, _, err = callfunnel("topics", command)

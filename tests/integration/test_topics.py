@@ -67,7 +67,8 @@ def test_a_setting_that_differs_is_told_and_mended(broker):
     alter(settings, changelog, cleanup_policy="delete")
     (difference,) = eventually(lambda: topics.compare(settings))
     assert str(difference) == (
-        f"{changelog}: cleanup.policy is delete, not compact; run `callfunnel topics fix`"
+        f"{changelog}: cleanup.policy is delete, not compact; run "
+        f"`callfunnel topics fix --broker {broker.address} --profile development`"
     )
     with pytest.raises(TopicsWrong, match=r"cleanup\.policy is delete, not compact") as error:
         topics.require(settings)
