@@ -32,7 +32,7 @@ from agents.errors import Failure, Stalled
 from agents.exposition import Exposition, new_registry
 from agents.pages import Pages
 from agents.publisher import Publisher
-from agents.terminal import funnel_table, output
+from agents.terminal import funnel_table
 from agents.view import View
 from schemas.codec import Decoder, Limits, Rejected
 from streams import oracle
@@ -300,7 +300,7 @@ def _verdict(
     if options.as_json:
         sys.stdout.write(orjson.dumps(to_builtins(verdict)).decode() + "\n")
     else:
-        out = output()
+        out = Console()
         for stage, counts in verdict.stages.items():
             out.print(f"{stage:10} {counts['leads']:>8,} leads {counts['events']:>8,} events")
         out.print(f"{published:,} events in {seconds:.1f} s")
@@ -325,7 +325,7 @@ def _shortened(differences: list[str]) -> list[str]:
 
 def _show(settings: Settings, view: View, events: int, seconds: float, workers: Workers, url: str) -> None:
     assert view.snapshot is not None
-    out = output()
+    out = Console()
     out.print(funnel_table(funnel_document(view.snapshot, now_s=view.now_s, window="all")))
     pids = " ".join(str(process.pid) for process in workers.processes.values())
     engines = " ".join(f"http://{settings.http_host}:{port}/metrics" for port in workers.ports.values())

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -17,16 +17,6 @@ _TITLE = {
 _WINDOW = {"5m": "5 minutes", "1h": "1 hour", "1d": "24 hours", "today": "today", "all": "all time"}
 _BAR = 24
 _LATE_SECONDS = 300
-_WIDTH = 100
-"""Of what is no terminal: the tables fit."""
-
-
-def output() -> Console:
-    """Standard output, for the tables."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, _WIDTH)
-    return console
 
 
 def funnel_table(document: dict[str, Any]) -> RenderableType:
@@ -62,7 +52,9 @@ def _rates(document: dict[str, Any]) -> Table:
         style = _STYLE.get(rate["band"], "")
         value = "–" if rate["value"] is None else f"{rate['value']:.1%}"
         steps = [
-            f"{step['band']} from {step['from']:.0%}" for step in rate["standard"] if step["band"] != "watch"
+            f"{'' if step['band'] == 'standard' else step['band']} ≥ {step['from']:.0%}".lstrip()
+            for step in rate["standard"]
+            if step["band"] != "watch"
         ]
         table.add_row(
             _TITLE[rate["name"]],

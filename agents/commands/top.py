@@ -32,14 +32,15 @@ def command(url: str, window: str, campaign: str | None, source: str | None, onc
     import time
     from urllib.parse import urlencode
 
+    from rich.console import Console
     from rich.live import Live
 
-    from agents.terminal import funnel_table, output
+    from agents.terminal import funnel_table
 
     asked = {"window": window, "campaign": campaign, "source": source}
     query = urlencode({name: value for name, value in asked.items() if value is not None})
     address = f"{url.rstrip('/')}/api/v1/funnel?{query}"
-    console = output()
+    console = Console()
     table = funnel_table(_fetch(url, address))
     if once:
         console.print(table)

@@ -32,9 +32,9 @@ def document(watermark_ms=NOW * 1000):
     return funnel_document(funnel.snapshot(NOW), now_s=NOW, window="all")
 
 
-def text(shown, color=None) -> str:
+def text(shown, color=None, width=120) -> str:
     console = Console(
-        width=120,
+        width=width,
         force_terminal=color is not None,
         color_system=color,
         record=True,
@@ -53,6 +53,15 @@ def test_the_table_shows_stages_rates_and_their_volumes():
     )
     assert any("qualification" in line and "60.0%" in line and "standard" in line for line in lines)
     assert any("close rate" in line and "0 / 6" in line for line in lines)
+
+
+def test_every_row_is_one_line_of_a_terminal_of_80_columns():
+    shown = document()
+    for rate in shown["ratios"]:
+        rate |= {"numerator": 124_956, "denominator": 1_265_878, "band": "very good"}
+    lines = text(shown, width=80).splitlines()
+    assert lines == [line[:80] for line in text(shown).splitlines()]
+    assert any(line.rstrip().endswith("≥ 15%, very good ≥ 30%") for line in lines)
 
 
 def test_a_band_has_its_colour():
