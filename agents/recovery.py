@@ -1,9 +1,9 @@
 """Faust's recovery, with the source position taken from the recovered tables.
 
 Faust 0.15.3 makes source partitions fetchable before it clears the streams' queues, so that a batch fetched
-in between is lost; and it resumes from the group's committed offset, which says nothing about the tables.
-Here the order is: tables complete, take the partitions over, seek to where the tables end, clear the queues,
-and only then fetch.
+in between is lost; it lets a recovery that was overtaken resume the flow; and it resumes from the group's
+committed offset, which says nothing about the tables. Here the order is: tables complete, take the partitions
+over, seek to where the tables end, clear the queues, and only then fetch.
 """
 
 import asyncio
@@ -15,6 +15,14 @@ from agents import failpoints
 
 
 class Recovery(recovery.Recovery):  # type: ignore[misc]
+    async def on_rebalance(
+        self, assigned: Any, revoked: Any, newly_assigned: Any, generation_id: int = 0
+    ) -> None:
+        # A recovery that is overtaken may have resumed the flow. What that brings after the next one has
+        # sought its place would be cleared away with the queues, and be waited for in vain.
+        self.app.consumer.stop_flow()
+        await super().on_rebalance(assigned, revoked, newly_assigned, generation_id)
+
     async def on_recovery_completed(self, generation_id: int = 0) -> None:
         app, consumer = self.app, self.app.consumer
         timeout = app.conf.broker_request_timeout

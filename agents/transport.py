@@ -33,6 +33,9 @@ FETCH_MAX_WAIT_MS = 100
 """How long the broker may hold an empty answer. What else is asked on that connection waits behind it, and
 a worker that starts asks several times; records end the wait at once."""
 
+LOOK_AGAIN_SECONDS = 0.1
+"""How long a fetch waits before it looks anew at what it may take: partitions are resumed amid it."""
+
 Headers = Sequence[tuple[str, bytes]]
 
 
@@ -192,19 +195,25 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
                 if drained or remaining <= 0:
                     return drained
                 waiter = fetcher._create_fetch_waiter()
-                done, _ = await asyncio.wait([waiter], timeout=remaining)
+                done, _ = await asyncio.wait([waiter], timeout=min(remaining, LOOK_AGAIN_SECONDS))
                 if fetcher._closed:
                     raise ConsumerStoppedError
-                if not done:
+                if done:
+                    waiter.result()
+                else:
                     waiter.cancel()
-                    return {}
-                waiter.result()
 
     def _drain(self, fetcher: Any, active_partitions: Any, limit: int) -> Mapping[TP, list[MicroBatch]]:
+        """Take only what Faust will pass on: it drops the rest, and the position would be behind it.
+
+        `active_partitions` is Faust's own set. A rebalance empties it amid a fetch, which means none.
+        """
+        if not self.consumer.flow_active:
+            return {}
         generation = self.app.consumer_generation_id
         drained: dict[TP, list[MicroBatch]] = {}
         for tp in list(fetcher._records):
-            if active_partitions and tp not in active_partitions:
+            if tp not in active_partitions:
                 if not fetcher._subscriptions.is_assigned(tp):
                     del fetcher._records[tp]
                 continue

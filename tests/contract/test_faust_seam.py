@@ -8,11 +8,13 @@ import hashlib
 import inspect
 from collections import defaultdict
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import pytest
 from aiokafka.consumer import fetcher, subscription_state
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
 from aiokafka.errors import CorruptRecordException
+from aiokafka.structs import TopicPartition
 from faust.stores import base as stores
 from faust.tables import base as tables
 from faust.tables import manager, recovery
@@ -44,6 +46,9 @@ LEANT_ON = {
     faust_consumer.Consumer._add_gap: "4df2573ded7c",
     faust_consumer.Consumer._new_offset: "1d2c7ea89a7a",
     faust_consumer.Consumer.getmany: "4b168d84882a",
+    faust_consumer.Consumer._wait_next_records: "6218e1969a63",
+    faust_consumer.Consumer.pause_partitions: "27a1c94bdacd",
+    faust_consumer.Consumer.stop_flow: "cf7e875a2b0d",
     faust_consumer.Consumer.ack: "5fcf41cf4515",
     # agents/transport.py and agents/read_committed.py
     PARTITION_RECORDS["PartitionRecords"]: "94aa0da0dbec",
@@ -103,6 +108,7 @@ def test_what_we_lean_on_reads_as_it_did(part):
         (transport.Consumer, driver.Consumer, "_to_message"),
         (transport.Consumer, driver.Consumer, "_add_gap"),
         (transport.Consumer, driver.Consumer, "_new_offset"),
+        (Recovery, recovery.Recovery, "on_rebalance"),
         (Recovery, recovery.Recovery, "on_recovery_completed"),
         (TableManager, manager.TableManager, "on_rebalance"),
         (RestoredRows, stores.Store, "apply_changelog_batch"),
@@ -271,3 +277,33 @@ def test_an_answer_to_a_question_before_a_seek_gives_nothing(answer):
     result, state = answer(batch([5]), at=5)
     state.position = 3
     assert drained(result) is None
+
+
+# What a fetch takes: Faust drops what it will not pass on, and the position would be behind it.
+
+
+def taken(result, active, *, flow_active=True):
+    thread = SimpleNamespace(
+        app=SimpleNamespace(consumer_generation_id=7), consumer=SimpleNamespace(flow_active=flow_active)
+    )
+    waiting = SimpleNamespace(_records={TP: result}, _notify=lambda future: None, _wait_consume_future=None)
+    waiting._subscriptions = SimpleNamespace(is_assigned=lambda tp: True)
+    return transport._ConsumerThread._drain(thread, waiting, active, 1_000)
+
+
+def test_a_fetch_takes_what_is_active(answer):
+    result, state = answer(batch([5, 6]), at=5)
+    assert [one.offsets for one in taken(result, {TP})[TP]] == [[5, 6]]
+    assert state.position == 7
+
+
+@pytest.mark.parametrize(
+    ("active", "flow_active"),
+    [(set(), True), ({TopicPartition("call-events", 4)}, True), ({TP}, False)],
+    ids=["all are paused", "it is paused", "the flow is stopped"],
+)
+def test_a_fetch_leaves_what_a_rebalance_has_paused_amid_it(answer, active, flow_active):
+    result, state = answer(batch([5, 6]), at=5)
+    assert taken(result, active, flow_active=flow_active) == {}
+    assert state.position == 5
+    assert drained(result).offsets == [5, 6]
