@@ -1,6 +1,7 @@
 """`python -m faults PLAN …`, in the folder `tests`: break things on Apache Kafka, compare with the oracle."""
 
 import json
+import signal
 import sys
 import time
 import traceback
@@ -13,25 +14,34 @@ from agents.versions import installed_version
 from deploy.kafka import kraft
 from faults.lab import Lab
 from faults.plans import PLANS, SETS
+from faults.stream import Mix
 
 
 @click.command(help=__doc__)
 @click.argument("plans", nargs=-1, required=True, metavar="PLAN…")
 @click.option("--seed", type=int, default=20080505, show_default=True, help="Repeats a run.")
 @click.option("--events", type=int, help="Records to publish instead of the plan's own number.")
+@click.option("--hot", type=click.FloatRange(0, 1), default=0.0, help="The share of events of ten hot leads.")
 @click.option("--full", is_flag=True, help="The long run instead of the short one.")
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures to this file.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep the workers' logs in this folder.")
 def main(
-    plans: tuple[str, ...], seed: int, events: int | None, full: bool, report: Path | None, keep: Path | None
+    plans: tuple[str, ...],
+    seed: int,
+    events: int | None,
+    hot: float,
+    full: bool,
+    report: Path | None,
+    keep: Path | None,
 ) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started ends with us
     names = [name for given in plans for name in SETS.get(given, (given,))]
     if unknown := set(names) - PLANS.keys():
         known = ", ".join([*SETS, *PLANS])
         raise click.UsageError(f"no such plan: {', '.join(sorted(unknown))}; there are {known}")
     began = time.monotonic()
     found = []
-    with Lab(keep) as lab:
+    with Lab(keep, Mix(hot=hot)) as lab:
         for name in names:
             found.append(_run(lab, name, seed, events, full))
             if report is not None:
@@ -59,7 +69,8 @@ def _run(lab: Lab, name: str, seed: int, events: int | None, full: bool) -> dict
         traceback.print_exc()
         counted, differences, figures = "no verdict", [repr(error)[:2000]], {}
     seconds = round(time.monotonic() - began)
-    repeat = f"python -m faults {name} --seed {seed} --events {size.events}" + " --full" * full
+    hot = f" --hot {lab.mix.hot}" if lab.mix.hot else ""
+    repeat = f"python -m faults {name} --seed {seed} --events {size.events}{hot}" + " --full" * full
     click.echo(f"  {counted} seed={seed} seconds={seconds}")
     click.echo(f"  {json.dumps(figures)}")
     for line in differences[:20]:

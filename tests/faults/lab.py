@@ -20,6 +20,7 @@ from msgspec import Struct
 from agents import topics
 from deploy.kafka import kraft
 from faults.run import Run
+from faults.stream import Mix
 from schemas.topics import funnel_changelog, leads_changelog
 
 CLEANS_QUICKLY = {"log.cleaner.backoff.ms": "500", "log.segment.delete.delay.ms": "1000"}
@@ -43,7 +44,8 @@ class Size(Struct, frozen=True):
 
 
 class Lab:
-    def __init__(self, keep: Path | None = None) -> None:
+    def __init__(self, keep: Path | None = None, mix: Mix | None = None) -> None:
+        self.mix = mix or Mix()
         self._stack = ExitStack()
         self._clusters: dict[int, kraft.Cluster] = {}
         self._keep = keep
@@ -68,6 +70,7 @@ class Lab:
     def run(self, name: str, *, brokers: int = 1, **options: Any) -> Run:
         """A run with topics of its own on the cluster of so many brokers."""
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
+        options = {"mix": self.mix} | options
         return Run(name, self.cluster(brokers).address, folder, replicas=brokers, **options)
 
 

@@ -8,6 +8,7 @@ them go on exactly, with what was held back and with repeats of what it has not 
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from array import array
@@ -295,6 +296,9 @@ class Run:
 
     def tend(self) -> None:
         """Start again what ended by itself and may; what may not is a difference, and stays down."""
+        if sys.stderr.isatty():
+            done = f"{self.publisher.published:,} of {self.events:,} published"
+            print(f"\r  {done}, {self.restarts.total()} restarts ", end="\r", file=sys.stderr, flush=True)
         for slot in self.slots:
             if not slot.wanted or slot.is_running:
                 continue
