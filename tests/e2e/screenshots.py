@@ -28,7 +28,7 @@ FOLDER = ROOT / ".github/pictures"
 HOURS = 2.0
 LIVE_SECONDS = 20
 DESK = 1000
-TOP_COLUMNS = 90
+TOP_COLUMNS = 80
 
 
 def main() -> int:
