@@ -68,6 +68,7 @@ clean: ## Remove the environment and what tools left behind
 	@rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(READY): pyproject.toml deploy/requirements.txt
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here; name a Python 3.11 or newer: make PYTHON=python3.11 …" >&2; exit 64; }
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else 1)' || \
 		{ echo "callfunnel needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another one: make PYTHON=python3.11 …" >&2; exit 64; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \

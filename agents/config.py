@@ -319,7 +319,9 @@ def _gather(environ: Mapping[str, str], overrides: Mapping[str, Any]) -> dict[st
         name: (environ[variable(name)], variable(name)) for name in gathered if environ.get(variable(name))
     }
     given |= {
-        name: (value, "--" + name.replace("_", "-")) for name, value in overrides.items() if value is not None
+        name: (value, "--" + name.removesuffix("_seconds").replace("_", "-"))
+        for name, value in overrides.items()
+        if value is not None
     }
     parsed = {name: (_parse(name, value, origin), origin) for name, (value, origin) in given.items()}
     profile = parsed.get("profile", gathered["profile"])[0]

@@ -5,15 +5,16 @@ it ends.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
+from multiprocessing.pool import AsyncResult
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from streams import oracle
 
 _PATIENCE_SECONDS = 120.0
 _MOST_DIFFERENCES = 200
-_RESTART_CODES = frozenset({exit_codes.TEMPFAIL, exit_codes.UNAVAILABLE})
+_RESTART_CODES = frozenset({exit_codes.OK, exit_codes.TEMPFAIL, exit_codes.UNAVAILABLE})
 
 
 class Options(Struct, frozen=True):
@@ -81,6 +82,7 @@ def run(options: Options) -> int:
 
 
 def _run(options: Options, console: Console, stack: ExitStack) -> int:
+    Settings.from_environ(os.environ)  # a wrong variable is told before anything is started
     broker = stack.enter_context(choose(options.broker))
     names = {}
     if options.broker:  # topics of this run alone, removed at its end
@@ -102,8 +104,8 @@ def _run(options: Options, console: Console, stack: ExitStack) -> int:
         if options.broker
         else f"embedded broker at {broker.address}"
     )
-    console.print(f"[dim]broker [/] {what}")
     topics.wait_for_broker(settings, console.print)
+    console.print(f"[dim]broker [/] {what}")
     if options.broker:
         stack.callback(_delete_topics, settings)
     topics.create(settings)
@@ -246,7 +248,7 @@ def _settle(view: View, workers: Workers, events: int, console: Console) -> None
 
 
 @contextmanager
-def _oracle(settings: Settings) -> Iterator["Future[dict[int, oracle.Tables]]"]:
+def _oracle(settings: Settings) -> Iterator["AsyncResult[dict[int, oracle.Tables]]"]:
     """The batch oracle at work in a process of its own: it reads the file and knows nothing of Kafka."""
     options = {
         "hangup_seconds": settings.hangup_seconds,
@@ -255,9 +257,8 @@ def _oracle(settings: Settings) -> Iterator["Future[dict[int, oracle.Tables]]"]:
         "hour_days": settings.pane_retention_hour_days,
         "day_days": settings.pane_retention_day_days,
     }
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        yield pool.submit(expected_tables, settings.partitions, options)
-        pool.shutdown(wait=False, cancel_futures=True)
+    with get_context("spawn").Pool(1) as pool:
+        yield pool.apply_async(expected_tables, (settings.partitions, options))
 
 
 def expected_tables(partitions: int, options: Mapping[str, Any]) -> dict[int, oracle.Tables]:
@@ -277,11 +278,11 @@ def _verdict(
     published: int,
     tables: Mapping[int, Tables],
     seconds: float,
-    checked: "Future[dict[int, oracle.Tables]]",
+    checked: "AsyncResult[dict[int, oracle.Tables]]",
     console: Console,
 ) -> int:
     console.print("[dim]comparing with the batch oracle …[/]")
-    expected = checked.result()
+    expected = checked.get()
     actual = {number: part.rows for number, part in tables.items()}
     differences = [
         f"partition {number}: {difference}"
@@ -335,12 +336,18 @@ def _show(settings: Settings, view: View, events: int, seconds: float, workers: 
         f"  the funnel   {url}\n"
         f"  Prometheus   {url}metrics\n"
         f"  its workers  {engines}\n"
-        f"  terminal     callfunnel top --url {url}\n"
+        f"  terminal     {program()} top --url {url}\n"
         f"  kill it      kill -9 {pids}    (it is started again; no number changes)\n"
         f"  the broker   export {_environment(settings)}\n\n"
         "Ctrl-C ends everything.",
         soft_wrap=True, highlight=False,
     )  # fmt: skip
+
+
+def program() -> str:
+    """How `callfunnel` is called from here."""
+    own = Path(sys.executable).with_name("callfunnel")
+    return "callfunnel" if shutil.which("callfunnel") or not own.exists() else os.path.relpath(own)
 
 
 def go_live(settings: Settings, tend: Callable[[], None], *, seats: int, seed: int) -> None:

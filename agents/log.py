@@ -23,6 +23,32 @@ _LIBRARIES = (
 )
 
 
+_QUIET_SECONDS = 5.0
+
+
+class _Repeats(logging.Filter):
+    """Lets a library say a thing once in a while: an outage is thousands of failed tries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith(_LIBRARIES):
+            return True
+        thing = record.name, str(record.msg)
+        at, more = self._said.get(thing, (0.0, 0))
+        if 0 <= record.created - at < _QUIET_SECONDS:
+            self._said[thing] = at, more + 1
+            return False
+        if len(self._said) > 1000:  # a library that writes its values into the template
+            self._said.clear()
+        self._said[thing] = record.created, 0
+        if more:
+            record.msg, record.args = f"{record.getMessage()} (and {more} more times)", None
+        return True
+
+
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -42,6 +68,7 @@ def set_up(form: Literal["text", "json"], level: str) -> None:
     handler.setFormatter(
         _Json() if form == "json" else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s")
     )
+    handler.addFilter(_Repeats())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in _LIBRARIES:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))

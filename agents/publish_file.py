@@ -5,6 +5,7 @@ never counts one that is neither.
 """
 
 import logging
+import signal
 import sys
 import time
 from bisect import bisect_right
@@ -96,6 +97,7 @@ def _publish(
     rate: float | None,
     as_json: bool,
 ) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the progress is told and saved
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what ends a run is told once, by a Failure
     stderr = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     before = checkpoint.load() if checkpoint else Done()

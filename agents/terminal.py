@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rich.bar import Bar
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -30,23 +31,23 @@ def funnel_table(document: dict[str, Any]) -> RenderableType:
 
 def _stages(document: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column("stage")
-    table.add_column("", width=_BAR)
-    table.add_column("leads", justify="right")
-    table.add_column("events", justify="right")
+    table.add_column("stage", no_wrap=True)
+    table.add_column("", max_width=_BAR)
+    table.add_column("leads", justify="right", no_wrap=True)
+    table.add_column("events", justify="right", no_wrap=True)
     most = max(1, *(stage["leads"] for stage in document["stages"]))
     for stage in document["stages"]:
-        bar = Text("█" * round(_BAR * stage["leads"] / most), style="blue")
+        bar = Bar(most, 0, stage["leads"], color="blue")
         table.add_row(stage["stage"], bar, f"{stage['leads']:,}", f"{stage['events']:,}")
     return table
 
 
 def _rates(document: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column("rate")
-    table.add_column("", justify="right")
-    table.add_column("of", justify="right")
-    table.add_column("is")
+    table.add_column("rate", no_wrap=True)
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("of", justify="right", no_wrap=True)
+    table.add_column("is", no_wrap=True)
     table.add_column("standard", style="dim")
     for rate in [*document["ratios"], document["response"]]:
         style = _STYLE.get(rate["band"], "")
@@ -78,6 +79,8 @@ def _closing(document: dict[str, Any]) -> list[Text]:
         )
         waits = document["now_timestamp_seconds"] - uncalled["oldest_timestamp_seconds"]
         lines.append(Text(f"the oldest waits for {_span(waits)}", style="red" if waits > 900 else ""))
+    if document.get("state", "live") != "live":
+        lines.append(Text(document["state"], style="bold yellow"))
     if delay is None:
         lines.append(Text("no events yet", style="yellow"))
     else:

@@ -335,7 +335,8 @@ class View:
             started = time.perf_counter()
             self.snapshot = funnel.snapshot(now_s)
             self.snapshot_seconds = time.perf_counter() - started
-            self._state = "live"
+            if changed:
+                self._state = "live"
 
     async def _look(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
         """Whether the log is still the one that was read."""

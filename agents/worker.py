@@ -25,8 +25,9 @@ from mode.supervisors import CrashingSupervisor
 
 from agents import connection, exit_codes, exposition, failpoints, log, read_committed, topics
 from agents.config import Settings
+from agents.connection import admin_client
 from agents.deadletter import DeadLetterLimits
-from agents.errors import Failure, Stalled, TakenOver
+from agents.errors import BrokerUnavailable, Failure, Stalled, TakenOver
 from agents.ingest import Ingest
 from agents.ledger import Ledger
 from agents.pages import Pages
@@ -45,6 +46,8 @@ FETCH_BYTES = 4 << 20
 """Of one partition in one answer: enough for a full batch, so that a backlog takes few transactions."""
 
 TICK_SECONDS = 0.25
+PATIENCE_SECONDS = 3.0
+"""How long a worker that stops waits before it asks whether there is a broker to take leave of."""
 STOP_SECONDS = 20.0
 READ_AGAIN_SECONDS = 5.0
 METADATA_MS = 10_000
@@ -182,12 +185,28 @@ async def serve(app: App, settings: Settings, metrics: SimpleNamespace) -> None:
     logger.info("stopping: finishing the batches in hand")
     watch.cancel()
     app.stopping = True
-    try:
-        async with asyncio.timeout(STOP_SECONDS):
-            await app.stop()
-            await app.ingest.close()
-    except TimeoutError:
+    leaving = asyncio.create_task(_leave(app))
+    done, _ = await asyncio.wait({leaving}, timeout=PATIENCE_SECONDS)
+    if not done and not await asyncio.to_thread(_broker_answers, settings):
+        logger.warning("no broker answers, so nobody is told; nothing is lost, the tables are committed")
+        os._exit(exit_codes.OK)
+    done, _ = await asyncio.wait({leaving}, timeout=STOP_SECONDS)
+    if not done:
         end(Stalled(f"stopping took more than {STOP_SECONDS:g} s; nothing is lost, the tables are committed"))
+    leaving.result()
+
+
+async def _leave(app: App) -> None:
+    await app.stop()
+    await app.ingest.close()
+
+
+def _broker_answers(settings: Settings) -> bool:
+    try:
+        admin_client(settings, timeout_seconds=1.0).close()
+    except BrokerUnavailable:
+        return False
+    return True
 
 
 async def _watch(app: App, settings: Settings, metrics: SimpleNamespace) -> None:

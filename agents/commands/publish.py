@@ -2,9 +2,11 @@
 
 import click
 
+from agents.event_file import EventFile
+
 
 @click.command("publish")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.argument("file", type=EventFile())
 @click.option("--broker", metavar="HOST:PORT", help="Where Kafka listens.")
 @click.option("--topic", metavar="NAME", help="Publish to this topic instead of the source topic.")
 @click.option("--replay", is_flag=True, help="Records carry the time of their event: for a history.")

@@ -12,12 +12,13 @@ from typing import BinaryIO
 import click
 
 from agents import exit_codes
+from agents.event_file import EventFile
 
 _BATCH_LINES = 2000
 
 
 @click.command("validate")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True), metavar="FILE|-")
+@click.argument("file", type=EventFile(), metavar="FILE|-")
 @click.option("--replay", is_flag=True, help="The events are history: none is too old or from the future.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print a JSON object for each refused line and a last one."

@@ -55,14 +55,14 @@ def command(broker: str | None, http_host: str | None, http_port: int | None, wa
             signal.signal(number, lambda *_: stopped.set())
         view.start()
         click.echo(f"The funnel is served at {pages.url} (Ctrl-C ends it).")
-        told = time.monotonic()
+        told_at, told = time.monotonic(), ""
         while not stopped.wait(0.2):
             now = time.monotonic()
             if view.failure is not None:
                 raise view.failure
-            if not view.caught_up and now - told >= _TELL_SECONDS:
-                told = now
-                click.echo(f"No numbers yet: {view.state}", err=True)
+            if not view.caught_up and now - told_at >= _TELL_SECONDS and view.state != told:
+                told_at, told = now, view.state
+                click.echo(f"No numbers yet: {told}", err=True)
         return exit_codes.OK
     finally:
         view.stop()

@@ -163,3 +163,22 @@ def test_a_worker_whose_broker_stops_answering_ends_itself_and_the_next_one_goes
             assert "start again" in worker.log
             workers.start(instance="w1")
             assert_equal(workers.wait(len(records)), records)
+
+
+def test_a_worker_that_is_told_to_stop_while_no_broker_answers_does_not_wait_for_one(tmp_path):
+    if embedded_program() is None:
+        pytest.skip("the embedded broker is not installed (noida-db, extra `demo`)")
+    with EmbeddedBroker() as broker:
+        settings = Cluster("embedded", broker.address).settings(clock="event", partitions=PARTITIONS)
+        topics.create(settings)
+        with Workers(settings, tmp_path) as workers:
+            worker = workers.start().wait_until_ready()
+            broker._process.kill()
+            worker.wait_until(
+                lambda: "the numbers stand still" in worker.get("/api/v1/funnel")[1],
+                30,
+                "live without a broker",
+            )
+            worker.send(signal.SIGTERM)
+            assert worker.exit_code(10) == 0
+            assert "no broker answers" in worker.log.splitlines()[-1]

@@ -1,5 +1,6 @@
 """The command line: fast to start, clear about whose turn it is."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -137,3 +138,26 @@ def test_schema_check_finds_a_stale_document(tmp_path):
     done = run("schema", "--check", str(tmp_path))
     assert done.returncode == 1
     assert "asyncapi.yaml differs" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["validate", "publish"])
+@pytest.mark.parametrize(
+    ("content", "cure"),
+    [
+        (gzip.compress(b"{}\n"), "is compressed: gunzip -c {file} | callfunnel {command} -"),
+        (b"\xef\xbb\xbf{}\n", "begins with a byte order mark: save it as UTF-8 without one."),
+    ],
+    ids=["gzip", "BOM"],
+)
+def test_a_file_that_is_no_lines_of_json_is_refused_as_a_whole(tmp_path, command, content, cure):
+    file = tmp_path / "day.jsonl"
+    file.write_bytes(content)
+    done = run(command, str(file))
+    assert (done.returncode, done.stdout) == (64, "")
+    assert cure.format(file=file, command=command) in done.stderr
+
+
+def test_an_option_is_named_as_it_is_given():
+    done = run("worker", "--wait", "-1")
+    assert done.returncode == 64
+    assert "--wait: -1.0 is not allowed" in done.stderr

@@ -56,3 +56,19 @@ def test_a_stricter_level_holds_for_libraries_too(capsys):
     log.set_up("text", "error")
     logging.getLogger("aiokafka").warning("the broker is gone")
     assert capsys.readouterr().err == ""
+
+
+def test_what_a_library_repeats_is_told_once_in_a_while_with_how_often(capsys):
+    log.set_up("text", "info")
+    library, ours = logging.getLogger("aiokafka"), logging.getLogger("agents.worker")
+    for node in range(100):
+        library.error("Unable connect to node with id %s", node)
+        ours.warning("mine %s", node)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "node" in line] == [lines[0]]
+    assert lines[0].endswith("node with id 0")
+    assert sum("mine" in line for line in lines) == 100
+    (repeats,) = logging.getLogger().handlers[0].filters
+    repeats._said = {thing: (at - 5, more) for thing, (at, more) in repeats._said.items()}
+    library.error("Unable connect to node with id %s", 7)
+    assert capsys.readouterr().err.endswith("node with id 7 (and 99 more times)\n")

@@ -64,6 +64,17 @@ def test_every_row_is_one_line_of_a_terminal_of_80_columns():
     assert any(line.rstrip().endswith("≥ 15%, very good ≥ 30%") for line in lines)
 
 
+def test_on_a_narrow_terminal_the_bars_give_way_and_not_the_numbers():
+    lines = text(document(), width=44).splitlines()
+    assert any(line.split()[0] == "qualified" and line.split()[-2:] == ["6", "0"] for line in lines)
+    assert any(line.split()[0] == "created" and line.split()[-2:] == ["1,234", "0"] for line in lines)
+
+
+def test_a_page_that_stands_still_says_so():
+    assert "the numbers stand still" in text(document() | {"state": "the numbers stand still"})
+    assert "live" not in text(document() | {"state": "live"})
+
+
 def test_a_band_has_its_colour():
     assert "\x1b[1;31m10.0%" in text(document(), "standard")
     assert "\x1b[1;32m60.0%" in text(document(), "standard")
