@@ -8,7 +8,9 @@ import itertools
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +75,8 @@ def _embedded() -> Broker:
 
 
 def _kafka() -> Broker:
-    try:
-        kraft.find_java()
-        kraft.fetch()
-    except kraft.NotInstallable as lacking:
-        pytest.skip(lacking.message.splitlines()[0])
+    if kraft.lacking():
+        pytest.skip(kraft.lacking())
     return kraft.Cluster()
 
 
@@ -85,18 +84,23 @@ _MAKERS = {"embedded": _embedded, "kafka": _kafka}
 
 
 @pytest.fixture(scope="session")
-def _running_broker(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
-    kind = request.param
-    if kind not in ASKED_FOR:
-        pytest.skip(f"FUNNEL_TEST_BROKERS={','.join(ASKED_FOR)} leaves {kind} out")
-    with _MAKERS[kind]() as running:
-        yield kind, running.address
+def _address() -> Iterator[Callable[[str], str]]:
+    """Where the broker of a kind listens; it runs from the first question to the end."""
+    with ExitStack() as stack:
+        yield cache(lambda kind: stack.enter_context(_MAKERS[kind]()).address)
+
+
+@pytest.fixture(scope="session")
+def _kind(request: pytest.FixtureRequest) -> str:
+    if request.param not in ASKED_FOR:
+        pytest.skip(f"FUNNEL_TEST_BROKERS={','.join(ASKED_FOR)} leaves {request.param} out")
+    return request.param
 
 
 @pytest.fixture
-def broker(_running_broker: tuple[str, str]) -> Cluster:
+def broker(_kind: str, _address: Callable[[str], str]) -> Cluster:
     """A running broker; the test runs once on each kind."""
-    return Cluster(*_running_broker)
+    return Cluster(_kind, _address(_kind))
 
 
 @pytest.fixture
@@ -126,7 +130,7 @@ def workers(broker: Cluster, tmp_path: Path, clock: str) -> Iterator[Any]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "broker" in metafunc.fixturenames:
-        metafunc.parametrize("_running_broker", list(_MAKERS), indirect=True, scope="session")
+        metafunc.parametrize("_kind", list(_MAKERS), indirect=True, scope="session")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from string import Template
 from typing import Any, Self
@@ -199,6 +200,17 @@ def version() -> str:
     found = ElementTree.parse(HERE / "pom.xml").findtext(".//{*}kafka.version")
     assert found is not None
     return found
+
+
+@cache
+def lacking() -> str:
+    """What keeps Apache Kafka from running here, in a sentence, or nothing; asked once, it may fetch it."""
+    try:
+        find_java()
+        fetch()
+    except NotInstallable as lacks:
+        return lacks.message.splitlines()[0]
+    return ""
 
 
 def find_java() -> list[str]:

@@ -229,11 +229,8 @@ def broker_of(address: str | None) -> Broker:
     """The one that runs at the address; else Apache Kafka; where that cannot be, the embedded one."""
     if address:
         return RunningBroker(address)
-    try:
-        kraft.find_java()
-        kraft.fetch()
-    except kraft.NotInstallable as lacking:
-        click.echo(f"{lacking.message.splitlines()[0]} Taking the embedded broker.", err=True)
+    if kraft.lacking():
+        click.echo(f"{kraft.lacking()} Taking the embedded broker.", err=True)
         return EmbeddedBroker()
     return kraft.Cluster()
 

@@ -96,11 +96,10 @@ def children(pid: int) -> set[int]:
 def kind(request: pytest.FixtureRequest) -> str:
     try:
         stack.Programs.find()
-        if request.param == "kafka":
-            kraft.find_java()
-            kraft.fetch()
-    except (stack.Missing, kraft.NotInstallable) as lacking:
+    except stack.Missing as lacking:
         leave_out(lacking.message.splitlines()[0])
+    if request.param == "kafka" and kraft.lacking():
+        leave_out(kraft.lacking())
     if request.param == "embedded" and embedded_program() is None:
         leave_out("the embedded broker is not installed (noida-db, extra `demo`)")
     return request.param

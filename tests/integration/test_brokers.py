@@ -196,11 +196,8 @@ def test_a_maven_that_cannot_fetch_leaves_no_half_filled_cache(monkeypatch, tmp_
 
 @pytest.fixture
 def three_brokers():
-    try:
-        kraft.find_java()
-        kraft.fetch()
-    except kraft.NotInstallable as lacking:
-        pytest.skip(lacking.message.splitlines()[0])
+    if kraft.lacking():
+        pytest.skip(kraft.lacking())
     if "kafka" not in os.environ.get("FUNNEL_TEST_BROKERS", "kafka"):
         pytest.skip(f"FUNNEL_TEST_BROKERS={os.environ['FUNNEL_TEST_BROKERS']} leaves kafka out")
     with kraft.Cluster(brokers=3) as cluster:
