@@ -41,7 +41,7 @@ from streams.partitioning import homes
 
 logger = logging.getLogger(__name__)
 
-FETCH_BYTES = 4 << 20
+FETCH_BYTES = 8 << 20
 """Of one partition in one answer: enough for a full batch, so that a backlog takes few transactions."""
 
 TICK_SECONDS = 0.25
@@ -87,8 +87,8 @@ def partitions_of(settings: Settings, count: int) -> Callable[[int], Partition]:
     """The function that makes the empty state of a source partition."""
     fold = fold_of(settings)
     decoder = Decoder(Limits(clock=settings.clock, retention_ms=settings.event_retention_days * 86_400_000))
-    home_of = homes(count, settings.partitioner)
-    return lambda number: Partition(number, fold, decoder.decode_all, home_of)
+    homes_of = homes(count, settings.partitioner)
+    return lambda number: Partition(number, fold, decoder.decode_all, homes_of)
 
 
 def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str) -> App:
