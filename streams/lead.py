@@ -35,7 +35,7 @@ from streams.columns import (
     UNCALLED,
     bin_of,
 )
-from streams.counts import Counts
+from streams.counts import Counts, Delta
 
 Arrival = tuple[int, int, str, str, str]
 """(at_ms, rank, event_id, team, agent): compares in the order of events."""
@@ -194,6 +194,8 @@ def contribute(lead: Lead, hangup_ms: int, n: int, counts: Counts) -> None:
     by_campaign = counts.campaigns[campaign, source]
     by_location = counts.locations[location,]
     arrival: Arrival | None = None
+    placed: Arrival | None = None
+    places: tuple[Delta, ...] = ()
     called = False
     own = (lead.created, lead.dialed, lead.connected, reached, lead.qualified, lead.won)
     for stage in (WON, QUALIFIED, REACHED, CONNECTED, DIALED, CREATED):
@@ -208,9 +210,11 @@ def contribute(lead: Lead, hangup_ms: int, n: int, counts: Counts) -> None:
         if arrival is None:
             continue
         called |= stage == DIALED
-        minute = arrival[0] // 60_000 * 60
+        if arrival is not placed:  # an implied arrival is where the one that implies it is
+            placed, minute = arrival, arrival[0] // 60_000 * 60
+            places = by_campaign[minute], counts.teams[arrival[3:]][minute], by_location[minute]
         column = LEADS[stage]
-        for columns in by_campaign[minute], counts.teams[arrival[3:]][minute], by_location[minute]:
+        for columns in places:
             columns[column] += n
             if implied:
                 columns[IMPLIED] += n
