@@ -41,7 +41,7 @@ from streams.partitioning import homes
 
 logger = logging.getLogger(__name__)
 
-FETCH_BYTES = 8 << 20
+FETCH_BYTES = 4 << 20
 """Of one partition in one answer: enough for a full batch, so that a backlog takes few transactions."""
 
 TICK_SECONDS = 0.25
