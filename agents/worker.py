@@ -90,8 +90,8 @@ def partitions_of(settings: Settings, count: int) -> Callable[[int], Partition]:
     """The function that makes the empty state of a source partition."""
     fold = fold_of(settings)
     decoder = Decoder(Limits(clock=settings.clock, retention_ms=settings.event_retention_days * 86_400_000))
-    home_of = homes(count, settings.partitioner)
-    return lambda number: Partition(number, fold, decoder.decode_all, home_of)
+    homes_of = homes(count, settings.partitioner)
+    return lambda number: Partition(number, fold, decoder.decode_all, homes_of)
 
 
 def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str) -> App:

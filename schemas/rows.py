@@ -41,12 +41,32 @@ class Position(msgspec.Struct, frozen=True):
 _encode = msgspec.json.Encoder().encode
 _decode_key = msgspec.json.Decoder(list[str | int]).decode
 
-# Bound, not wrapped: a worker calls them several times for each event.
-encode_key: Callable[[RowKey], bytes] = _encode
+# Bound, not wrapped: a worker calls it several times for each event.
 encode_columns: Callable[[Columns], bytes] = _encode
 decode_columns: Callable[[bytes], Columns] = msgspec.json.Decoder(Columns).decode
 encode_position: Callable[[Position], bytes] = _encode
 decode_position: Callable[[bytes], Position] = msgspec.json.Decoder(Position).decode
+
+
+def encode_key(key: RowKey) -> bytes:
+    resolution, pane, *group = key
+    return key_head(resolution, pane) + key_tail(*group)
+
+
+def key_head(resolution: str, pane: int) -> bytes:
+    """The half of a key that the rows of a pane share."""
+    return b'["%b",%d,' % (resolution.encode(), pane)
+
+
+def key_tail(*group: str) -> bytes:
+    """The half of a key that the rows of a group share: rollup and dimension values."""
+    return _encode(group)[1:]
+
+
+def split_key(key: bytes) -> tuple[str, int, bytes]:
+    """Resolution, pane and tail of a row's key."""
+    resolution, pane, tail = key.split(b",", 2)
+    return resolution[2:-1].decode(), int(pane), tail
 
 
 def decode_key(data: bytes) -> RowKey:

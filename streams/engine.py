@@ -5,7 +5,7 @@ other partition in it. `apply` changes the state in memory and returns everythin
 whoever calls it writes all of it, in one transaction, or ends the process.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
@@ -18,9 +18,11 @@ from schemas.codec import Rejected
 from schemas.events import NONE, TYPES, CallEnded, Connect, Disqualified, Envelope, Lost
 from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, decode_position, encode_position
 from streams.columns import EVENTS, EVENTS_DISQUALIFIED, EVENTS_LOST, MACHINE_ANSWERS
-from streams.funnel import Change, Counts, Funnel
-from streams.lead import Cell, Lead, contributions, fingerprint, pack, unpack
+from streams.counts import Counts
+from streams.funnel import Change, Funnel
+from streams.lead import Lead, contribute, fingerprint, pack, unpack
 from streams.panes import Resolution
+from streams.partitioning import Homes
 
 Verdict = Envelope | Rejected
 
@@ -72,7 +74,7 @@ class Partition:
         number: int,
         fold: Fold,
         decode: Decode,
-        home: Callable[[bytes], int] | None,
+        homes: Homes | None,
     ) -> None:
         self.number = number
         self.offset: int | None = None
@@ -84,7 +86,7 @@ class Partition:
         self._fold = fold
         self._fold_id = fold.id
         self._decode = decode
-        self._home = home
+        self._homes = homes
 
     def restore(self, funnel: dict[bytes, bytes], leads: dict[bytes, bytes]) -> None:
         """Take over the rows of the two changelogs; both dicts are consumed.
@@ -133,76 +135,65 @@ class Partition:
         they are applied wherever they are.
         """
         fold = self._fold
-        home = self._home
         leads = self.leads
         counts = Counts()
         opened: dict[bytes, Lead] = {}
-        earlier: dict[bytes, dict[Cell, int]] = {}
         changed: set[bytes] = set()
         rejected: list[tuple[int, Rejected]] = []
         foreign: list[tuple[int, int]] = []
         duplicates = late = 0
         watermark_ms = self.written.watermark_ms
 
-        for i, event in enumerate(self._decode(values, keys, timestamps)):
+        verdicts = self._decode(values, keys, timestamps)
+        away = self._away(verdicts, keys)
+        for i, event in enumerate(verdicts):
             if isinstance(event, Rejected):
                 rejected.append((i, event))
                 continue
             lead_id = keys[i] or event.lead_id.encode()
             lead = opened.get(lead_id)
             if lead is None:
-                record = leads.get(lead_id)
-                if record is not None:
-                    lead = unpack(record)
-                    earlier[lead_id] = contributions(lead, fold.hangup_ms)
-                elif home is None or (rerouted and rerouted[i]) or (at := home(lead_id)) == self.number:
-                    lead = Lead()
-                else:
-                    foreign.append((i, at))
+                if lead_id in away and not (rerouted and rerouted[i]):
+                    foreign.append((i, away[lead_id]))
                     continue
-                opened[lead_id] = lead
+                record = leads.get(lead_id)
+                lead = opened[lead_id] = Lead() if record is None else unpack(record)
             mark = fingerprint(event.event_id)
-            if lead.has_seen(mark):
+            if mark in lead.seen and lead.has_seen(mark):
                 duplicates += 1
                 continue
             if len(lead.seen) >= fold.lead_events * 8:
                 rejected.append((i, _crowded(fold.lead_events)))
                 continue
             lead.seen += mark
-            at_ms = event.at_ms
+            at = event.occurred_at
+            at_ms = at if type(at) is int else event.at_ms
             if at_ms > watermark_ms:
                 watermark_ms = at_ms
             if timestamps[i] - at_ms > fold.late_ms:
                 late += 1
             if lead.absorb(event, at_ms):
                 changed.add(lead_id)
-            column = _ACTIVITY[type(event)]
-            if column is not None:
-                if type(event) is Connect and event.answered_by == "machine":
-                    column = MACHINE_ANSWERS
-                by_campaign, by_team, by_location = counts[
-                    at_ms // 60_000 * 60,
-                    event.campaign or NONE,
-                    event.source or NONE,
-                    event.team or NONE,
-                    event.agent or NONE,
-                    event.location or NONE,
-                ]
-                by_campaign[column] += 1
-                by_team[column] += 1
-                by_location[column] += 1
+            kind = type(event)
+            column = _ACTIVITY[kind]
+            if column is None:
+                continue
+            if kind is Connect and event.answered_by == "machine":  # type: ignore[attr-defined]
+                column = MACHINE_ANSWERS
+            minute = at_ms // 60_000 * 60
+            counts.campaigns[event.campaign or NONE, event.source or NONE][minute][column] += 1
+            counts.teams[event.team or NONE, event.agent or NONE][minute][column] += 1
+            counts.locations[event.location or NONE,][minute][column] += 1
 
         lead_changes: list[Change] = []
         for lead_id, lead in opened.items():
+            former = leads.get(lead_id)
             if lead_id in changed:
-                cells = contributions(lead, fold.hangup_ms)
-                for cell, n in earlier.get(lead_id, {}).items():
-                    cells[cell] = cells.get(cell, 0) - n
-                for cell, n in cells.items():
-                    if n:
-                        counts.add(cell, n)
+                if former is not None:
+                    contribute(unpack(former), fold.hangup_ms, -1, counts)
+                contribute(lead, fold.hangup_ms, 1, counts)
             record = pack(lead)
-            if record != leads.get(lead_id):
+            if record != former:
                 leads[lead_id] = record
                 lead_changes.append((lead_id, record))
 
@@ -227,6 +218,18 @@ class Partition:
             duplicates=duplicates,
             late=late,
         )
+
+    def _away(self, verdicts: Iterable[Verdict], keys: Sequence[bytes | None]) -> Mapping[bytes, int]:
+        """The leads that are new here and at home elsewhere, and where."""
+        if self._homes is None:
+            return {}
+        ids = {
+            keys[i] or event.lead_id.encode()
+            for i, event in enumerate(verdicts)
+            if not isinstance(event, Rejected)
+        }
+        homes = self._homes(ids - self.leads.keys())
+        return {lead_id: home for lead_id, home in homes.items() if home != self.number}
 
 
 class Mismatch(Exception):

@@ -1,57 +1,46 @@
 """The funnel rows of one partition: counts in, changed rows out.
 
-A batch is counted by minute (`Counts`), in every rollup at once; here it is summed up to each resolution, and
-rows whose pane has passed out of its retention are dropped. Definitions: `streams/README.md`.
+A batch is counted by minute (`streams.counts`); here it is summed up to each resolution, and rows whose pane
+has passed out of its retention are dropped. Definitions: `streams/README.md`.
+
+Rows are held under the tail of their changelog key, and a tail is made once for a group in a batch: most of
+what a batch changes are a few resolutions and minutes of the same groups.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import tzinfo
 
-from schemas.rows import Columns, RowKey, decode_columns, decode_key, encode_columns, encode_key
-from streams.columns import RESPONSE
-from streams.lead import Cell
+from msgspec import Struct
+
+from schemas.rows import (
+    Columns,
+    RowKey,
+    decode_columns,
+    decode_key,
+    encode_columns,
+    key_head,
+    key_tail,
+    split_key,
+)
+from streams.counts import Counts, Delta
 from streams.panes import LENGTH_SECONDS, Resolution, pane_start
 
 Change = tuple[bytes, bytes | None]
 """A changelog record: key and value, None to delete."""
 
-Group = tuple[str, *tuple[str, ...]]
-"""(rollup, dimension values …)"""
-
-Groups = dict[Group, dict[str, int]]
-"""What a pane gains: by group and column."""
-
-Spot = tuple[int, str, str, str, str, str]
-"""(minute, campaign, source, team, agent, location): a cell without its column."""
+Rows = dict[bytes, Columns]
+"""The rows of a pane by the tails of their keys."""
 
 
-class Counts(dict[Spot, tuple[dict[str, int], ...]]):
-    """What a batch adds. `counts[spot]` are the columns to count in: by campaign, by team, by location."""
+class Step(Struct):
+    """How a batch gets from one resolution to the next."""
 
-    def __init__(self) -> None:
-        self.minutes: dict[int, Groups] = {}
-
-    def __missing__(self, spot: Spot) -> tuple[dict[str, int], ...]:
-        minute, campaign, source, team, agent, location = spot
-        groups = self.minutes.get(minute)
-        if groups is None:
-            groups = self.minutes[minute] = _groups()
-        columns = self[spot] = (
-            groups["campaign+source", campaign, source],
-            groups["team+agent", team, agent],
-            groups["location", location],
-        )
-        return columns
-
-    def add(self, cell: Cell, n: int) -> None:
-        """Count in every rollup that carries the column."""
-        column = cell[6]
-        by_campaign, by_team, by_location = self[cell[:6]]
-        by_campaign[column] += n
-        if column not in RESPONSE:
-            by_team[column] += n
-            by_location[column] += n
+    pane_of: Mapping[int, int]
+    """The pane that a finer pane is in."""
+    from_minutes: bool
+    """The finer panes are the minutes, not those of the step before."""
+    held: Mapping[int, tuple[bytes, Rows]]
+    """Of the panes that have not expired: the head of their keys, and their rows."""
 
 
 class Funnel:
@@ -59,21 +48,21 @@ class Funnel:
 
     def __init__(self, resolutions: tuple[Resolution, ...], zone: tzinfo) -> None:
         self._resolutions = resolutions
-        self._panes: dict[str, dict[int, dict[Group, Columns]]] = {r.name: {} for r in resolutions}
+        self._panes: dict[str, dict[int, Rows]] = {r.name: {} for r in resolutions}
         self._zone = zone
 
     def restore(self, rows: Mapping[bytes, bytes]) -> None:
         for key, value in rows.items():
-            resolution, pane, rollup, *dimensions = decode_key(key)
-            self._panes[resolution].setdefault(pane, {})[rollup, *dimensions] = decode_columns(value)
+            resolution, pane, tail = split_key(key)
+            self._panes[resolution].setdefault(pane, {})[tail] = decode_columns(value)
 
     def rows(self) -> dict[RowKey, Columns]:
         """Every row held. For tests and comparisons: the tables of a worker are large."""
         return {
-            (resolution, pane, *group): columns
+            decode_key(key_head(resolution, pane) + tail): columns
             for resolution, panes in self._panes.items()
             for pane, held in panes.items()
-            for group, columns in held.items()
+            for tail, columns in held.items()
         }
 
     def __len__(self) -> int:
@@ -87,20 +76,43 @@ class Funnel:
         """
         changes: list[Change] = []
         watermark = watermark_ms // 1000
-        finer, length = counts.minutes, LENGTH_SECONDS["1m"]
-        for resolution in self._resolutions:
-            if not self._holds(resolution, finer, length):
-                finer = counts.minutes
-            finer, length = self._by_pane(resolution, finer), resolution.length
-            horizon = watermark - resolution.kept - resolution.length if resolution.kept else -(1 << 62)
-            panes = self._panes[resolution.name]
-            for pane, groups in finer.items():
-                if pane > horizon:
-                    rows = panes.setdefault(pane, {})
-                    changes += _count(resolution.name, pane, rows, groups)
-            if resolution.kept:
-                changes += self._expire(resolution, horizon)
+        steps = self._steps(counts, watermark)
+        for rollup, groups in counts.rollups():
+            for group, minutes in groups.items():
+                tail = key_tail(rollup, *group)
+                finer: Mapping[int, Delta] = minutes
+                for step in steps:
+                    finer = _sum(minutes if step.from_minutes else finer, step.pane_of)
+                    for pane, delta in finer.items():
+                        if pane not in step.held or not any(delta.values()):
+                            continue
+                        head, rows = step.held[pane]
+                        columns = _count(rows, tail, delta)
+                        changes.append((head + tail, encode_columns(columns) if columns else None))
+        changes += self._expire(watermark)
         return changes
+
+    def _steps(self, counts: Counts, watermark: int) -> list[Step]:
+        minutes = {
+            minute for _, groups in counts.rollups() for by_minute in groups.values() for minute in by_minute
+        }
+        steps = []
+        finer, length = minutes, LENGTH_SECONDS["1m"]
+        for resolution in self._resolutions:
+            from_minutes = not self._holds(resolution, finer, length)
+            if from_minutes:
+                finer = minutes
+            pane_of = {pane: pane_start(resolution.name, pane, self._zone) for pane in finer}
+            finer, length = set(pane_of.values()), resolution.length
+            horizon = _horizon(resolution, watermark)
+            panes = self._panes[resolution.name]
+            held = {
+                pane: (key_head(resolution.name, pane), panes.setdefault(pane, {}))
+                for pane in finer
+                if pane > horizon
+            }
+            steps.append(Step(pane_of, from_minutes, held))
+        return steps
 
     def _holds(self, resolution: Resolution, finer: Iterable[int], length: int) -> bool:
         """Whether each finer pane lies in one pane; where clocks are half an hour off, days cut hours."""
@@ -109,51 +121,49 @@ class Funnel:
             pane_start(name, pane, self._zone) == pane_start(name, pane + last, self._zone) for pane in finer
         )
 
-    def _by_pane(self, resolution: Resolution, finer: Mapping[int, Groups]) -> dict[int, Groups]:
-        """By pane, what the finer panes in it gain together."""
-        together: defaultdict[int, list[Groups]] = defaultdict(list)
-        for pane, groups in finer.items():
-            together[pane_start(resolution.name, pane, self._zone)].append(groups)
-        return {pane: parts[0] if len(parts) == 1 else _sum(parts) for pane, parts in together.items()}
-
-    def _expire(self, resolution: Resolution, horizon: int) -> Iterable[Change]:
-        panes = self._panes[resolution.name]
-        for pane in [pane for pane in panes if pane <= horizon]:
-            for group in panes.pop(pane):
-                yield encode_key((resolution.name, pane, *group)), None
+    def _expire(self, watermark: int) -> Iterable[Change]:
+        for resolution in self._resolutions:
+            panes, horizon = self._panes[resolution.name], _horizon(resolution, watermark)
+            for pane in [pane for pane in panes if pane <= horizon]:
+                head = key_head(resolution.name, pane)
+                for tail in panes.pop(pane):
+                    yield head + tail, None
 
 
-def _groups() -> Groups:
-    return defaultdict(lambda: defaultdict(int))
+def _horizon(resolution: Resolution, watermark: int) -> int:
+    """Panes that start here or before have expired."""
+    return watermark - resolution.kept - resolution.length if resolution.kept else -(1 << 62)
 
 
-def _sum(parts: Iterable[Groups]) -> Groups:
-    sums = _groups()
-    for groups in parts:
-        for group, delta in groups.items():
-            columns = sums[group]
+def _sum(finer: Mapping[int, Delta], pane_of: Mapping[int, int]) -> Mapping[int, Delta]:
+    """By pane, what the finer panes in it gain together."""
+    if len(finer) == 1:
+        ((pane, delta),) = finer.items()
+        return {pane_of[pane]: delta}
+    together: dict[int, Delta] = {}
+    for pane, delta in finer.items():
+        at = pane_of[pane]
+        if at in together:
+            sums = together[at]
             for column, n in delta.items():
-                columns[column] += n
-    return sums
-
-
-def _count(resolution: str, pane: int, rows: dict[Group, Columns], groups: Groups) -> Iterable[Change]:
-    """Add to the rows of a pane; a column that comes to 0 is not held, nor a row without columns."""
-    for group, delta in groups.items():
-        if not any(delta.values()):
-            continue
-        columns = rows.get(group)
-        if columns is None:
-            columns = rows[group] = {}
-        for column, n in delta.items():
-            total = columns.get(column, 0) + n
-            if total:
-                columns[column] = total
-            else:
-                columns.pop(column, None)
-        key = encode_key((resolution, pane, *group))
-        if columns:
-            yield key, encode_columns(columns)
+                sums[column] = sums.get(column, 0) + n
         else:
-            del rows[group]
-            yield key, None
+            together[at] = dict(delta)
+    return together
+
+
+def _count(rows: Rows, tail: bytes, delta: Delta) -> Columns:
+    """Add to a row; a column that comes to 0 is not held, nor a row without columns."""
+    columns = rows.get(tail)
+    if columns is None:
+        columns = rows[tail] = dict(delta)
+    else:
+        for column, n in delta.items():
+            columns[column] = columns.get(column, 0) + n
+    if 0 in columns.values():
+        columns = {column: n for column, n in columns.items() if n}
+        if columns:
+            rows[tail] = columns
+        else:
+            del rows[tail]
+    return columns

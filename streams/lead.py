@@ -1,9 +1,9 @@
 """The facts of one lead, and what a lead adds to the tables.
 
 The law here: a lead is a function of the *set* of its events. `absorb` only ever keeps a minimum, a flag or a
-membership, so that order and repetition cannot matter; `contributions` says what the facts mean. The tables
-then change by the difference of contributions, and late events, changed verdicts and void reaches need no
-case of their own. Definitions: `streams/README.md`.
+membership, so that order and repetition cannot matter; `contribute` says what the facts mean. A lead that
+changes is taken back as it was and counted as it is, and late events, changed verdicts and void reaches need
+no case of their own. Definitions: `streams/README.md`.
 """
 
 import msgspec
@@ -35,6 +35,7 @@ from streams.columns import (
     UNCALLED,
     bin_of,
 )
+from streams.counts import Counts, Delta
 
 Arrival = tuple[int, int, str, str, str]
 """(at_ms, rank, event_id, team, agent): compares in the order of events."""
@@ -47,9 +48,6 @@ Reach = tuple[int, int, str, str, str, str, str, str]
 
 End = tuple[int, int, str, float | None, str | None]
 """(at_ms, rank, event_id, talk_seconds, hangup_by) of a call's earliest `call_ended`."""
-
-Cell = tuple[int, str, str, str, str, str, str]
-"""(minute, campaign, source, team, agent, location, column): the finest grain of counting."""
 
 CREATED, DIALED, CONNECTED, REACHED, QUALIFIED, WON = range(6)
 
@@ -168,9 +166,8 @@ def fingerprint(event_id: str) -> bytes:
     return xxh3_64_digest(event_id.encode())
 
 
-def contributions(lead: Lead, hangup_ms: int) -> dict[Cell, int]:
-    """What the lead adds to the leads, hang-up and response columns."""
-    cells: dict[Cell, int] = {}
+def contribute(lead: Lead, hangup_ms: int, n: int, counts: Counts) -> None:
+    """Count `n` times what the lead adds to the leads, hang-up and response columns; -1 takes it back."""
     campaign = lead.campaign[3] if lead.campaign else NONE
     source = lead.source[3] if lead.source else NONE
     location = lead.location[3] if lead.location else NONE
@@ -183,24 +180,22 @@ def contributions(lead: Lead, hangup_ms: int) -> dict[Cell, int]:
             continue
         hangup = call.hangup(hangup_ms)
         if hangup:
+            minute = reach[0] // 60_000 * 60
             its_campaign, its_source, its_location = reach[5:]
-            cell = (
-                reach[0] // 60_000 * 60,
-                its_campaign,
-                its_source,
-                reach[3],
-                reach[4],
-                its_location,
-                hangup,
-            )
-            cells[cell] = cells.get(cell, 0) + 1
+            counts.campaigns[its_campaign, its_source][minute][hangup] += n
+            counts.teams[reach[3:5]][minute][hangup] += n
+            counts.locations[its_location,][minute][hangup] += n
         if hangup == DM_HANGUPS:
             if void is None or reach[:3] < void:
                 void = reach[:5]
         elif reached is None or reach[:3] < reached:
             reached = reach[:5]
 
+    by_campaign = counts.campaigns[campaign, source]
+    by_location = counts.locations[location,]
     arrival: Arrival | None = None
+    placed: Arrival | None = None
+    places: tuple[Delta, ...] = ()
     called = False
     own = (lead.created, lead.dialed, lead.connected, reached, lead.qualified, lead.won)
     for stage in (WON, QUALIFIED, REACHED, CONNECTED, DIALED, CREATED):
@@ -215,27 +210,30 @@ def contributions(lead: Lead, hangup_ms: int) -> dict[Cell, int]:
         if arrival is None:
             continue
         called |= stage == DIALED
-        at = (arrival[0] // 60_000 * 60, campaign, source, arrival[3], arrival[4], location)
-        cells[*at, LEADS[stage]] = 1
-        if implied:
-            cells[*at, IMPLIED] = cells.get((*at, IMPLIED), 0) + 1
+        if arrival is not placed:  # an implied arrival is where the one that implies it is
+            placed, minute = arrival, arrival[0] // 60_000 * 60
+            places = by_campaign[minute], counts.teams[arrival[3:]][minute], by_location[minute]
+        column = LEADS[stage]
+        for columns in places:
+            columns[column] += n
+            if implied:
+                columns[IMPLIED] += n
 
     if lead.created is None:
-        return cells
+        return
     created_ms = lead.created[0]
-    at = (created_ms // 60_000 * 60, campaign, source, NONE, NONE, location)
+    columns = by_campaign[created_ms // 60_000 * 60]
     if lead.dialed is not None and lead.dialed[0] < created_ms:
-        cells[*at, DIALED_BEFORE_CREATION] = 1
-        return cells
-    cells[*at, AWAITED] = 1
+        columns[DIALED_BEFORE_CREATION] += n
+        return
+    columns[AWAITED] += n
     if lead.dialed is not None:
         response_ms = lead.dialed[0] - created_ms
-        cells[*at, ATTEMPT_BINS[bin_of(response_ms)]] = 1
-        cells[*at, ATTEMPT_MS] = response_ms
+        columns[ATTEMPT_BINS[bin_of(response_ms)]] += n
+        columns[ATTEMPT_MS] += n * response_ms
     if lead.connected is not None and lead.connected[0] >= created_ms:
         response_ms = lead.connected[0] - created_ms
-        cells[*at, CONNECT_BINS[bin_of(response_ms)]] = 1
-        cells[*at, CONNECT_MS] = response_ms
+        columns[CONNECT_BINS[bin_of(response_ms)]] += n
+        columns[CONNECT_MS] += n * response_ms
     if not called and not lead.closed:
-        cells[*at, UNCALLED] = 1
-    return cells
+        columns[UNCALLED] += n

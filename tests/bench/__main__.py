@@ -138,7 +138,10 @@ def run_callfunnel(topic: Filled, folder: Path) -> Run:
         began = time.monotonic()
         worker = crew.start()
         worker.wait_until(
-            lambda: worker.metric(CONSUMED) >= topic.events, SECONDS_AT_MOST, "has not consumed the topic"
+            lambda: worker.metric(CONSUMED) >= topic.events,
+            SECONDS_AT_MOST,
+            "has not consumed the topic",
+            every_seconds=0.5,  # each look is a scrape that the worker has to answer
         )
         worker.send(signal.SIGTERM)
         run = measured(worker.process, began)
@@ -253,7 +256,7 @@ def main(
             f"{absent.name} is left out: {absent.python} does not exist; `make bench` sets it up", err=True
         )
     if quick:
-        events, contenders = min(events, 200_000), contenders[:2]
+        events, rounds, contenders = min(events, 100_000), 1, contenders[:2]
         slow_events = 1
     with broker_of(broker) as running:
         prefix = f"bench-{os.getpid()}"

@@ -186,14 +186,16 @@ class Worker:
         self.wait_until(lambda: self.is_ready, seconds, "is not ready")
         return self
 
-    def wait_until(self, holds: Callable[[], object], seconds: float, otherwise: str) -> None:
+    def wait_until(
+        self, holds: Callable[[], object], seconds: float, otherwise: str, every_seconds: float = 0.03
+    ) -> None:
         deadline = time.monotonic() + seconds
         while not holds():
             assert self.process.poll() is None, (
                 f"the worker ended with {self.process.returncode}:\n{self.log}"
             )
             assert time.monotonic() < deadline, f"the worker {otherwise} after {seconds} s:\n{self.log}"
-            time.sleep(0.03)
+            time.sleep(every_seconds)
 
     def kill(self) -> None:
         self.process.kill()

@@ -20,13 +20,13 @@ FOLD = Fold(
 DECODE = Decoder(Limits()).decode_all
 
 
-def home(lead_id):
+def homes(lead_ids):
     """Leads whose name begins with a digit live there, all others on partition 0."""
-    return int(lead_id[:1]) if lead_id[:1].isdigit() else 0
+    return {lead_id: int(lead_id[:1]) if lead_id[:1].isdigit() else 0 for lead_id in lead_ids}
 
 
-def partition(number=0, fold=FOLD, home=home):
-    return Partition(number, fold, DECODE, home)
+def partition(number=0, fold=FOLD, homes=homes):
+    return Partition(number, fold, DECODE, homes)
 
 
 def event(cls=Dial, event_id="e", lead_id="l", at_ms=T, **fields):
@@ -153,7 +153,7 @@ def test_a_lead_that_is_here_stays_here():
 
 
 def test_trusted_publishers_are_believed():
-    state = partition(home=None)
+    state = partition(homes=None)
     assert apply(state, event(lead_id="2nd")).foreign == []
     assert ever(state)["events_dialed"] == 1
 

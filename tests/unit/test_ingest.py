@@ -114,7 +114,7 @@ class Table:
 class Worker:
     """An ingest and everything around it."""
 
-    def __init__(self, home=lambda lead_id: 0):
+    def __init__(self, home=0):
         self.consumer, self.ledger = Consumer(), Ledger()
         self.funnel, self.leads = Table(FUNNEL), Table(LEADS)
         self.app = SimpleNamespace(
@@ -133,7 +133,9 @@ class Worker:
             source=SOURCE.topic,
             dead_letters=DEAD,
             ledger=self.ledger,
-            new_partition=lambda number: Partition(number, FOLD, decode, home),
+            new_partition=lambda number: Partition(
+                number, FOLD, decode, lambda lead_ids: dict.fromkeys(lead_ids, home)
+            ),
             limits=DeadLetterLimits(max_share=0.9, window=1_000, max_run=5),
             metrics=engine_metrics(self.registry),
             fail=self.failures.append,
@@ -343,7 +345,7 @@ async def test_a_batch_is_one_transaction_of_rows_leads_and_dead_letters(worker)
 
 def test_an_event_of_another_partition_is_sent_home_as_it_came_and_marked():
     async def main():
-        worker = Worker(home=lambda lead_id: 4)
+        worker = Worker(home=4)
         await worker.take_over()
         await worker.take(batch(0, 1, headers=[[("trace", b"t")]]))
         ((_, records),) = worker.ledger.written

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka.partitioner.default import murmur2 as murmur2_of_kafka_python
 
-from streams.partitioning import home, homes, murmur2
+from streams.partitioning import home, homes, murmur2, murmur2_of_all
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,11 @@ def test_murmur2_agrees_with_the_python_clients(key):
     assert murmur2(key) == murmur2_of_kafka_python(key) & 0x7FFFFFFF
 
 
+@given(st.sets(st.binary(max_size=20)))
+def test_murmur2_of_many_keys_is_that_of_each(keys):
+    assert murmur2_of_all(keys) == {key: murmur2(key) for key in keys}
+
+
 @given(st.binary(max_size=70), st.integers(1, 100))
 def test_a_home_is_the_digest_modulo_the_partitions(key, partitions):
     assert home(key, partitions, "murmur2") == murmur2(key) % partitions
@@ -37,8 +42,9 @@ def test_a_home_is_the_digest_modulo_the_partitions(key, partitions):
 
 
 def test_the_home_of_a_lead_is_the_settings_choice():
-    assert homes(6, "murmur2")(b"lead-1") == home(b"lead-1", 6, "murmur2")
-    assert homes(6, "crc32")(b"lead-1") == home(b"lead-1", 6, "crc32")
+    keys = [b"lead-1", b"lead-2", b"another"]
+    for partitioner in ("murmur2", "crc32"):
+        assert homes(6, partitioner)(keys) == {key: home(key, 6, partitioner) for key in keys}
 
 
 def test_trusted_publishers_need_no_home():
