@@ -415,7 +415,7 @@ def _parts(family: Family, openmetrics: bool) -> Iterator[tuple[str, str, list[i
 
 
 def _pattern(family: Family, places: Iterable[int]) -> str:
-    """The lines of any row: `%(label)s` for each of its labels, and for each number what becomes `%s` then."""
+    """The lines of any row: `%(label)s` for each of its labels, `%%s` for each number."""
     name = family.metric.name.removesuffix("_total")
     own = [(label, f"%({label})s") for label in family.labels]
     lines = []

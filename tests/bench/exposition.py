@@ -79,7 +79,7 @@ def cpu_ms(work: Callable[[], Any]) -> float:
 
 
 def rendering(funnel: Funnel, rounds: int) -> dict[str, float]:
-    """Of each format in CPU ms: the first page, then medians for a snapshot that is new and one that is not."""
+    """CPU ms by format: the first page, then the median for a new snapshot and for the one of before."""
     found = {}
     for name in FORMATS:
         snapshot = funnel.snapshot(NOW_S)
