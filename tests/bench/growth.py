@@ -79,7 +79,7 @@ class Oracle:
     """Computes beside the runs, in a process of its own, each stream once."""
 
     def __init__(self) -> None:
-        self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=os.nice, initargs=(10,))
+        self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=os.nice, initargs=(5,))
         self._found: dict[tuple[str, int, int], Future[oracle.Tables]] = {}
 
     def begin(self, case: Case, events: int) -> None:
