@@ -195,7 +195,6 @@ def draw(found: dict[str, list[Run]], path: Path) -> None:
             place.set_xscale("log", base=2 if field == "workers" else 10)
             if field == "workers":
                 place.set_xticks(sizes, map(str, sizes))
-            place.set_ylim(bottom=0)
             place.grid(alpha=0.3)
             if len(lines) > 1:
                 place.legend()
@@ -203,6 +202,8 @@ def draw(found: dict[str, list[Run]], path: Path) -> None:
                 place.set_ylabel(unit)
             if row:
                 place.set_xlabel(title)
+    for row in places:
+        row[0].set_ylim(bottom=0)  # of the whole row: the axis is shared
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
