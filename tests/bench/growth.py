@@ -241,7 +241,7 @@ def table(found: dict[str, list[Run]]) -> str:
 
 @click.command()
 @click.option("--events", default=200_000, show_default=True, help="Events of a run.")
-@click.option("--full", is_flag=True, help="5,000,000 leads as well: half an hour more, and 4 GiB.")
+@click.option("--full", is_flag=True, help="5,000,000 leads as well: gigabytes, and long.")
 @click.option("--only", multiple=True, help="One of leads, agents, workers, batch_events; may be repeated.")
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write all figures to a file.")
 @click.option("--picture", default=PICTURE, type=click.Path(path_type=Path), help="Where to draw.")
@@ -249,7 +249,7 @@ def main(events: int, full: bool, only: tuple[str, ...], report: Path | None, pi
     """How the cost of a worker grows, on Apache Kafka: leads, agents, workers, size of a batch.
 
     \b
-      python -m bench.growth                          everything, within ten minutes
+      python -m bench.growth                          everything but 5,000,000 leads
       python -m bench.growth --only leads --full      10,000 to 5,000,000 leads
       python -m bench.growth --json growth.json       the figures in a file
 
