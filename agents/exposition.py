@@ -347,11 +347,13 @@ class Exposition:
                 if openmetrics and _unit(metric):
                     lines.append(f"# UNIT {name} {_unit(metric)}\n")
                 templates = self._templates.setdefault((metric.name, f"{suffix}{len(places)}"), {})
+                pattern = _pattern(family, places)
                 whole = len(places) == len(family.layout)
                 for row, values in family.rows.items():
                     template = templates.get(row)
                     if template is None:
-                        template = templates[row] = _template(family, row, places)
+                        labels = dict(zip(family.labels, map(_escape, row), strict=True))
+                        template = templates[row] = pattern % labels
                     chosen = values if whole else [values[place] for place in places]
                     lines.append(template % tuple(map(_number, chosen)))
                 for gone in (
@@ -412,14 +414,14 @@ def _parts(family: Family, openmetrics: bool) -> Iterator[tuple[str, str, list[i
         yield suffix, "gauge", [n for n in everything if family.layout[n].suffix == suffix]
 
 
-def _template(family: Family, row: Labels, places: Iterable[int]) -> str:
-    """The lines of a row with `%s` for each number."""
+def _pattern(family: Family, places: Iterable[int]) -> str:
+    """The lines of any row: `%(label)s` for each of its labels, `%%s` for each number."""
     name = family.metric.name.removesuffix("_total")
+    own = [(label, f"%({label})s") for label in family.labels]
     lines = []
     for sample in (family.layout[place] for place in places):
-        labels = sorted((*zip(family.labels, row, strict=True), *sample.labels))
-        text = ",".join(f'{label}="{_escape(value)}"' for label, value in labels)
-        lines.append(f"{name}{sample.suffix}{{{text}}} %s\n" if text else f"{name}{sample.suffix} %s\n")
+        text = ",".join(f'{label}="{value}"' for label, value in sorted((*own, *sample.labels)))
+        lines.append(f"{name}{sample.suffix}{{{text}}} %%s\n" if text else f"{name}{sample.suffix} %%s\n")
     return "".join(lines)
 
 

@@ -287,8 +287,9 @@ class View:
         changed = True
         refreshed = looked = time.monotonic()
         while True:
+            wait = self._refresh_seconds if behind else refreshed + self._refresh_seconds - time.monotonic()
             arrived = await consumer.getmany(
-                timeout_ms=int(self._refresh_seconds * 1000), max_records=_RECORDS_AT_ONCE
+                timeout_ms=max(1, int(wait * 1000)), max_records=_RECORDS_AT_ONCE
             )
             for partition in partitions:
                 position = await consumer.position(partition)

@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 import orjson
+from bench.machine import cpu_seconds
 from e2e.prometheus import Prometheus
 
 from faults import stream
@@ -100,7 +101,7 @@ def failover(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dict[
 
 
 def recovery(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dict[str, Any]]:
-    """How long a fresh worker takes to restore so many leads, and what memory it has then."""
+    """How long a fresh worker takes to restore so many leads, and what memory they take."""
 
     def leads() -> Any:
         for number in range(size.events):
@@ -114,25 +115,42 @@ def recovery(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dict[
 
     options = {"workers": 1, "batch_events": 10_000, "watched": False, "stall_seconds": 300.0}
     with lab.run(name, seed=seed, events=size.events, sent=leads(), **options) as run:
-        run.start_workers()
+        (slot,) = run.slots
+
+        def started() -> tuple[float, float, float]:
+            """Seconds until it was ready, the CPU seconds among them, and its memory then."""
+            began = time.monotonic()
+            slot.start()
+            slot.worker.wait_until_ready(240)
+            return time.monotonic() - began, cpu_seconds(slot.pid), _usage(slot.pid)[0]
+
+        without = started()
         run.publisher.start(size.events)
         run.publisher.finish()
         reader = Reader(run.settings)
         run.expect(reader.wait(run.publisher.ends(), 400, run.tend), "they are not all in the tables")
         reader.close()
         run.expect(reader.left.rows[1] == size.events, f"{reader.left.rows[1]} leads are in the tables")
-        (slot,) = run.slots
+        folded = _usage(slot.pid)[0]
         slot.stop(within_seconds=10)
-        began = time.monotonic()
-        slot.start()
-        slot.worker.wait_until_ready(240)
-        seconds = time.monotonic() - began
-        memory = slot.worker.metric("process_resident_memory_bytes ") / 2**20
+        seconds, cpu, memory = started()
         held = 'callfunnel_worker_table_rows{table="leads"}'
         run.until(lambda: slot.worker.metric(held) == size.events, 10, "it holds every lead")
         verdict = Verdict(differences=run.differences)
         verdict.expect(seconds <= 60 * max(1, size.events / 1_000_000), f"it took {seconds:.0f} s")
-        return verdict, {"leads": size.events, "seconds": round(seconds, 1), "memory_mib": round(memory)}
+        records = [len(value) for rows in reader.left.leads.values() for value in rows.values()]
+        return verdict, {
+            "leads": size.events,
+            "rows": sum(reader.left.rows),
+            "record_bytes": round(sum(records) / len(records)),
+            "seconds": round(seconds, 1),
+            "seconds_without_leads": round(without[0], 1),
+            "cpu_seconds": cpu,
+            "cpu_seconds_without_leads": without[1],
+            "memory_mib": round(memory),
+            "memory_mib_without_leads": round(without[2]),
+            "memory_mib_before_the_restart": round(folded),
+        }
 
 
 def soak(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dict[str, Any]]:

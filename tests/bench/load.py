@@ -1,0 +1,41 @@
+"""Events whose every size is a number: leads, agents, and how many happen in a second.
+
+On the floor of `agents/generator.py` agents, leads and rate hang together, as on a real
+one; to see what each of them costs, it must change alone.
+"""
+
+from collections.abc import Iterator
+
+from integration.workers import Event
+
+LIFE = ("lead_created", "dial", "connect", "call_ended")
+IN_HAND = 20_000
+"""Leads under way at a time: what happens next to a lead comes so many events later."""
+START_MS = 1_780_300_800_000
+PER_SECOND = 250
+
+
+def worked(events: int, agents: int) -> Iterator[Event]:
+    """Leads are called, one after the other: each lives its life, and is then left alone."""
+    for number in range(events):
+        wave, place = divmod(number, IN_HAND * len(LIFE))
+        lead = wave * IN_HAND + place % IN_HAND
+        yield event(
+            f"lead-{lead:09d}", place // IN_HAND, lead, agents, START_MS + number * 1000 // PER_SECOND
+        )
+
+
+def untouched(leads: int, agents: int) -> Iterator[Event]:
+    """Leads that were called once, all in the same minute, an hour ago: they are kept, and leave few rows."""
+    for lead in range(leads):
+        at_ms = START_MS - 3_600_000 + lead * 60_000 // leads
+        yield event(f"kept-{lead:09d}", 1, lead, agents, at_ms)
+
+
+def event(lead_id: str, step: int, number: int, agents: int, at_ms: int) -> Event:
+    agent = number % agents
+    return {
+        "event_id": f"{lead_id}-{step}", "type": LIFE[step], "occurred_at": at_ms, "lead_id": lead_id,
+        "call_id": f"{lead_id}-call", "campaign": f"campaign-{number % 5}", "source": f"source-{number % 3}",
+        "agent": f"agent-{agent}", "team": f"team-{agent // 12}", "location": f"place-{agent % 3}",
+    }  # fmt: skip
