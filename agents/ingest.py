@@ -9,6 +9,7 @@ The law here:
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -28,15 +29,57 @@ REROUTED = "callfunnel.rerouted"
 """The header of an event that was sent to its lead's home partition: it is applied wherever it is found."""
 
 
-class Lane:
-    """One owned partition: its state, and the batches waiting for it."""
+MOST_WAITING = 64
+"""Batches that may wait for a partition, however small they are."""
 
-    def __init__(self, state: Partition) -> None:
+
+class Lane:
+    """One owned partition: its state, and the batches waiting for it.
+
+    While a transaction is under way, small fetches gather here; the next one takes them all. So a slow broker
+    makes transactions larger, and the numbers no older than two of them.
+    """
+
+    def __init__(self, state: Partition, most_records: int) -> None:
         self.state = state
-        self.waiting: asyncio.Queue[EventT] = asyncio.Queue(maxsize=1)
         self.task: asyncio.Task[None] | None = None
         self.progress_at = time.monotonic()
         self.seeks = 0
+        self.waiting: deque[EventT] = deque()
+        self._most_records = most_records
+        self._changed = asyncio.Condition()
+
+    async def put(self, event: EventT) -> None:
+        """Add a batch; waits while there are enough."""
+        async with self._changed:
+            await self._changed.wait_for(self._has_room)
+            self.waiting.append(event)
+            self._changed.notify_all()
+
+    async def get(self) -> list[EventT]:
+        """The first batch, and those that go on where it ends, up to what one transaction may take."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.waiting)
+            taken = [self.waiting.popleft()]
+            records = len(taken[0].value)
+            while self.waiting:
+                last, following = taken[-1].value, self.waiting[0].value
+                records += len(following)
+                if (
+                    records > self._most_records
+                    or following.start != last.end
+                    or following.generation != last.generation
+                ):
+                    break
+                taken.append(self.waiting.popleft())
+            self._changed.notify_all()
+            return taken
+
+    def _has_room(self) -> bool:
+        return (
+            len(self.waiting) < MOST_WAITING
+            and sum(len(event.value) for event in self.waiting) < self._most_records
+        )
 
 
 class Ingest:
@@ -53,6 +96,7 @@ class Ingest:
         dead_letters: str,
         ledger: Ledger,
         new_partition: Callable[[int], Partition],
+        batch_events: int,
         limits: DeadLetterLimits,
         metrics: SimpleNamespace,
         fail: Callable[[BaseException], None],
@@ -64,6 +108,7 @@ class Ingest:
         self._leads = app.leads_table
         self._ledger = ledger
         self._new_partition = new_partition
+        self._batch_events = batch_events
         self._limits = limits
         self._metrics = metrics
         self._fail = fail
@@ -81,6 +126,8 @@ class Ingest:
             lane = self.lanes.pop(partition)
             if lane.task is not None:
                 lane.task.cancel()
+            for event in lane.waiting:
+                self._app.consumer.drop(event)
             # Faust may keep a changelog assigned when its source is gone; its rows went with the lane.
             self._funnel.rows.forget(partition)
             self._leads.rows.forget(partition)
@@ -141,7 +188,7 @@ class Ingest:
                 except Mismatch as error:
                     await self._ledger.check_owned(tp.partition, self._funnel.changelog_topic_name)
                     raise TablesWrong(str(error)) from error
-                lane = self.lanes[tp.partition] = Lane(state)
+                lane = self.lanes[tp.partition] = Lane(state, self._batch_events)
                 lane.task = asyncio.create_task(self._run(lane), name=f"lane-{tp.partition}")
             offset = lane.state.offset
             if offset is None:
@@ -211,24 +258,27 @@ class Ingest:
         return None
 
     async def take(self, event: EventT) -> None:
-        """Give a batch to its partition; waits while the partition is busy with two others."""
+        """Give a batch to its partition; waits while enough of them wait there."""
         batch: MicroBatch = event.value
         lane = self.lanes.get(batch.partition)
         if lane is None or batch.generation != self._app.consumer_generation_id:
             self._app.consumer.drop(event)  # revoked since it was fetched; the new owner reads it again
             return
-        await lane.waiting.put(event)
+        await lane.put(event)
         failpoints.hit("delivered")
 
     async def _run(self, lane: Lane) -> None:
         try:
             while True:
-                event = await lane.waiting.get()
-                if await self._process(lane, event.value):
-                    event.ack()
+                events = await lane.get()
+                first, *following = [event.value for event in events]
+                if await self._process(lane, first.joined(following) if following else first):
+                    for event in events:
+                        event.ack()
                     failpoints.hit("acknowledged")
                 else:
-                    self._app.consumer.drop(event)
+                    for event in events:
+                        self._app.consumer.drop(event)
         except asyncio.CancelledError:
             raise
         except BaseException as error:

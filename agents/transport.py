@@ -66,6 +66,15 @@ class MicroBatch:
     def __repr__(self) -> str:
         return f"<{self.topic}/{self.partition} [{self.start}, {self.end}) {len(self)} records>"
 
+    def joined(self, following: Sequence["MicroBatch"]) -> "MicroBatch":
+        """This batch and those that begin where the one before them ends, as one."""
+        whole = MicroBatch(self.topic, self.partition, self.start, self.end, self.generation)
+        for part in (self, *following):
+            for field in ("offsets", "timestamps", "keys", "values", "headers"):
+                getattr(whole, field).extend(getattr(part, field))
+            whole.end = part.end
+        return whole
+
     def since(self, offset: int) -> "MicroBatch":
         """The part of the batch from `offset` on."""
         rest = MicroBatch(self.topic, self.partition, offset, self.end, self.generation)

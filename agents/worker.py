@@ -138,6 +138,7 @@ def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str
             settings.app_id, connection.aiokafka_options(settings), settings.transaction_timeout_seconds
         ),
         new_partition=partitions_of(settings, count),
+        batch_events=settings.batch_events,
         limits=DeadLetterLimits(settings.dlq_max_share, settings.dlq_share_window, settings.dlq_max_run),
         metrics=metrics,
         fail=app.fail,

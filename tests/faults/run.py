@@ -353,7 +353,7 @@ class Run:
     def finish(
         self,
         *,
-        patience: float = 120.0,
+        patience: float | None = None,
         at_rest: Callable[[Expected], object] | None = None,
         unread: Iterable[int] = (),
     ) -> Verdict:
@@ -362,6 +362,7 @@ class Run:
         `unread` are the places of records that nobody could read.
         """
         unread = frozenset(unread)
+        patience = patience or 120 + self.events / 10_000  # what was killed again and again is behind
         if self._oracle is None:
             self.begin_oracle()
         publisher = self.publisher
@@ -433,7 +434,7 @@ class Run:
         fresh.worker.wait_until_ready(300)  # an hour's changelog is not compacted yet
         self.figures["fresh_worker_seconds"] = round(time.monotonic() - began, 1)
         self.until(
-            lambda: _table_rows(fresh) == reader.left.rows, 10, f"the fresh worker holds {reader.left.rows}"
+            lambda: _table_rows(fresh) == reader.left.rows, 30, f"the fresh worker holds {reader.left.rows}"
         )
 
 

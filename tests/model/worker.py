@@ -205,6 +205,7 @@ class Worker:
             source=SOURCE,
             dead_letters=DEAD_LETTERS,
             ledger=schedule.rules.ledger(APP, {"worker": self}, 15.0),
+            batch_events=8,
             new_partition=lambda number: Partition(
                 number, FOLD, DECODER.decode_all, homes(partitions, "murmur2")
             ),

@@ -136,6 +136,7 @@ class Worker:
             new_partition=lambda number: Partition(
                 number, FOLD, decode, lambda lead_ids: dict.fromkeys(lead_ids, home)
             ),
+            batch_events=10_000,
             limits=DeadLetterLimits(max_share=0.9, window=1_000, max_run=5),
             metrics=engine_metrics(self.registry),
             fail=self.failures.append,
@@ -493,3 +494,48 @@ async def test_only_work_without_progress_is_a_stall(worker):
 async def test_rows_and_leads_are_told_for_all_partitions(worker):
     await worker.take(batch(0, 3))
     assert worker.ingest.rows() == (len(worker.state.funnel), 3)
+
+
+# What gathers while a transaction is under way
+
+
+async def given(worker, *batches):
+    """Give it batches at once, so that all but the first wait for it."""
+    for one in batches:
+        await worker.ingest.take(SimpleNamespace(value=one, ack=lambda one=one: worker.acked.append(one)))
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@with_worker
+async def test_fetches_that_wait_become_one_transaction(worker):
+    batches = [batch(0, 2), batch(2, 3), batch(3, 7)]
+    await given(worker, *batches)
+    assert (len(worker.ledger.written), worker.acked) == (1, batches)
+    assert (worker.state.offset, dials(worker)) == (7, 7)
+
+
+@with_worker
+async def test_a_transaction_takes_no_more_than_it_may(worker):
+    lane = worker.ingest.lanes[0]
+    lane._most_records = 3
+    await given(worker, batch(0, 2), batch(2, 3))
+    await given(worker, batch(3, 5), batch(5, 9))
+    assert len(worker.ledger.written) == 3  # [0, 3), [3, 5), [5, 9)
+    assert dials(worker) == 9
+
+
+@with_worker
+async def test_what_does_not_go_on_where_the_last_one_ended_waits_for_its_turn(worker):
+    await given(worker, batch(0, 2), batch(3, 4), batch(2, 4))
+    assert dials(worker) == 4
+    assert len(worker.ledger.written) == 2
+
+
+@with_worker
+async def test_what_waits_for_a_partition_that_is_lost_is_given_back(worker):
+    lane = worker.ingest.lanes[0]
+    lane.task.cancel()
+    await given(worker, batch(0, 2), batch(2, 3))
+    await worker.ingest.fence(())
+    assert [one.start for one in worker.consumer.dropped] == [0, 2]
