@@ -1,4 +1,4 @@
-"""Every expression of every dashboard, run by a real Prometheus that scrapes the real engine.
+"""Every expression of every dashboard, rule and alert, run by a real Prometheus that scrapes the real engine.
 
 The engine is a worker with a view and a second replica of the view, fed with a slice of the bundled campaign
 and with a live floor whose events come late, twice, out of order and sometimes broken. What a dashboard shows
@@ -8,6 +8,7 @@ must be there, be a number, and be the engine's own number.
 import json
 import math
 import re
+import shutil
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from typing import Any
 
 import orjson
 import pytest
-from e2e.prometheus import Prometheus, Refused, find, leave_out
+import yaml
+from e2e.prometheus import Prometheus, Refused, find, leave_out, to_wednesday_afternoon
 
 from agents import bank_marketing, generator, topics
 from agents.broker import EmbeddedBroker, embedded_program
@@ -30,12 +32,18 @@ from grafana import build
 from grafana.check import TARGET, UNUSED, Asked, asked, label_values, names_used
 from grafana.frame import ALL
 from grafana.promql import metric_of
-from integration.workers import Publishing, Record, Worker, Workers, publish, record
+from integration.workers import ROOT, Publishing, Record, Worker, Workers, publish, record
 from streams.metrics import CATALOGUE
 from streams.windows import WINDOWS
 
 JOB = "callfunnel"
 DASHBOARDS = [json.loads(path.read_text()) for path in sorted(build.FOLDER.glob("*.json"))]
+RULES = {
+    rule.get("alert") or rule["record"]: rule
+    for path in sorted((ROOT / "deploy/prometheus/rules").glob("*.yml"))
+    for group in yaml.safe_load(path.read_text("utf-8"))["groups"]
+    for rule in group["rules"]
+}
 FEED_SECONDS = 45
 SCRAPES = 20
 
@@ -83,7 +91,10 @@ def floor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Floor]:
                 lambda: folded(view) >= len(history), 90, f"has not folded {len(history)} records"
             )
             addresses = [url.split("/")[2] for url in (worker.url, replica_url)]
-            prometheus = Prometheus(folder / "prometheus", JOB, addresses)
+            rules = folder / "rules"
+            shutil.copytree(ROOT / "deploy/prometheus/rules", rules)
+            to_wednesday_afternoon(rules)
+            prometheus = Prometheus(folder / "prometheus", JOB, addresses, rules)
             now_s, page = time.time(), openmetrics(replica_url)
             for days in (1, 7):
                 prometheus.remember(page, addresses[1], now_s - days * 86_400)
@@ -225,6 +236,64 @@ def test_every_window_is_answered_without_complaint(floor: Floor, window: str):
             floor.prometheus.now(filled(question.expr, values))
 
 
+def without_thresholds(expr: str) -> str:
+    """An alert's expression that finds series although all is well.
+
+    A comparison says 0 or 1, what must not be there must be, and what was a week ago is looked up now.
+    """
+    at_present = re.sub(r" offset \d+\w", "", expr)
+    return re.sub(r"\bunless\b", "and", re.sub(r"([<>]=?|==) ", r"\1 bool ", at_present))
+
+
+def asked_by_rule(expr: str, name: str) -> Asked:
+    if name in ALERTS or name == BEHIND:
+        expr = without_thresholds(expr.replace(BEHIND, f"({RULES[BEHIND]['expr']})"))
+    return Asked(name, expr, "instant")
+
+
+ALERTS = {name for name, rule in RULES.items() if "alert" in rule}
+BEHIND = "job:callfunnel_behind_seconds:max"
+"""Nothing while every partition is read to its end, which changes from one moment to the next."""
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_and_every_alert_finds_what_it_compares(floor: Floor, name: str):
+    question = asked_by_rule(RULES[name]["expr"], name)
+    found = finding(floor, question, {})
+    if reason(question):
+        assert found, "it need not be listed in EMPTY"
+    else:
+        assert found is None
+
+
+def test_prometheus_evaluates_every_rule_without_an_error(floor: Floor):
+    groups = floor.prometheus.ask("rules")["groups"]
+    found = {
+        rule["name"]: (rule["health"], rule.get("lastError")) for group in groups for rule in group["rules"]
+    }
+    assert found == dict.fromkeys(RULES, ("ok", None))
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        ("ReachRateCritical", "and ignoring (funnel_stage)", "and"),
+        ("ImmediateHangupShare", "and on (job) job", "and job"),
+        ("LeadResponseSlaBurn", "open1h >= 10", "open1hour >= 10"),
+        ("OldestUncalledLead", 'age=~"15-60m|', 'age="15-60m|'),
+        ("NoDialsDuringHours", 'window="5m"', 'window="5min"'),
+        ("EngineDown", '"callfunnel", "", ""', '"callfunnels", "", ""'),
+        ("RecoveryStuck", "on (job, instance) sum by (job, instance)", "on (job, instance) sum by (job)"),
+        ("PartitionsUnassigned", 'state="active"', 'state="assigned"'),
+        ("campaign:callfunnel_reach:ratio", "- ignoring (funnel_stage)", "-"),
+        ("campaign:callfunnel_response_sla:burn1h", "/ on () group_left ()", "/"),
+    ],
+)  # fmt: skip
+def test_a_rule_that_finds_nothing_is_found(floor: Floor, name: str, right: str, wrong: str):
+    assert RULES[name]["expr"].count(right) == 1
+    assert finding(floor, asked_by_rule(RULES[name]["expr"].replace(right, wrong), name), {})
+
+
 @pytest.mark.parametrize(
     ("expr", "named"),
     [
@@ -290,6 +359,7 @@ def test_the_funnel_of_two_replicas_is_the_engines_own(floor: Floor):
             "panel 'Called in time' A": document["response"]["value"],
             "panel 'Called in time' B": document["response"]["due"],
             "panel 'Uncalled leads' A": document["uncalled"]["leads"],
+            "panel 'Behind by' A": 0,  # the last event is some time ago, and read
         }
         found = {place: floor.prometheus.now(shown[place])[0][1] for place in expected}
         if found == pytest.approx(expected, abs=1e-12):
