@@ -29,6 +29,7 @@ sys.path.append(str(HERE.parent))  # for a run as a script, from a checkout that
 
 import click  # noqa: E402
 from rich.console import Console  # noqa: E402
+from rich.markup import escape  # noqa: E402
 
 from agents import exit_codes, topics  # noqa: E402
 from agents.broker import (  # noqa: E402
@@ -88,9 +89,13 @@ class Receiver:
     def __init__(self, port: int, told: Callable[[str, Alert], None]) -> None:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                for alert in message["alerts"]:
-                    told(self.path.strip("/"), alert)
+                try:
+                    message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                    for alert in message["alerts"]:
+                        told(self.path.strip("/"), alert)
+                except (KeyError, TypeError, ValueError):
+                    self.send_error(400, "This is no message of Alertmanager")
+                    return
                 self.send_response(200)
                 self.end_headers()
 
@@ -186,6 +191,8 @@ class Monitoring:
         """Raises Failure when one of them has ended."""
         for name, process in self.processes.items():
             if process.poll() is not None:
+                if process.returncode < 0:
+                    raise Failure(f"{name} was ended by {signal.Signals(-process.returncode).name}.")
                 words = " / ".join(self._log(name).read_text(errors="replace").splitlines()[-3:])
                 raise Failure(f"{name} ended with exit code {process.returncode}: {words}")
 
@@ -239,13 +246,9 @@ def _run(kind: str, seats: int, seed: int, console: Console, stack: ExitStack) -
     topics.create(settings)
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="callfunnel-stack-")))
 
-    def tell(receiver: str, alert: Alert) -> None:
-        state = "[bold red]firing  [/]" if alert["status"] == "firing" else "[green]resolved[/]"
-        console.print(
-            f"{state} to {receiver}: {alert['labels']['alertname']}: {alert['annotations']['summary']}"
-        )
-
-    receiver = stack.enter_context(Receiver(ports["receiver"], tell))
+    receiver = stack.enter_context(
+        Receiver(ports["receiver"], lambda name, alert: console.print(line(name, alert)))
+    )
     monitoring = Monitoring(
         folder,
         engines=[f"{HOST}:{settings.http_port}"],
@@ -279,6 +282,14 @@ def _run(kind: str, seats: int, seed: int, console: Console, stack: ExitStack) -
         "Ctrl-C ends everything."
     )
     go_live(settings, tend, seats=seats, seed=seed)
+
+
+def line(receiver: str, alert: Alert) -> str:
+    """An alert as the terminal shows it; a campaign may be called what looks like markup."""
+    state = "[bold red]firing  [/]" if alert["status"] == "firing" else "[green]resolved[/]"
+    return f"{state} " + escape(
+        f"to {receiver}: {alert['labels']['alertname']}: {alert['annotations']['summary']}"
+    )
 
 
 @contextmanager

@@ -99,6 +99,17 @@ class Scope:
         created = self.series("callfunnel_oldest_uncalled_lead_timestamp_seconds")
         return f"time() - min{f' by ({by})' if by else ''} ({created})"
 
+    def behind(self) -> str:
+        """The age in seconds of the newest event of the partition furthest behind; 0 where all is read.
+
+        As the recording rule `job:callfunnel_behind_seconds:max`: a partition where nothing happens is not
+        behind, and one whose lag no worker tells is.
+        """
+        watermark = self.series("callfunnel_watermark_timestamp_seconds")
+        newest = f"max by (job, partition) ({watermark} > 0)"
+        lag = f"max by (job, partition) ({self.series('callfunnel_worker_consumer_lag')})"
+        return f"max((time() - {newest} unless on (job, partition) {lag} == 0) or 0 * {newest})"
+
 
 def ratio(numerator: str, denominator: str) -> str:
     """A share; absent, not 0 or NaN, where the denominator is 0."""

@@ -94,13 +94,13 @@ function drawRate(rate) {
   card.querySelector(".of").before(meter(rate), standard);
 }
 
-function drawUncalled(uncalled, now) {
+function drawUncalled({ uncalled, now_timestamp_seconds: now, watermark }) {
   const card = byId("uncalled");
   const oldest = uncalled.oldest_timestamp_seconds;
   write(card.querySelector(".value"), number.format(uncalled.leads));
   if (oldest === null) {
     delete card.dataset.band;
-    write(byId("oldest"), "Every open lead has been called.");
+    write(byId("oldest"), watermark.delay_seconds === null ? "No lead has come in yet." : "Every open lead has been called.");
   } else {
     card.dataset.band = now - oldest > LONG_AGO_SECONDS ? "critical" : now - oldest > LATE_SECONDS ? "watch" : "standard";
     write(byId("oldest"), `The oldest has waited for ${span(now - oldest)}, since ${moment.format(oldest * 1000)}.`);
@@ -146,7 +146,7 @@ function judge(funnel) {
   if (delay === null) {
     return say("wait", "no events yet", {
       trouble: "No event has been counted yet. Once call systems publish to Kafka and a worker runs, the funnel fills by "
-        + "itself; `callfunnel check` says what is missing.",
+        + "itself; “callfunnel check” says what is missing.",
     });
   }
   const freshness = Math.abs(Date.now() / 1000 - funnel.now_timestamp_seconds) > LATE_SECONDS
@@ -156,7 +156,7 @@ function judge(funnel) {
     return say("late", "no new events", {
       freshness,
       trouble: `No event for ${span(delay)}. Nobody calls, the call system's events do not reach Kafka, or no worker counts them: `
-        + "`callfunnel check` tells these apart.",
+        + "“callfunnel check” tells these apart.",
     });
   }
   return say("live", "live", { freshness });
@@ -187,7 +187,7 @@ async function refresh() {
   answeredAt = Date.now();
   drawFunnel(funnel);
   [...funnel.ratios, funnel.response].forEach(drawRate);
-  drawUncalled(funnel.uncalled, funnel.now_timestamp_seconds);
+  drawUncalled(funnel);
   link(funnel.grafana);
   byId("json").href = `api/v1/funnel?${query}`;
   judge(funnel);

@@ -3,6 +3,7 @@
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from grafana import frame
+from grafana.boards.speed import leads_due_and_met
 from grafana.frame import Section
 from grafana.panels import COUNT, SECONDS, SHARE, Column, Query, bands, bars, limits, lines, stat, table
 from grafana.promql import Scope, ratio, steps
@@ -210,14 +211,7 @@ def new_leads() -> Section:
                 colours=bands("response"),
                 soft_max=1,
             ),
-            lines(
-                "Leads due and met",
-                "Leads whose time ended in the window that ends at each moment; of those, the ones called "
-                "in time.",
-                COUNT,
-                Query(scope.due(), "due"),
-                Query(scope.met(), "met"),
-            ),
+            leads_due_and_met(),
             lines(
                 "Uncalled leads",
                 "Open leads that nobody has called yet, by their age.",

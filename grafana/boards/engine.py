@@ -46,9 +46,10 @@ def trust() -> Section:
             ),
             stat(
                 "Behind by",
-                "Age of the newest event in the numbers. On a floor that is at rest it grows without harm.",
+                "Age of the newest event of the partition that is furthest behind; 0 when every partition is "
+                "read to its end.",
                 SECONDS,
-                Query(f"time() - max({watermark})", "behind"),
+                Query(scope.behind(), "behind"),
                 colours=limits(60, 300),
             ),
             stat(

@@ -186,12 +186,10 @@ def now() -> Section:
                 ),
                 stat(
                     "Behind by",
-                    "Age of the newest event in the numbers. Above five minutes, do not act on them.",
+                    "Age of the newest event in the numbers, where the most is still unread; 0 when all is "
+                    "read. Above five minutes, do not act on them.",
                     SECONDS,
-                    Query(
-                        f"time() - max({scope.series('callfunnel_watermark_timestamp_seconds')})",
-                        "behind",
-                    ),
+                    Query(scope.behind(), "behind"),
                     colours=limits(60, 300),
                     size=(4, 3),
                     trend=False,

@@ -1,6 +1,6 @@
 """How fast a new lead is called: the promise and its budget, who waits, and how long it takes."""
 
-from grafana_foundation_sdk.models.dashboard import Dashboard, Threshold
+from grafana_foundation_sdk.models.dashboard import Dashboard, Panel, Threshold
 
 from grafana import frame
 from grafana.frame import Section
@@ -36,6 +36,16 @@ scope = Scope(frame.matchers(campaign="=~"))
 
 def missed(**labels: str) -> str:
     return ratio(f"{scope.due(**labels)} - {scope.met(**labels)}", scope.due(**labels))
+
+
+def leads_due_and_met() -> Panel:
+    return lines(
+        "Leads due and met",
+        "Leads whose time ended in the window that ends at each moment; of those, the ones called in time.",
+        COUNT,
+        Query(scope.due(), "due"),
+        Query(scope.met(), "met"),
+    )
 
 
 def within(seconds: int) -> str:
@@ -127,14 +137,7 @@ def promise() -> Section:
                 colours=bands("response"),
                 soft_max=1,
             ),
-            lines(
-                "Leads due and met",
-                "Leads whose time ended in the window that ends at each moment; of those, the ones called "
-                "in time.",
-                COUNT,
-                Query(scope.due(), "due"),
-                Query(scope.met(), "met"),
-            ),
+            leads_due_and_met(),
             lines(
                 "Burn",
                 "How fast the budget is spent: missed ÷ due ÷ what may be missed. At 1 the budget lasts "

@@ -19,6 +19,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from grafana import build, frame
 from grafana.check import asked, panels, problems, selectors
 from grafana.panels import COLOURS, bands
+from grafana.promql import Scope
 from streams.metrics import STANDARDS, band
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +97,33 @@ def _complaints(promtool: str, folder: Path, expressions: list[str]) -> str:
         [promtool, "check", "rules", str(file)], capture_output=True, text=True, check=False
     )
     return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def test_behind_by_is_the_worst_partition_and_nothing_where_all_is_read(tmp_path: Path):
+    _, promtool = find()
+    lag = 'callfunnel_worker_consumer_lag{{job="{}", instance="a", topic="t", partition="{}"}}'.format
+    newest = 'callfunnel_watermark_timestamp_seconds{{job="{}", instance="{}", partition="{}"}}'.format
+    # No event since minute 1. After 11 minutes: `night` has read all; `late` has not read partition 1; nobody
+    # says anything of `orphan`; `fresh` has had one just now, which one of its two views does not know yet.
+    told = {lag("night", 0): "0", lag("night", 1): "0", lag("late", 0): "0", lag("late", 1): "7"}
+    told |= {newest(job, "a", part): "60" for job in ("night", "late", "orphan") for part in (0, 1)}
+    series = [{"series": name, "values": f"{value}+0x11"} for name, value in told.items()]
+    for view, since in (("a", "0"), ("b", "-30")):
+        series.append({"series": newest("fresh", view, 0), "values": f"{since}+60x11"})
+    expected = {"night": 0, "late": 600, "orphan": 600, "fresh": 0}
+    asked_for = [
+        {
+            "expr": Scope({"job": f'="{job}"'}).behind(),
+            "eval_time": "11m",
+            "exp_samples": [{"labels": "{}", "value": seconds}],
+        }
+        for job, seconds in expected.items()
+    ]
+    tests = [{"interval": "1m", "input_series": series, "promql_expr_test": asked_for}]
+    file = tmp_path / "behind.json"
+    file.write_text(json.dumps({"tests": tests}))
+    done = subprocess.run([promtool, "test", "rules", str(file)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def plain(expr: str) -> str:

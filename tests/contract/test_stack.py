@@ -6,10 +6,13 @@ the images start, only Docker can tell.
 
 import json
 import re
+import shlex
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import click
+import msgspec
 import pytest
 import yaml
 
@@ -25,13 +28,68 @@ DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 PROMETHEUS = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
 ENGINES = {name: service for name, service in SERVICES.items() if "build" in service}
 
-KEYS = {
-    "name", "services", "configs", "volumes",
-    "image", "build", "command", "entrypoint", "environment", "ports", "healthcheck",
-    "depends_on", "restart", "profiles", "read_only", "tmpfs", "cap_drop", "security_opt", "init",
-    "stop_grace_period",
-}  # fmt: skip
-"""Of the Compose specification, what is used here; a misspelt key would be ignored or refused."""
+OWN_PORTS = {"prometheus": 9090, "alertmanager": 9093, "grafana": 3000}
+"""Where these programs listen inside their images, when nothing says otherwise."""
+
+Duration = Annotated[str, msgspec.Meta(pattern=r"^\d+(ms|s|m|h)$")]
+
+
+class Part(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Of the Compose specification, what is used here; a misspelt key would be ignored or refused."""
+
+
+class Build(Part):
+    context: str
+    dockerfile: str
+
+
+class HealthCheck(Part):
+    test: list[str] = []
+    interval: Duration = "30s"
+    timeout: Duration = "30s"
+    retries: int = 3
+    disable: bool = False
+
+
+class Mounted(Part):
+    source: str
+    target: str
+
+
+class Condition(Part):
+    condition: Literal["service_healthy", "service_completed_successfully"]
+
+
+class Service(Part):
+    image: str
+    build: Build | None = None
+    command: list[str] = []
+    entrypoint: list[str] = []
+    environment: dict[str, str] = {}
+    ports: list[str] = []
+    volumes: list[str] = []
+    configs: list[Mounted] = []
+    healthcheck: HealthCheck | None = None
+    depends_on: dict[str, Condition] = {}
+    restart: Literal["no", "always", "on-failure", "unless-stopped"] = "no"
+    profiles: list[str] = []
+    read_only: bool = False
+    tmpfs: list[str] = []
+    cap_drop: list[str] = []
+    security_opt: list[str] = []
+    init: bool = False
+    stop_grace_period: Duration = "10s"
+
+
+class Content(Part):
+    content: str
+
+
+class Stack(Part):
+    name: str
+    services: dict[str, Service]
+    configs: dict[str, Content]
+    volumes: dict[str, dict[str, str]]
 
 
 def settings_of(service: dict[str, Any]) -> dict[str, str]:
@@ -58,10 +116,16 @@ def requirements(file: Path) -> dict[str, set[str]]:
     return found
 
 
-def test_every_key_is_one_of_the_specification():
-    used = {key for key in COMPOSE if not key.startswith("x-")}
-    used |= {key for service in SERVICES.values() for key in service}
-    assert used - KEYS == set()
+def test_every_key_and_every_value_is_one_of_the_specification():
+    msgspec.convert({key: value for key, value in COMPOSE.items() if not key.startswith("x-")}, Stack)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_the_image_is_built_from_what_is_here(name):
+    build = ENGINES[name]["build"]
+    context = (DEPLOY / build["context"]).resolve()
+    assert context == ROOT
+    assert context / build["dockerfile"] == DEPLOY / "Dockerfile"
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -105,6 +169,28 @@ def test_what_is_mounted_exists_and_files_of_the_repository_are_mounted_read_onl
         assert config["source"] in COMPOSE["configs"]
 
 
+@pytest.mark.parametrize("name", OWN_PORTS)
+def test_a_service_is_published_and_looked_after_where_it_listens(name):
+    (published,) = SERVICES[name]["ports"]
+    assert int(published.split(":")[2]) == OWN_PORTS[name]
+    *command, url = SERVICES[name]["healthcheck"]["test"]
+    assert command == ["CMD", "wget", "-q", "-O", "-"]
+    assert url.startswith(f"http://localhost:{OWN_PORTS[name]}/")
+    assert not any("web.listen-address" in argument for argument in SERVICES[name].get("command", []))
+
+
+def waited_for(name: str) -> set[str]:
+    direct = set(SERVICES[name].get("depends_on", {}))
+    return direct.union(*map(waited_for, direct))
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_waits_for_those_it_is_told_to_talk_to(name):
+    told = " ".join(SERVICES[name].get("environment", {}).values())
+    named = {other for other in SERVICES if re.search(rf"(?<![\w.]){other}:\d", told)}
+    assert named - {name} <= waited_for(name)
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_what_a_service_waits_for_can_happen(name):
     for other, how in SERVICES[name].get("depends_on", {}).items():
@@ -121,14 +207,13 @@ def test_the_engine_is_given_settings_that_exist_and_commands_that_exist(name):
     given = settings_of(service)
     settings = Settings.from_environ(given)
     assert settings.profile == "development"
-    commands = (
-        re.findall(r"callfunnel (\w+)", service["entrypoint"][2])
-        if "entrypoint" in service
-        else [service["command"][0]]
-    )
-    assert commands
-    for command in commands:
-        assert callfunnel.get_command(None, command) is not None
+    typed = re.findall(r"callfunnel ([^|]+)", " ".join(service.get("entrypoint", [])))
+    for words in map(shlex.split, typed or [shlex.join(service["command"])]):
+        command: click.Command | None = callfunnel
+        while isinstance(command, click.Group):
+            command = command.get_command(click.Context(command), words.pop(0))
+        assert command is not None
+        command.make_context(command.name, words)  # parses the options, and does nothing
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -138,6 +223,7 @@ def test_the_engine_has_no_rights_that_it_does_not_need(name):
     assert service["tmpfs"] == ["/tmp"]
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
+    assert "PYTHONDONTWRITEBYTECODE=1" in DOCKERFILE
 
 
 def test_everything_that_stays_up_has_a_health_check():
@@ -157,6 +243,7 @@ def test_kafka_is_where_the_engine_and_this_machine_look_for_it():
     assert environment["KAFKA_CONTROLLER_QUORUM_VOTERS"].endswith(listening["CONTROLLER"])
     protocols = dict(one.split(":") for one in environment["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].split(","))
     assert protocols.keys() == listening.keys()
+    assert SERVICES["kafka"]["healthcheck"]["test"][-1] == f"localhost{listening['INSIDE']}"
 
 
 def test_kafka_is_set_up_as_it_is_without_docker():
@@ -187,7 +274,10 @@ def test_prometheus_scrapes_and_alerts_the_services_of_the_stack():
     assert settings.http_host == "0.0.0.0"
     assert SERVICES["engine"]["ports"] == [f"127.0.0.1:{settings.http_port}:{settings.http_port}"]
     assert f"EXPOSE {settings.http_port}\n" in DOCKERFILE
-    assert f"http://127.0.0.1:{settings.http_port}/-/healthy" in DOCKERFILE
+    [options, url] = re.findall(r"^HEALTHCHECK (.+?) \\\n +CMD \[.+'(http\S+)'", DOCKERFILE, re.MULTILINE)[0]
+    assert url == f"http://127.0.0.1:{settings.http_port}/-/healthy"
+    known = r"--(interval|timeout|start-period)=\d+s|--retries=\d+"
+    assert all(re.fullmatch(known, option) for option in options.split())
     assert found["targets/alertmanager.yml"] == ["alertmanager:9093"]
 
 

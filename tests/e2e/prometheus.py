@@ -10,10 +10,12 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
 import pytest
+import yaml
 
 from agents.broker import end_process, free_port, start_process
 
@@ -38,18 +40,35 @@ def leave_out(why: str) -> NoReturn:
     pytest.skip(why)
 
 
+def to_wednesday_afternoon(rules: Path) -> None:
+    """Change the rules in a folder so that it is Wednesday, 14:00, on the floor: calling hours."""
+    now = datetime.now(UTC)
+    of_week = now.weekday() * 86_400 + now.hour * 3600 + now.minute * 60 + now.second
+    file = rules / "calling-hours.yml"
+    text = yaml.safe_load(file.read_text("utf-8"))
+    (offset,) = (
+        rule
+        for group in text["groups"]
+        for rule in group["rules"]
+        if rule.get("record") == "callfunnel:utc_offset_seconds"
+    )
+    offset["expr"] = f"vector({2 * 86_400 + 14 * 3600 - of_week})"
+    file.write_text(json.dumps(text))  # JSON is YAML
+
+
 class Refused(Exception):
     """Prometheus did not take the query."""
 
 
 class Prometheus:
-    """Scrapes `addresses` (host:port) every second as one job, while the context lasts."""
+    """Scrapes `addresses` (host:port) as one job and evaluates `rules`, both every second, in its context."""
 
-    def __init__(self, folder: Path, job: str, addresses: Sequence[str]) -> None:
+    def __init__(self, folder: Path, job: str, addresses: Sequence[str], rules: Path | None = None) -> None:
         self._program, self._promtool = find()
         self._folder = folder
         self._job = job
         self._addresses = addresses
+        self._rules = [f"{rules}/*.yml"] if rules else []
         self._data = folder / "data"
         self._data.mkdir(parents=True)
         self.url = f"http://127.0.0.1:{free_port()}"
@@ -76,7 +95,11 @@ class Prometheus:
 
     def __enter__(self) -> Self:
         jobs = [{"job_name": self._job, "static_configs": [{"targets": list(self._addresses)}]}]
-        config = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": jobs}
+        config = {
+            "global": dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), "1s"),
+            "rule_files": self._rules,
+            "scrape_configs": jobs,
+        }
         file = self._folder / "prometheus.yaml"
         file.write_text(json.dumps(config))  # JSON is YAML
         self._process = start_process(

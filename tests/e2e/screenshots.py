@@ -1,6 +1,6 @@
 """`python -m e2e.screenshots`, in the folder `tests`: pictures for the README, of a floor that really runs.
 
-A hundred seats have been at work for three hours when they are taken: the same seed and the same hours back
+A hundred seats have been at work for two hours when they are taken: the same seed and the same hours back
 from now, so that they tell the same story each time.
 """
 
@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from contextlib import redirect_stdout
 from itertools import takewhile
 from pathlib import Path
 
@@ -35,7 +36,23 @@ def main() -> int:
     if program() is None:
         print("No Chromium is installed (Debian: apt-get install chromium).", file=sys.stderr)
         return 69
+    told = io.StringIO()
+    try:
+        with redirect_stdout(told):  # what the workers said is of interest only when something went wrong
+            taken = pictures()
+    except BaseException:
+        print(told.getvalue(), file=sys.stderr)
+        raise
     FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, content in taken.items():
+        (FOLDER / name).write_bytes(content)
+        print(f"{(FOLDER / name).relative_to(ROOT)}  {len(content) // 1024} kB")
+    return 0
+
+
+def pictures() -> dict[str, bytes]:
+    """By the name of their files."""
+    taken = {}
     with EmbeddedBroker() as broker, tempfile.TemporaryDirectory() as folder:
         settings = Settings.from_environ(
             {},
@@ -57,9 +74,9 @@ def main() -> int:
                     ("phone-dark", PHONE, True),
                 ):
                     with browser.open(f"{url}/?window=1h", width=width, dark=dark) as page:
-                        save(f"{name}.png", picture(page))
-                save("top.svg", terminal(url).encode())
-    return 0
+                        taken[f"{name}.png"] = picture(page)
+                taken["top.svg"] = terminal(url).encode()
+    return taken
 
 
 def floor(now_ms: int) -> tuple[list[Record], list[Record]]:
@@ -90,11 +107,6 @@ def terminal(url: str) -> str:
     console.print(funnel_table(document))
     svg = console.export_svg(title="callfunnel top", unique_id="top")
     return re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL).replace("Fira Code,", "")
-
-
-def save(name: str, content: bytes) -> None:
-    (FOLDER / name).write_bytes(content)
-    print(f"{(FOLDER / name).relative_to(ROOT)}  {len(content) // 1024} kB")
 
 
 if __name__ == "__main__":

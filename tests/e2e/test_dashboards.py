@@ -1,4 +1,4 @@
-"""Every expression of every dashboard, run by a real Prometheus that scrapes the real engine.
+"""Every expression of every dashboard, rule and alert, run by a real Prometheus that scrapes the real engine.
 
 The engine is a worker with a view and a second replica of the view, fed with a slice of the bundled campaign
 and with a live floor whose events come late, twice, out of order and sometimes broken. What a dashboard shows
@@ -8,9 +8,10 @@ must be there, be a number, and be the engine's own number.
 import json
 import math
 import re
+import shutil
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, takewhile
@@ -18,24 +19,33 @@ from typing import Any
 
 import orjson
 import pytest
-from e2e.prometheus import Prometheus, Refused, find, leave_out
+import yaml
+from e2e.prometheus import Prometheus, Refused, find, leave_out, to_wednesday_afternoon
 
 from agents import bank_marketing, generator, topics
 from agents.broker import EmbeddedBroker, embedded_program
 from agents.config import Settings
 from agents.exposition import Exposition, new_registry
 from agents.pages import Pages
-from agents.view import View
+from agents.view import LOCATION, PERSON, SEGMENT, Snapshot, View
 from grafana import build
 from grafana.check import TARGET, UNUSED, Asked, asked, label_values, names_used
 from grafana.frame import ALL
 from grafana.promql import metric_of
-from integration.workers import Publishing, Record, Worker, Workers, publish, record
+from integration.workers import ROOT, Publishing, Record, Worker, Workers, publish, record
+from streams.columns import BINS
+from streams.columns import RESPONSE_BOUNDS_SECONDS as BOUNDS
 from streams.metrics import CATALOGUE
-from streams.windows import WINDOWS
+from streams.windows import AGES, WINDOWS
 
 JOB = "callfunnel"
 DASHBOARDS = [json.loads(path.read_text()) for path in sorted(build.FOLDER.glob("*.json"))]
+RULES = {
+    rule.get("alert") or rule["record"]: rule
+    for path in sorted((ROOT / "deploy/prometheus/rules").glob("*.yml"))
+    for group in yaml.safe_load(path.read_text("utf-8"))["groups"]
+    for rule in group["rules"]
+}
 FEED_SECONDS = 45
 SCRAPES = 20
 
@@ -55,6 +65,7 @@ NOT_SHOWN = {
 class Floor:
     prometheus: Prometheus
     worker: Worker
+    view: View
     started_s: float
 
 
@@ -83,14 +94,17 @@ def floor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Floor]:
                 lambda: folded(view) >= len(history), 90, f"has not folded {len(history)} records"
             )
             addresses = [url.split("/")[2] for url in (worker.url, replica_url)]
-            prometheus = Prometheus(folder / "prometheus", JOB, addresses)
+            rules = folder / "rules"
+            shutil.copytree(ROOT / "deploy/prometheus/rules", rules)
+            to_wednesday_afternoon(rules)
+            prometheus = Prometheus(folder / "prometheus", JOB, addresses, rules)
             now_s, page = time.time(), openmetrics(replica_url)
             for days in (1, 7):
                 prometheus.remember(page, addresses[1], now_s - days * 86_400)
             with Publishing(settings, live, FEED_SECONDS), prometheus:
                 started_s = time.time()
                 wait_for_scrapes(prometheus)
-                yield Floor(prometheus, worker, started_s)
+                yield Floor(prometheus, worker, view, started_s)
 
 
 @contextmanager
@@ -225,6 +239,64 @@ def test_every_window_is_answered_without_complaint(floor: Floor, window: str):
             floor.prometheus.now(filled(question.expr, values))
 
 
+def without_thresholds(expr: str) -> str:
+    """An alert's expression that finds series although all is well.
+
+    A comparison says 0 or 1, what must not be there must be, and what was a week ago is looked up now.
+    """
+    at_present = re.sub(r" offset \d+\w", "", expr)
+    return re.sub(r"\bunless\b", "and", re.sub(r"([<>]=?|==) ", r"\1 bool ", at_present))
+
+
+def asked_by_rule(expr: str, name: str) -> Asked:
+    if name in ALERTS or name == BEHIND:
+        expr = without_thresholds(expr.replace(BEHIND, f"({RULES[BEHIND]['expr']})"))
+    return Asked(name, expr, "instant")
+
+
+ALERTS = {name for name, rule in RULES.items() if "alert" in rule}
+BEHIND = "job:callfunnel_behind_seconds:max"
+"""Nothing while every partition is read to its end, which changes from one moment to the next."""
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_and_every_alert_finds_what_it_compares(floor: Floor, name: str):
+    question = asked_by_rule(RULES[name]["expr"], name)
+    found = finding(floor, question, {})
+    if reason(question):
+        assert found, "it need not be listed in EMPTY"
+    else:
+        assert found is None
+
+
+def test_prometheus_evaluates_every_rule_without_an_error(floor: Floor):
+    groups = floor.prometheus.ask("rules")["groups"]
+    found = {
+        rule["name"]: (rule["health"], rule.get("lastError")) for group in groups for rule in group["rules"]
+    }
+    assert found == dict.fromkeys(RULES, ("ok", None))
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        ("ReachRateCritical", "and ignoring (funnel_stage)", "and"),
+        ("ImmediateHangupShare", "and on (job) job", "and job"),
+        ("LeadResponseSlaBurn", "open1h >= 10", "open1hour >= 10"),
+        ("OldestUncalledLead", 'age=~"15-60m|', 'age="15-60m|'),
+        ("NoDialsDuringHours", 'window="5m"', 'window="5min"'),
+        ("EngineDown", '"callfunnel", "", ""', '"callfunnels", "", ""'),
+        ("RecoveryStuck", "on (job, instance) sum by (job, instance)", "on (job, instance) sum by (job)"),
+        ("PartitionsUnassigned", 'state="active"', 'state="assigned"'),
+        ("campaign:callfunnel_reach:ratio", "- ignoring (funnel_stage)", "-"),
+        ("campaign:callfunnel_response_sla:burn1h", "/ on () group_left ()", "/"),
+    ],
+)  # fmt: skip
+def test_a_rule_that_finds_nothing_is_found(floor: Floor, name: str, right: str, wrong: str):
+    assert RULES[name]["expr"].count(right) == 1
+    assert finding(floor, asked_by_rule(RULES[name]["expr"].replace(right, wrong), name), {})
+
+
 @pytest.mark.parametrize(
     ("expr", "named"),
     [
@@ -290,6 +362,7 @@ def test_the_funnel_of_two_replicas_is_the_engines_own(floor: Floor):
             "panel 'Called in time' A": document["response"]["value"],
             "panel 'Called in time' B": document["response"]["due"],
             "panel 'Uncalled leads' A": document["uncalled"]["leads"],
+            "panel 'Behind by' A": 0,  # the last event is some time ago, and read
         }
         found = {place: floor.prometheus.now(shown[place])[0][1] for place in expected}
         if found == pytest.approx(expected, abs=1e-12):
@@ -301,3 +374,119 @@ def test_the_funnel_of_two_replicas_is_the_engines_own(floor: Floor):
     assert found["panel 'Events of each stage' B"] > 3_000
     up = floor.prometheus.now(f'sum(up{{job="{JOB}"}})')
     assert up == [({}, 2.0)]
+
+
+def query_of(uid: str, title: str, name: str) -> str:
+    """The expression of what is called `name` in a panel: a line, a bar, a number or a column."""
+    (document,) = (one for one in DASHBOARDS if one["uid"] == f"callfunnel-{uid}")
+    (panel,) = (one for one in document["panels"] if one["title"] == title)
+    columns = {
+        column: value.removeprefix("Value #")
+        for transformation in panel.get("transformations", ())
+        for value, column in transformation["options"].get("renameByName", {}).items()
+    }
+    (expr,) = (
+        one["expr"]
+        for one in panel["targets"]
+        if name == one.get("legendFormat") or columns.get(name) == one["refId"]
+    )
+    return str(expr)
+
+
+Shown = dict[tuple[str, ...], float]
+"""The values of a panel by the values of their labels, in the order of the labels' names."""
+
+
+def expected_of(at: Snapshot) -> dict[tuple[str, str, str], Shown]:
+    """What panels must show of a day: dashboard, panel, name; and the numbers, made of the view's rows."""
+    segments, people, places = (at.windows["1d"][rollup] for rollup in (SEGMENT, PERSON, LOCATION))
+    due, met = (sum(pair[n] for pair in at.due["1d"].values()) for n in (0, 1))
+    bins = {bound: total(segments, f"attempt_{bound}") for bound in BINS}
+    sources = {row[1] for row in segments}
+    at_work = {row: columns for row, columns in people.items() if columns.get("events_dialed")}
+
+    def of_source(source: str, column: str) -> int:
+        return total({row: columns for row, columns in segments.items() if row[1] == source}, column)
+
+    def of_agents(above: str, below: str = "") -> Shown:
+        return {
+            (agent, team): columns.get(above, 0) / (columns.get(below, 0) if below else 1)
+            for (team, agent), columns in at_work.items()
+            if not below or columns.get(below)
+        }
+
+    return {
+        ("agents", "Reached of dials", "reached"): {
+            (): total(people, "events_reached") / total(people, "events_dialed")
+        },
+        ("agents", "Won", "won"): {(): total(people, "leads_won")},
+        ("agents", "Leaderboard", "Won"): of_agents("leads_won"),
+        ("agents", "Leaderboard", "Connected"): of_agents("events_connected"),
+        ("agents", "Leaderboard", "Qualification"): of_agents("leads_qualified", "leads_reached"),
+        ("agents", "Locations", "Connected"): {
+            row: columns.get("events_connected", 0) for row, columns in places.items()
+        },
+        ("campaign", "Won", "won"): {(): total(segments, "leads_won")},
+        ("campaign", "From stage to stage", "connected → reached"): {
+            (): total(segments, "leads_reached") / total(segments, "leads_connected")
+        },
+        ("campaign", "Calls that went nowhere", "immediate hang-ups"): {(): total(segments, "dm_hangups")},
+        ("campaign", "Sources", "Qualified"): {(one,): of_source(one, "leads_qualified") for one in sources},
+        ("campaign", "Sources", "Close"): {
+            (one,): of_source(one, "leads_won") / of_source(one, "leads_qualified")
+            for one in sources
+            if of_source(one, "leads_qualified")
+        },
+        ("speed", "Missed", "missed"): {(): due - met},
+        ("speed", "Burn", "1d"): {(): (due - met) / due / 0.1},
+        ("speed", "Median time to first call", "median"): {(): quantile(0.5, list(bins.values()))},
+        ("speed", "Median time to first call", "called"): {(): sum(bins.values())},
+        ("speed", "Mean time to first call", "mean"): {
+            (): total(segments, "attempt_ms") / 1000 / sum(bins.values())
+        },
+        ("speed", "Uncalled leads by age", "15-60m"): {
+            (): sum(found.by_age[AGES.index("15-60m")] for found in at.uncalled.values())
+        },
+        ("engine", "Partitions", "{{state}}"): {("active",): 4, ("recovering",): 0},
+        ("engine", "Lag", "lag"): {(): 0},
+    }
+
+
+def total(rows: Mapping[Any, Mapping[str, int]], column: str) -> int:
+    return sum(columns.get(column, 0) for columns in rows.values())
+
+
+def quantile(q: float, counts: list[int]) -> float:
+    """As Prometheus: on the line from the lower to the upper bound of the bucket where it lies."""
+    below, rank = 0, q * sum(counts)
+    for lower, upper, count in zip((0, *BOUNDS), BOUNDS, counts, strict=False):
+        if below + count >= rank:
+            return lower + (upper - lower) * (rank - below) / count
+        below += count
+    return BOUNDS[-1]
+
+
+def test_each_kind_of_panel_of_each_board_shows_the_views_own_numbers(floor: Floor):
+    """At rest, too: a number that is there and wrong is worse than none."""
+    deadline = time.monotonic() + FEED_SECONDS + 30
+    while True:
+        assert floor.view.snapshot
+        expected = expected_of(floor.view.snapshot)
+        found: dict[tuple[str, str, str], Shown] = {}
+        for uid, title, name in expected:
+            values = {"job": JOB, "window": "1d", "minimum": "1"}
+            values |= dict.fromkeys(("campaign", "source", "team", "agent"), ALL)
+            series = floor.prometheus.now(filled(query_of(uid, title, name), values))
+            found[uid, title, name] = {
+                tuple(labels[label] for label in sorted(labels)): value for labels, value in series
+            }
+        wrong = {
+            place: (found[place], wanted)
+            for place, wanted in expected.items()
+            if found[place] != pytest.approx(wanted)
+        }
+        if not wrong:
+            break
+        assert time.monotonic() < deadline, wrong
+        time.sleep(1)
+    assert len(expected["agents", "Leaderboard", "Won"]) > 50

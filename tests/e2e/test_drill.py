@@ -25,14 +25,13 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import pytest
 import yaml
-from e2e.prometheus import leave_out
+from e2e.prometheus import leave_out, to_wednesday_afternoon
 
 from agents import topics
 from agents.broker import EmbeddedBroker, embedded_program, free_port, remove_dead_members
@@ -184,19 +183,12 @@ def shorten(folder: Path) -> None:
                 rule["for"] = f"{lasts:.0f}s"
             if "keep_firing_for" in rule:  # as long as engine alerts take
                 rule["keep_firing_for"] = f"{seconds(rule['keep_firing_for']) / ENGINE_IS_SHORTER:.0f}s"
-            if rule.get("record") == "callfunnel:utc_offset_seconds":
-                rule["expr"] = f"vector({seconds_to_wednesday_afternoon()})"
         file.write_text(json.dumps(rules))
+    to_wednesday_afternoon(folder / "prometheus/rules")
     config = folder / "alertmanager/alertmanager.yml"
     alertmanager = yaml.safe_load(config.read_text())
     alertmanager["route"] |= dict.fromkeys(("group_wait", "group_interval"), f"{GATHERS_SECONDS}s")
     config.write_text(json.dumps(alertmanager))
-
-
-def seconds_to_wednesday_afternoon() -> int:
-    now = datetime.now(UTC)
-    of_week = now.weekday() * 86_400 + now.hour * 3600 + now.minute * 60 + now.second
-    return 2 * 86_400 + 14 * 3600 - of_week
 
 
 @dataclass

@@ -27,6 +27,7 @@ from schemas.rows import POSITION_KEY
 NASTY = '<img src="x" onerror="document.title=1">'
 GRAFANA = "http://grafana.example:3000"
 HOUR = 3600
+NARROWEST = 320
 LOOKS = [(DESKTOP, False), (DESKTOP, True), (PHONE, False), (PHONE, True)]
 
 CONTRASTS = """
@@ -211,6 +212,23 @@ def test_every_text_can_be_read_and_every_bar_be_seen(browser, filled, width, da
         assert poor == []
 
 
+@pytest.mark.parametrize(("width", "dark"), LOOKS)
+def test_an_empty_funnel_can_be_read_as_well(browser, pages, width, dark):
+    pages.show({})
+    with browser.open(pages.pages.url, width=width, dark=dark) as page:
+        page.wait("document.getElementById('state').innerText === 'no events yet'")
+        assert text(page, "#reach .standard").startswith("nothing to measure yet")
+        poor = [(what, ratio) for what, ratio in page.ask(CONTRASTS) if ratio < 4.5 and "text" in what]
+        assert poor == []
+
+
+def test_the_longest_name_fits_the_narrowest_phone(browser, pages):
+    pages.show({("c" * 64, "s" * 64): FILLED["spring", "web"]})
+    with browser.open(pages.pages.url, width=NARROWEST) as page:
+        live(page)
+        assert page.ask("document.documentElement.scrollWidth") == NARROWEST
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_numbers_that_are_not_of_now_can_still_be_read(browser, filled, dark):
     with browser.open(filled.pages.url, dark=dark) as page:
@@ -286,7 +304,8 @@ def test_each_state_has_a_word_and_a_remedy(browser, pages):
         page.wait("document.getElementById('trouble').innerText.includes('7 records of the changelog')")
         pages.show({})
         page.wait("document.getElementById('state').innerText === 'no events yet'")
-        assert "callfunnel check" in text(page, "#trouble")
+        assert "“callfunnel check” says what is missing" in text(page, "#trouble")
+        assert text(page, "#oldest") == "No lead has come in yet."
         pages.show(FILLED)
         live(page)
         assert text(page, "#trouble") == ""

@@ -1,5 +1,6 @@
 """`make stack` as somebody at a terminal has it: it says where everything is, and Ctrl-C ends it all."""
 
+import io
 import json
 import os
 import pty
@@ -8,14 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
 from e2e.prometheus import leave_out
+from rich.console import Console
 
 from agents.broker import embedded_program
 from agents.config import PREFIX
+from agents.errors import Failure
 from deploy import stack
 from deploy.kafka import kraft
 from integration.workers import ROOT
@@ -138,6 +142,43 @@ def test_the_stack_says_where_everything_is_and_ctrl_c_ends_it_all(kind):
 def get(url: str) -> dict:
     with urllib.request.urlopen(url, timeout=10) as answer:
         return json.load(answer)
+
+
+def test_an_alert_is_shown_with_the_campaigns_own_name():
+    alert = {
+        "status": "firing",
+        "labels": {"alertname": "ReachRateCritical"},
+        "annotations": {"summary": "[red]spring[/]: 5% of dials"},
+    }
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(stack.line("floor", alert))
+    assert shown.getvalue() == "firing   to floor: ReachRateCritical: [red]spring[/]: 5% of dials\n"
+
+
+@pytest.mark.parametrize("body", [b"{}", b"[]", b"", b'{"alerts": [{}]}', b'{"alerts": [7]}'])
+def test_what_is_no_message_of_alertmanager_is_refused(body):
+    told = []
+    with stack.Receiver(0, lambda name, alert: told.append((name, alert["status"]))) as receiver:
+        address = f"http://{receiver.address}/floor"
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            urllib.request.urlopen(address, body, timeout=5)
+        urllib.request.urlopen(address, b'{"alerts": [{"status": "firing"}]}', timeout=5).close()
+    assert told == [("floor", "firing")]
+
+
+def test_a_program_that_was_killed_is_said_to_be_killed(tmp_path):
+    try:
+        monitoring = stack.Monitoring(
+            tmp_path, engines=[], receiver="127.0.0.1:1", prometheus_port=2, alertmanager_port=3
+        )
+    except stack.Missing as lacking:
+        leave_out(lacking.message.splitlines()[0])
+    monitoring.processes["Prometheus"] = process = subprocess.Popen(["sleep", "60"])
+    monitoring.look()
+    process.kill()
+    process.wait(10)
+    with pytest.raises(Failure, match=r"^Prometheus was ended by SIGKILL\.$"):
+        monitoring.look()
 
 
 def test_who_lacks_prometheus_is_told_what_to_install(tmp_path):
