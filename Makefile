@@ -9,7 +9,7 @@ READY := $(VENV)/ready
 PEERS := $(VENV)/peers/ready
 
 .PHONY: help demo stack test drill faults-ci faults soak lint rules-test dashboards-check screenshots kafka bench \
-	bench-quick lock clean
+	bench-quick bench-growth bench-latency bench-state bench-exposition lock clean
 
 help: ## What there is to do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -58,11 +58,20 @@ bench: $(READY) $(PEERS) ## CPU, rate and memory of callfunnel and its peers, in
 bench-quick: $(READY) ## The same of callfunnel and the bare loop alone, within a minute
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m bench --quick $(ARGS)
 
+bench-growth: $(READY) $(VENV)/plots ## How cost grows with leads, agents, workers and batches, as a table and a picture
+	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m bench.growth $(ARGS)
+
+bench-latency bench-state bench-exposition: bench-%: $(READY)
+	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m bench.$* $(ARGS)
+
 PIN := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -q
 lock: $(READY) ## Pin what pyproject.toml asks for, with hashes: for development, and for the image
 	@$(BIN)/pip install -q uv && $(BIN)/$(PIN) pyproject.toml --extra demo --group dev -o deploy/requirements.txt
 	@echo hatchling | $(BIN)/$(PIN) pyproject.toml - -c deploy/requirements.txt --no-annotate \
 		-o deploy/requirements-engine.txt
+
+$(VENV)/plots: $(READY)
+	@$(BIN)/pip install -q --disable-pip-version-check matplotlib==3.11.2 && touch $@
 
 clean: ## Remove the environment and what tools left behind
 	@rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

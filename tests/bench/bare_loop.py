@@ -13,6 +13,7 @@ from itertools import product
 
 import msgspec
 import orjson
+
 from bench.contender import Stream, finish
 
 STAGES = ("lead_created", "dial", "connect", "dm_reached", "qualified", "won")

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import click
 import msgspec
-from bench import load, machine
 
 from agents import topics
 from agents.changelog import read_tables
 from agents.config import Settings
+from bench import load, machine
 from deploy.kafka import kraft
 from integration.workers import ROOT, Worker, Workers, publish, record
 from schemas.events import Event

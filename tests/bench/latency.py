@@ -19,11 +19,11 @@ from pathlib import Path
 
 import click
 import msgspec
-from bench import load, machine
 from confluent_kafka import Producer
 
 from agents import topics
 from agents.config import Settings
+from bench import load, machine
 from deploy.kafka import kraft
 from faults.stream import home
 from integration.workers import PARTITIONS, Event, Worker, Workers, record

@@ -8,6 +8,7 @@ import os
 import sys
 
 import faust
+
 from bench.contender import finish
 
 BROKER, TOPIC, EVENTS = sys.argv[1], sys.argv[2], int(sys.argv[3])

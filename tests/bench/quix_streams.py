@@ -7,8 +7,9 @@ import os
 import sys
 from datetime import timedelta
 
-from bench.contender import finish
 from quixstreams import Application
+
+from bench.contender import finish
 
 BROKER, TOPIC, EVENTS = sys.argv[1], sys.argv[2], int(sys.argv[3])
 STAGES = {"lead_created", "dial", "connect", "dm_reached", "qualified", "won"}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 import msgspec
-from bench import machine
 
+from bench import machine
 from faults.lab import Lab, Size
 from faults.run import PARTITIONS
 from faults.service import recovery

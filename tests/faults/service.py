@@ -7,9 +7,9 @@ from statistics import median
 from typing import Any
 
 import orjson
-from bench.machine import cpu_seconds
 from e2e.prometheus import Prometheus
 
+from bench.machine import cpu_seconds
 from faults import stream
 from faults.lab import Lab, Size
 from faults.processes import kill_at_random
