@@ -190,7 +190,7 @@ def mend(settings: Settings) -> tuple[Change, ...]:
         wrong = [
             difference
             for difference in differences(specs, found)
-            if difference.what in by_name[difference.topic].config and difference.remedy == RUN_FIX.format("")
+            if difference.what in by_name[difference.topic].config and difference.remedy != TOO_FEW_COPIES
         ]
         changed: dict[str, dict[str, str]] = {name: {} for name in by_name}
         for difference in wrong:
@@ -241,12 +241,10 @@ def _differences(spec: TopicSpec, found: TopicSpec | None, options: str) -> Iter
         is_value = found.config.get(key, "unknown")
         if not _satisfies(key, value, is_value):
             unreachable = key == "min.insync.replicas" and int(value) > found.replication_factor
-            yield Difference(
-                spec.name, key, value, is_value, TOO_FEW_COPIES if unreachable else RUN_FIX.format(options)
-            )
+            remedy = TOO_FEW_COPIES if unreachable else f"run `callfunnel topics fix{options}`"
+            yield Difference(spec.name, key, value, is_value, remedy)
 
 
-RUN_FIX = "run `callfunnel topics fix{}`"
 TOO_FEW_COPIES = "with fewer copies than that nothing could be written: add copies first"
 
 AT_LEAST = frozenset({"retention.ms", "max.message.bytes", "min.compaction.lag.ms", "min.insync.replicas"})

@@ -25,7 +25,6 @@ from mode.supervisors import CrashingSupervisor
 
 from agents import connection, exit_codes, exposition, failpoints, log, read_committed, topics
 from agents.config import Settings
-from agents.connection import admin_client
 from agents.deadletter import DeadLetterLimits
 from agents.errors import BrokerUnavailable, Failure, Stalled, TakenOver
 from agents.ingest import Ingest
@@ -204,7 +203,7 @@ async def _leave(app: App) -> None:
 
 def _broker_answers(settings: Settings) -> bool:
     try:
-        admin_client(settings, timeout_seconds=1.0).close()
+        connection.admin_client(settings, timeout_seconds=1.0).close()
     except BrokerUnavailable:
         return False
     return True

@@ -23,6 +23,7 @@ import msgspec
 from agents import generator, topics
 from agents.broker import Broker, EmbeddedBroker, RunningBroker
 from agents.config import Settings
+from bench import machine
 from deploy.kafka import kraft
 from integration.workers import PARTITIONS, Record, Workers, home, publish, record
 from schemas.codec import Decoder, Limits
@@ -158,18 +159,13 @@ def measured(process: subprocess.Popen[bytes] | subprocess.Popen[str], began: fl
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             break
-        peak_mib = max(peak_mib, _peak_mib(process.pid))
+        # What `wait4` tells of memory has that of the process that started it in it.
+        peak_mib = max(peak_mib, machine.memory_mib(process.pid, "VmHWM"))
         if time.monotonic() > began + SECONDS_AT_MOST:
             process.kill()
         time.sleep(0.05)
     process.returncode = os.waitstatus_to_exitcode(status)
     return Run(usage.ru_utime + usage.ru_stime, time.monotonic() - began, peak_mib)
-
-
-def _peak_mib(pid: int) -> float:
-    """Of a process that lives; what `wait4` tells has the memory of the process that started it in it."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
 def race(contenders: Iterable[Contender], large: Filled, small: Filled, rounds: int) -> dict[str, list[Run]]:

@@ -7,7 +7,6 @@ worker's ticks every millisecond beside them, while another process scrapes with
 import asyncio
 import gc
 import gzip
-import json
 import statistics
 import subprocess
 import sys
@@ -20,12 +19,12 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import click
-import msgspec
 
 from agents.exposition import Exposition, new_registry
 from agents.pages import Pages
 from agents.view import LOCATION, PERSON, SEGMENT, Funnel, View
 from agents.worker import _collect_seldom
+from bench import machine
 from schemas.rows import POSITION_KEY, Position, encode_columns, encode_key, encode_position
 
 NOW_S = 1_780_300_800
@@ -178,8 +177,7 @@ def main(series: int, rounds: int, seconds: float, scrape: str | None, report: P
         goal = GOALS.get(name)
         told = "" if goal is None else f"  (goal {goal:g}: {'met' if value <= goal else 'missed'})"
         click.echo(f"{name}={value:.1f}{told}")
-    if report:
-        report.write_bytes(msgspec.json.format(json.dumps(figures).encode()))
+    machine.write(report, figures=figures)
 
 
 if __name__ == "__main__":

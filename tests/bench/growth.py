@@ -274,9 +274,7 @@ def main(events: int, full: bool, only: tuple[str, ...], report: Path | None, pi
         expected.stop()
     found = {axis: [runs[case] for case in cases] for axis, cases in chosen.items()}
     click.echo(table(found))
-    if report:
-        about = {"about": machine.about(), "events": events, "runs": found}
-        report.write_bytes(msgspec.json.format(msgspec.json.encode(about)))
+    machine.write(report, events=events, runs=found)
     if not only:
         draw(found, picture)
     if any(run.wrong for run in runs.values()):

@@ -6,7 +6,6 @@ of n says that its first n dials are there. What is told is too old by up to the
 never too young.
 """
 
-import json
 import statistics
 import sys
 import tempfile
@@ -186,7 +185,7 @@ def told(run: Run) -> str:
 def main(rates: tuple[int, ...], seconds: float, report: Path | None) -> None:
     """From `occurred_at` of a published event to its presence in `/metrics`, on Apache Kafka.
 
-    \\b
+    \b
       python -m bench.latency                   1,000, 10,000 and 50,000 events a second, 30 s each
       python -m bench.latency --rate 20000      one rate
 
@@ -209,9 +208,7 @@ def main(rates: tuple[int, ...], seconds: float, report: Path | None) -> None:
             click.echo(f"{rate:,} events/s for {seconds:g} s …", err=True)
             runs.append(measure(settings, rate, seconds))
             click.echo(told(runs[-1]))
-    if report:
-        figures = {"about": machine.about(), "runs": msgspec.to_builtins(runs)}
-        report.write_bytes(msgspec.json.format(json.dumps(figures).encode()))
+    machine.write(report, runs=runs)
     if any(run.wrong for run in runs):
         sys.exit(1)
 

@@ -4,6 +4,9 @@ import os
 import platform
 import time
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from agents.versions import installed_version
 from deploy.kafka import kraft
@@ -29,6 +32,12 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory_mib(pid: int, what: str) -> float:
-    """`VmRSS`, the resident memory now, or `VmHWM`, the most there was."""
+    """`VmRSS`, the resident memory now, or `VmHWM`, the most there was; 0 of one that has just ended."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{what}:"))
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{what}:")), 0.0)
+
+
+def write(report: Path | None, **figures: Any) -> None:
+    """Write the figures to the file that was asked for, with what they depend on."""
+    if report is not None:
+        report.write_bytes(msgspec.json.format(msgspec.json.encode({"about": about()} | figures)))

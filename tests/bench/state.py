@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import click
-import msgspec
 
 from bench import machine
 from faults.lab import Lab, Size
@@ -64,9 +63,7 @@ def main(leads: int, seed: int, report: Path | None) -> None:
         click.echo(f"{name}={'too fast to tell' if value is None else value}{told}")
     for line in verdict.differences:
         click.echo(f"WRONG: {line}")
-    if report:
-        about = {"about": machine.about(), "figures": figures, "differences": verdict.differences}
-        report.write_bytes(msgspec.json.format(msgspec.json.encode(about)))
+    machine.write(report, figures=figures, differences=verdict.differences)
     if verdict.differences:
         sys.exit(1)
 

@@ -58,7 +58,8 @@ def test_missing_topics_are_named_with_the_command_that_creates_them(broker):
     ended = callfunnel_worker(**variables(settings))
     assert ended.returncode == 78
     for name in (settings.source_topic, settings.dead_letter_topic, funnel_changelog(settings.app_id)):
-        assert f"{name} is missing; run `callfunnel topics create --broker {broker.address}" in ended.stderr
+        remedy = f"run `callfunnel topics create --broker {broker.address} --profile development`"
+        assert f"{name} is missing; {remedy}" in ended.stderr
 
 
 def test_a_port_that_is_taken_is_named(workers):

@@ -1,6 +1,5 @@
 """What an operator waits for and pays for: Prometheus, failover, recovery, memory over time, clocks."""
 
-import os
 import time
 from pathlib import Path
 from statistics import median
@@ -9,7 +8,7 @@ from typing import Any
 import orjson
 from e2e.prometheus import Prometheus
 
-from bench.machine import cpu_seconds
+from bench.machine import cpu_seconds, memory_mib
 from faults import stream
 from faults.lab import Lab, Size
 from faults.processes import kill_at_random
@@ -122,7 +121,7 @@ def recovery(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dict[
             began = time.monotonic()
             slot.start()
             slot.worker.wait_until_ready(240)
-            return time.monotonic() - began, cpu_seconds(slot.pid), _usage(slot.pid)[0]
+            return time.monotonic() - began, cpu_seconds(slot.pid), memory_mib(slot.pid, "VmRSS")
 
         without = started()
         run.publisher.start(size.events)
@@ -131,7 +130,7 @@ def recovery(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dict[
         run.expect(reader.wait(run.publisher.ends(), 400, run.tend), "they are not all in the tables")
         reader.close()
         run.expect(reader.left.rows[1] == size.events, f"{reader.left.rows[1]} leads are in the tables")
-        folded = _usage(slot.pid)[0]
+        folded = memory_mib(slot.pid, "VmRSS")
         slot.stop(within_seconds=10)
         seconds, cpu, memory = started()
         held = 'callfunnel_worker_table_rows{table="leads"}'
@@ -196,9 +195,8 @@ def soak(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dict[str,
 def _usage(pid: int) -> tuple[float, int, int]:
     """Resident memory in MiB, open descriptors and threads of a process."""
     process = Path("/proc") / str(pid)
-    pages = int((process / "statm").read_text().split()[1])
     threads = len(list((process / "task").iterdir()))
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len(list((process / "fd").iterdir())), threads
+    return memory_mib(pid, "VmRSS"), len(list((process / "fd").iterdir())), threads
 
 
 def _slope(points: list[tuple[float, float]]) -> float:

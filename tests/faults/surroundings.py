@@ -198,7 +198,8 @@ def _changelog_deleted(run: Run, slot: Slot, unread: list[int]) -> None:
     ends_with(run, slot, exit_codes.SOFTWARE, funnel_changelog(run.settings.app_id), 60)
     run.publisher.finish()
     slot.start()
-    ends_with(run, slot, exit_codes.CONFIG, "is missing; run `callfunnel topics create", 40)
+    create = f"callfunnel topics create --broker {run.settings.broker} --profile development"
+    ends_with(run, slot, exit_codes.CONFIG, f"is missing; run `{create}`", 40)
     topics.create(run.settings)
     slot.start()
     ends_with(run, slot, exit_codes.CONFIG, "delete both to rebuild from the source topic", 40)
