@@ -149,7 +149,9 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     # what is served
     view: Annotated[bool, _doc("serve the business numbers from this worker too")] = True
-    view_refresh_seconds: Annotated[PositiveSeconds, _doc("how often the view takes a new snapshot")] = 0.5
+    view_refresh_seconds: Annotated[PositiveSeconds, _doc("least time between two snapshots of the view")] = (
+        0.2
+    )
     http_host: Annotated[Text, _doc("address the HTTP pages listen on; 0.0.0.0: all of them")] = "127.0.0.1"
     http_port: Annotated[int, Meta(ge=0, le=65_535), _doc("port of the HTTP pages; 0: any free one")] = 9464
     grafana_url: Annotated[

@@ -45,6 +45,8 @@ _MET = ATTEMPT_BINS[: RESPONSE_BOUNDS_SECONDS.index(DUE_SECONDS) + 1]
 _LOOK_SECONDS = 5.0
 _RETRY_SECONDS = 1.0
 _RECORDS_AT_ONCE = 10_000
+_SNAPSHOT_SPACING = 5
+"""The next snapshot begins after so many times what the last one took: a fifth of the view's time at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,10 @@ class Snapshot:
     seen: Mapping[str, set[Dimensions]]
     """Rollup: dimension values that were seen in the last 48 hours."""
     rows: int
+
+
+Changes = dict[bytes, bytes | None]
+"""The newest value of each row that changed, by its key; `None` deletes it."""
 
 
 class _StartOverError(Exception):
@@ -170,7 +176,7 @@ class View:
         *,
         zone: tzinfo,
         clock: Literal["wall", "event"] = "wall",
-        refresh_seconds: float = 0.5,
+        refresh_seconds: float = 0.2,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._connection = dict(connection)
@@ -282,12 +288,13 @@ class View:
         for partition, start in (await consumer.beginning_offsets(partitions)).items():
             consumer.seek(partition, start)
         ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
-        unfinished: dict[TopicPartition, list[ConsumerRecord]] = {partition: [] for partition in partitions}
+        unfinished: dict[TopicPartition, Changes] = {partition: {} for partition in partitions}
         behind = set(partitions)
         changed = True
         refreshed = looked = time.monotonic()
         while True:
-            wait = self._refresh_seconds if behind else refreshed + self._refresh_seconds - time.monotonic()
+            pause = max(self._refresh_seconds, _SNAPSHOT_SPACING * self.snapshot_seconds)
+            wait = pause if behind else refreshed + pause - time.monotonic()
             arrived = await consumer.getmany(
                 timeout_ms=max(1, int(wait * 1000)), max_records=_RECORDS_AT_ONCE
             )
@@ -295,25 +302,25 @@ class View:
                 position = await consumer.position(partition)
                 records = arrived.get(partition, [])
                 if partition in behind and position < ends[partition]:
-                    self._apply(funnel, records)
+                    unfinished[partition] |= _newest(records)
                     continue
                 # The end of a log that is read committed is the end of a batch.
                 whole = position in (ends[partition], consumer.last_stable_offset(partition))
                 batches = len(records) if whole else _end_of_batches(records)
                 if batches or whole:
-                    finished = unfinished[partition] + records[:batches]
-                    self._apply(funnel, finished)
-                    unfinished[partition] = records[batches:]
+                    finished = unfinished[partition] | _newest(records[:batches])
+                    await self._apply(funnel, partition, finished)
+                    unfinished[partition] = _newest(records[batches:])
                     behind.discard(partition)
                     changed |= bool(finished)
                 else:
-                    unfinished[partition] += records
+                    unfinished[partition] |= _newest(records)
             if behind:
                 left = sum([ends[partition] - await consumer.position(partition) for partition in behind])
                 self._state = f"catching up: {left} records of {self._topic} are left to read"
                 continue
             clock = time.monotonic()
-            if self.snapshot is None or clock - refreshed >= self._refresh_seconds:
+            if self.snapshot is None or clock - refreshed >= pause:
                 refreshed = clock
                 self._refresh(funnel, changed)
                 changed = False
@@ -321,13 +328,15 @@ class View:
                 looked = clock
                 await self._look(consumer, partitions)
 
-    def _apply(self, funnel: Funnel, records: list[ConsumerRecord]) -> None:
-        for record in records:
+    async def _apply(self, funnel: Funnel, partition: TopicPartition, changes: Changes) -> None:
+        for n, (key, value) in enumerate(changes.items()):
+            if n % _RECORDS_AT_ONCE == _RECORDS_AT_ONCE - 1:
+                await asyncio.sleep(0)  # a whole log may take seconds, and we may be told to stop
             try:
-                funnel.apply(record.partition, record.key, record.value)
+                funnel.apply(partition.partition, key, value)
             except (msgspec.MsgspecError, ValueError, TypeError) as error:
-                at = f"{record.topic}[{record.partition}] offset {record.offset}"
-                raise RuntimeError(f"{at} holds no row of the funnel table: {error}") from error
+                at = f"{partition.topic}[{partition.partition}]"
+                raise RuntimeError(f"{at} holds no row of the funnel table under {key!r}: {error}") from error
 
     def _refresh(self, funnel: Funnel, changed: bool) -> None:
         """Take a new snapshot if it would tell anything new."""
@@ -355,6 +364,11 @@ class View:
         if consumer.partitions_for_topic(self._topic) != {partition.partition for partition in partitions}:
             raise _StartOverError("the number of its partitions changed")
         self._state = "live"
+
+
+def _newest(records: list[ConsumerRecord]) -> Changes:
+    """What is left of the records when only the last value of each row counts."""
+    return {record.key: record.value for record in records}
 
 
 def _end_of_batches(records: list[ConsumerRecord]) -> int:
