@@ -1,26 +1,26 @@
 """`python -m model`, in the folder `tests`: many schedules, or one by its seed, and what happened in it."""
 
-import argparse
 import sys
 import time
 
+import click
 from model.schedule import run_all
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m model", description=__doc__)
-    parser.add_argument("--schedules", type=int, default=200_000)
-    parser.add_argument("--seed", type=int, default=1, help="the seed of the first schedule")
-    options = parser.parse_args()
+@click.command(help=__doc__)
+@click.option("--schedules", default=200_000, show_default=True)
+@click.option("--seed", default=1, show_default=True, help="The seed of the first schedule.")
+def main(schedules: int, seed: int) -> None:
     began = time.monotonic()
-    counts, broken = run_all(options.seed, options.schedules)
+    with click.progressbar(length=schedules, label="schedules", file=sys.stderr) as bar:
+        counts, broken = run_all(seed, schedules, bar.update)
     if broken is not None:
-        print(*broken, sep="\n")
-        return 1
-    print(f"schedules={options.schedules} violations=0 seconds={time.monotonic() - began:.0f}")
-    print(*(f"{what}: {count}" for what, count in sorted(counts.items())), sep="\n")
-    return 0
+        click.echo("\n".join(broken))
+        sys.exit(1)
+    click.echo(f"schedules={schedules} violations=0 seconds={time.monotonic() - began:.0f}")
+    for what, count in sorted(counts.items()):
+        click.echo(f"{what}: {count}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

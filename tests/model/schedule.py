@@ -11,7 +11,7 @@ import math
 import multiprocessing
 import os
 from collections import Counter, defaultdict
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from functools import cache
 from itertools import accumulate
@@ -618,12 +618,18 @@ class Runner:
 CHUNK = 500
 
 
-def run_all(seed: int, schedules: int) -> tuple[Counter[str], list[str] | None]:
-    """Run the schedules from this seed on, on all processors: what happened, and the first violation."""
+def run_all(
+    seed: int, schedules: int, done: Callable[[int], None] = lambda _: None
+) -> tuple[Counter[str], list[str] | None]:
+    """Run the schedules from this seed on, on all processors: what happened, and the first violation.
+
+    `done` is told how many more have been run.
+    """
     chunks = [(first, min(CHUNK, seed + schedules - first)) for first in range(seed, seed + schedules, CHUNK)]
     counts: Counter[str] = Counter()
     with multiprocessing.get_context("spawn").Pool(min(os.cpu_count() or 1, len(chunks))) as pool:
-        for chunk_counts, broken in pool.imap(_run_chunk, chunks):
+        for (_, ran), (chunk_counts, broken) in zip(chunks, pool.imap(_run_chunk, chunks), strict=True):
+            done(ran)
             counts += chunk_counts
             if broken is not None:
                 return counts, broken
