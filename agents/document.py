@@ -10,7 +10,7 @@ from agents.view import SEGMENT, Snapshot
 from schemas.events import STAGES
 from schemas.rows import Columns
 from streams.columns import BINS
-from streams.metrics import STANDARDS, band
+from streams.metrics import ENOUGH, STANDARDS, WHEN_RED, band
 from streams.windows import AGES, DUE_SECONDS, WINDOWS
 
 ALL_WINDOWS = (*WINDOWS, "all")
@@ -95,7 +95,9 @@ def _ratio(name: str, view: str, definition: str, numerator: int, denominator: i
         "denominator": denominator,
         "value": numerator / denominator if denominator else None,
         "band": band(name, numerator, denominator),
+        "judged_from": ENOUGH.get(name),
         "standard": [{"band": name, "from": floor} for name, _, floor in reversed(STANDARDS.get(name, ()))],
+        "when_below": " ".join(WHEN_RED.get(name, ())) or None,
     }
 
 

@@ -57,11 +57,12 @@ def _rates(document: dict[str, Any]) -> Table:
             for step in rate["standard"]
             if step["band"] != "watch"
         ]
+        judged = rate["band"] or ("too few" if rate["standard"] and rate["denominator"] else "")
         table.add_row(
             _TITLE[rate["name"]],
             Text(value, style=style),
             f"{rate['numerator']:,} / {rate['denominator']:,}",
-            Text(rate["band"] or "", style=style),
+            Text(judged, style=style),
             ", ".join(steps),
         )
     return table

@@ -11,10 +11,10 @@ from typing import Any
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from grafana.boards import agents, campaign, engine, overview, speed
+from grafana.boards import agents, campaign, engine, overview, plan, speed
 
 FOLDER = Path(__file__).parent / "dashboards"
-BOARDS = (overview, campaign, agents, speed, engine)
+BOARDS = (overview, campaign, agents, speed, plan, engine)
 
 
 def documents() -> dict[str, str]:

@@ -16,6 +16,7 @@ TITLES = {
     "callfunnel-campaign": "Campaign",
     "callfunnel-agents": "Agents and teams",
     "callfunnel-speed": "Speed to lead",
+    "callfunnel-plan": "Plan",
     "callfunnel-engine": "Engine",
 }
 """Every dashboard: its uid, which is its address and the name of its file, and its title."""
@@ -98,9 +99,9 @@ def job(multi: bool = False) -> boards.QueryVariable:
     )
 
 
-def window() -> boards.CustomVariable:
+def window(chosen: str = "1h") -> boards.CustomVariable:
     text = "What the numbers are of: the last 5 minutes, hour or day, or today since midnight."
-    return _choice("window", "Window", text, WINDOWS, "1h")
+    return _choice("window", "Window", text, WINDOWS, chosen)
 
 
 def campaign() -> boards.QueryVariable:
@@ -125,6 +126,18 @@ def agent() -> boards.QueryVariable:
 def minimum() -> boards.CustomVariable:
     text = "Agents with fewer dials in the window are not ranked: a rate of a few calls says nothing."
     return _choice("minimum", "At least dials", text, ("1", "10", "20", "50", "100", "200"), "20")
+
+
+def target() -> boards.TextBoxVariable:
+    text = "The wins wanted today, of the chosen campaigns together."
+    return (
+        boards.TextBoxVariable("target")
+        .label("Wins wanted today")
+        .description(text)
+        .default_value("10")
+        .current(VariableOption(selected=True, text="10", value="10"))
+        .options([VariableOption(selected=True, text="10", value="10")])
+    )
 
 
 def _datasource() -> boards.DatasourceVariable:

@@ -62,6 +62,11 @@ def bands(rate: str) -> Steps:
     return found
 
 
+def standard(rate: str) -> float:
+    """From where a rate meets its standard."""
+    return next(floor for name, _, floor in STANDARDS[rate] if name == "standard")
+
+
 def limits(watch: float, critical: float) -> Steps:
     """The colours of what is the better the less there is."""
     return [

@@ -116,6 +116,16 @@ def ratio(numerator: str, denominator: str) -> str:
     return f"({numerator}) / ({denominator} > 0)"
 
 
+def share_bound(hits: str, tries: str, errors: float) -> str:
+    """The bound of the share `hits` ÷ `tries` that lies `errors` standard errors above or below it.
+
+    Wilson's interval: it stays a share where there are few hits.
+    """
+    square, sign = errors * errors, "+" if errors > 0 else "-"
+    spread = f"sqrt({hits} * clamp_min({tries} - {hits}, 0) / ({tries} > 0) + {square / 4:g})"
+    return f"({hits} + {square / 2:g} {sign} {abs(errors):g} * {spread}) / ({tries} + {square:g})"
+
+
 def steps() -> tuple[tuple[str, str], ...]:
     """Pairs of stages that a lead goes through one after the other.
 

@@ -287,10 +287,34 @@ list or the customer profile is poor. Close below 50 %: product, market, channel
 called in time.
 """
 
+ENOUGH = {"reach": 20, "qualification": 10, "close": 10, "response": 10}
+"""The cases from which on a rate is judged: one call more or less of fewer makes it any band."""
+
+WHEN_RED = {
+    "reach": (
+        "At 10 % or less something is badly wrong.",
+        "Look at calling hours, caller numbers and the list. Many immediate hang-ups? Listen to the first "
+        "ten seconds of calls.",
+    ),
+    "qualification": (
+        "The lead list or the customer profile is poor.",
+        "Compare the sources: stop the worst, and find what the best one has.",
+    ),
+    "close": (
+        "Product, market, channel, offer or pitch is at fault.",
+        "One campaign: its offer. One team: its pitch. All: the market.",
+    ),
+    "response": (
+        "New leads wait, and each minute costs conversations.",
+        "Put people on new leads now, the newest first.",
+    ),
+}
+"""What it says when a rate is below its standard, and what to do first."""
+
 
 def band(rate: str, numerator: int, denominator: int) -> Band | None:
-    """The band of a rate by its standard; `None` where there is no standard or nothing to measure."""
-    if rate not in STANDARDS or denominator <= 0:
+    """The band of a rate by its standard; `None` where there is no standard or not `ENOUGH` to judge."""
+    if rate not in STANDARDS or denominator < ENOUGH[rate]:
         return None
     value = numerator / denominator
     return next((name for name, holds, floor in STANDARDS[rate] if holds(value, floor)), "critical")

@@ -88,10 +88,11 @@ function drawRate(rate) {
   const standard = document.createElement("p");
   standard.className = "standard";
   const band = document.createElement("b");
-  band.textContent = rate.band ?? "nothing to measure yet";
+  band.textContent = rate.band ?? (rate.value === null ? "nothing to measure yet" : `too few to judge, below ${rate.judged_from}`);
   const rest = rate.standard.filter((step) => step.band !== "watch").map((step) => `${step.band} from ${whole.format(step.from)}`);
   standard.append(band, ` · ${rest.join(", ")}`);
   card.querySelector(".of").before(meter(rate), standard);
+  write(card.querySelector(".advice"), rate.when_below);
 }
 
 function drawUncalled({ uncalled, now_timestamp_seconds: now, watermark }) {

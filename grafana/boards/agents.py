@@ -4,9 +4,8 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from grafana import frame
 from grafana.frame import Section
-from grafana.panels import COUNT, SHARE, Column, Query, at_least, bands, bars, lines, stat, table
+from grafana.panels import COUNT, SHARE, Column, Query, at_least, bands, bars, lines, standard, stat, table
 from grafana.promql import Scope, ratio
-from streams.metrics import STANDARDS
 
 UID = "callfunnel-agents"
 _WITH_HANGUPS = (
@@ -41,7 +40,6 @@ def ranked(expr: str) -> str:
 
 
 enough = f"count({events('dialed', agent)} >= $minimum)"
-standard = next(floor for name, _, floor in STANDARDS["reach"] if name == "standard")
 
 
 def now() -> Section:
@@ -145,7 +143,7 @@ def leaderboard() -> Section:
                     f"bottomk(10, {ranked(share('reached', 'dialed', agent))})",
                     "{{agent}} · {{team}}",
                 ),
-                colours=at_least(standard),
+                colours=at_least(standard("reach")),
                 size=(12, 9),
             ),
             bars(

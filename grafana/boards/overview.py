@@ -21,42 +21,28 @@ from grafana.panels import (
 )
 from grafana.promql import Scope, ratio
 from schemas.events import STAGES
+from streams.metrics import WHEN_RED
 from streams.windows import DUE_SECONDS
 
 UID = "callfunnel-overview"
 
 RED = (
-    (
-        "Reach",
-        "At 10 % or less something is badly wrong.",
-        "Look at calling hours, caller numbers and the list. Many immediate hang-ups? Listen to the first "
-        "ten seconds of calls.",
-    ),
-    (
-        "Qualification",
-        "Below 50 %: the lead list or the customer profile is poor.",
-        "Compare sources in [Campaign](/d/callfunnel-campaign): stop the worst, and find what the best has.",
-    ),
-    (
-        "Close",
-        "Below 50 %: product, market, channel, offer or pitch.",
-        "One campaign: its offer. One team: its pitch, see [Agents and teams](/d/callfunnel-agents). "
-        "All: the market.",
-    ),
-    (
-        "Called in time",
-        f"Fewer than 8 in 10 new leads are called within {DUE_SECONDS // 60} minutes.",
-        "Put people on new leads now; [Speed to lead](/d/callfunnel-speed) says which campaign waits.",
-    ),
-    ("Behind by", "The numbers are old.", "Do not act on them; see [Engine](/d/callfunnel-engine)."),
+    ("Reach", *WHEN_RED["reach"], "callfunnel-agents"),
+    ("Qualification", *WHEN_RED["qualification"], "callfunnel-campaign"),
+    ("Close", *WHEN_RED["close"], "callfunnel-agents"),
+    ("Called in time", *WHEN_RED["response"], "callfunnel-speed"),
+    ("Behind by", "The numbers are old.", "Do not act on them.", "callfunnel-engine"),
 )
-"""What is red, what that says, and what to do first."""
+"""What is red, what that says, what to do first, and the dashboard that says more."""
 
-WHEN_RED = "\n".join(
+RED_AS_TABLE = "\n".join(
     (
-        "| red | what it says | what to do first |",
-        "|---|---|---|",
-        *(f"| **{name}** | {says} | {first} |" for name, says, first in RED),
+        "| red | what it says | what to do first | more |",
+        "|---|---|---|---|",
+        *(
+            f"| **{name}** | {says} | {first} | [{frame.TITLES[uid]}](/d/{uid}) |"
+            for name, says, first, uid in RED
+        ),
         "",
         "Fix the first red stage from the top: what leaks above never arrives below. "
         "Few calls make any rate jump: read the volume beside it.",
@@ -164,7 +150,7 @@ def now() -> Section:
             words(
                 "When a stage is red",
                 "What each red number says and the first thing to do about it.",
-                WHEN_RED,
+                RED_AS_TABLE,
                 (10, 11),
             ),
             [

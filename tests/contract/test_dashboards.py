@@ -127,7 +127,12 @@ def test_behind_by_is_the_worst_partition_and_nothing_where_all_is_read(tmp_path
 
 
 def plain(expr: str) -> str:
-    for variable, value in (("$__rate_interval", "1m"), ("$__range", "6h"), ("$minimum", "20")):
+    for variable, value in (
+        ("$__rate_interval", "1m"),
+        ("$__range", "6h"),
+        ("$minimum", "20"),
+        ("$target", "10"),
+    ):
         expr = expr.replace(variable, value)
     return expr
 

@@ -170,6 +170,8 @@ def chosen(document: dict[str, Any], prometheus: Prometheus, *, window: str, nar
         name = variable["name"]
         if variable["type"] == "custom":
             values[name] = {"window": window, "minimum": "20" if window == "1h" else "1"}[name]
+        elif variable["type"] == "textbox":
+            values[name] = variable["query"]
         elif variable["type"] == "query":
             series, label = label_values(variable)
             known = prometheus.ask(f"label/{label}/values", **{"match[]": filled(series, values)})
@@ -393,6 +395,7 @@ def query_of(uid: str, title: str, name: str) -> str:
     return str(expr)
 
 
+TARGET_WINS = 1_000
 Shown = dict[tuple[str, ...], float]
 """The values of a panel by the values of their labels, in the order of the labels' names."""
 
@@ -401,8 +404,15 @@ def expected_of(at: Snapshot) -> dict[tuple[str, str, str], Shown]:
     """What panels must show of a day: dashboard, panel, name; and the numbers, made of the view's rows."""
     segments, people, places = (at.windows["1d"][rollup] for rollup in (SEGMENT, PERSON, LOCATION))
     due, met = (sum(pair[n] for pair in at.due["1d"].values()) for n in (0, 1))
+    dials, wins = total(segments, "events_dialed"), total(segments, "events_won")
+    won_today = total(at.windows["today"][SEGMENT], "events_won")
+    # Wilson's interval, nine outcomes in ten: the roots of (share - p)² = z² · p · (1 - p) ÷ dials.
+    share, z2 = wins / dials, 1.645**2 / dials
+    least = (share + z2 / 2 - math.sqrt((share + z2 / 2) ** 2 - (1 + z2) * share**2)) / (1 + z2)
     bins = {bound: total(segments, f"attempt_{bound}") for bound in BINS}
     sources = {row[1] for row in segments}
+    campaigns = {name: {row: segments[row] for row in segments if row[0] == name} for name, _ in segments}
+    hangups = total(segments, "dm_hangups")
     at_work = {row: columns for row, columns in people.items() if columns.get("events_dialed")}
 
     def of_source(source: str, column: str) -> int:
@@ -430,7 +440,7 @@ def expected_of(at: Snapshot) -> dict[tuple[str, str, str], Shown]:
         ("campaign", "From stage to stage", "connected → reached"): {
             (): total(segments, "leads_reached") / total(segments, "leads_connected")
         },
-        ("campaign", "Calls that went nowhere", "immediate hang-ups"): {(): total(segments, "dm_hangups")},
+        ("campaign", "Calls that went nowhere", "immediate hang-ups"): {(): hangups},
         ("campaign", "Sources", "Qualified"): {(one,): of_source(one, "leads_qualified") for one in sources},
         ("campaign", "Sources", "Close"): {
             (one,): of_source(one, "leads_won") / of_source(one, "leads_qualified")
@@ -446,6 +456,18 @@ def expected_of(at: Snapshot) -> dict[tuple[str, str, str], Shown]:
         },
         ("speed", "Uncalled leads by age", "15-60m"): {
             (): sum(found.by_age[AGES.index("15-60m")] for found in at.uncalled.values())
+        },
+        ("plan", "Share of the target", "of the target"): {(): won_today / TARGET_WINS},
+        ("plan", "Dials needed", "expected"): {(): math.ceil(TARGET_WINS * dials / wins)},
+        ("plan", "Dials needed", "at worst"): {(): math.ceil(TARGET_WINS / least)},
+        ("plan", "Dials to go", "expected"): {(): math.ceil((TARGET_WINS - won_today) * dials / wins)},
+        ("plan", "What would help most", "reach at 15%"): {
+            (): dials / wins * min((total(segments, "events_reached") - hangups) / dials / 0.15, 1)
+        },
+        ("plan", "Dials for a win, by campaign", "Dials for a win"): {
+            (name,): total(rows, "events_dialed") / total(rows, "events_won")
+            for name, rows in campaigns.items()
+            if total(rows, "events_won") >= 10
         },
         ("engine", "Partitions", "{{state}}"): {("active",): 4, ("recovering",): 0},
         ("engine", "Lag", "lag"): {(): 0},
@@ -474,7 +496,7 @@ def test_each_kind_of_panel_of_each_board_shows_the_views_own_numbers(floor: Flo
         expected = expected_of(floor.view.snapshot)
         found: dict[tuple[str, str, str], Shown] = {}
         for uid, title, name in expected:
-            values = {"job": JOB, "window": "1d", "minimum": "1"}
+            values = {"job": JOB, "window": "1d", "minimum": "1", "target": str(TARGET_WINS)}
             values |= dict.fromkeys(("campaign", "source", "team", "agent"), ALL)
             series = floor.prometheus.now(filled(query_of(uid, title, name), values))
             found[uid, title, name] = {

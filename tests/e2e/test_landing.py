@@ -130,7 +130,7 @@ FILLED = {
     ("spring", "web"): {
         "events_created": 10, "events_dialed": 20, "events_reached": 5, "dm_hangups": 2, "leads_created": 12,
         "leads_dialed": 9, "leads_connected": 6, "leads_reached": 3, "leads_qualified": 2, "leads_won": 1,
-        "awaited": 9, "attempt_60": 4, "attempt_600": 1, "attempt_ms": 500_000, "uncalled": 3, "implied": 2,
+        "awaited": 10, "attempt_60": 4, "attempt_600": 1, "attempt_ms": 500_000, "uncalled": 3, "implied": 2,
     },
     (NASTY, "list"): {"events_dialed": 20, "leads_dialed": 5, "leads_created": 5, "implied": 5},
 }  # fmt: skip
@@ -192,9 +192,12 @@ def test_rates_are_judged_and_a_red_one_says_what_to_do(browser, filled):
         assert text(page, "#reach .value") == "15.0% 3 of 20"
         assert text(page, "#reach .standard").startswith("standard ·")
         assert text(page, "#reach .advice") == ""
-        assert text(page, "#response .value") == "44.4% 4 of 9"
+        assert text(page, "#response .value") == "40.0% 4 of 10"
         assert text(page, "#response .standard") == "critical · standard from 90%"
         assert "Put people on new leads now" in text(page, "#response .advice")
+        assert text(page, "#close .value") == "50.0% 1 of 2"
+        assert text(page, "#close .standard") == "too few to judge, below 10 · standard from 50%"
+        assert text(page, "#close .advice") == ""
         assert text(page, "#uncalled .value") == "3"
         minutes = {(at - filled.oldest_s + 30) // 60 for at in (opened_s, int(time.time()))}
         told = text(page, "#oldest")
@@ -255,7 +258,7 @@ def test_tab_reaches_every_control_and_link_in_the_order_they_are_seen(browser, 
             page.press("Tab")
         assert [stop["name"] for stop in stops] == [
             "window", "campaign", "source",
-            "Funnel overview", "Campaign", "Agents and teams", "Speed to lead", "Engine",
+            "Funnel overview", "Campaign", "Agents and teams", "Speed to lead", "Plan", "Engine",
             "Prometheus metrics", "json", "Ready?", "Healthy?",
         ]  # fmt: skip
         assert min(stop["ring"] for stop in stops) >= 2
@@ -289,7 +292,7 @@ def test_grafana_is_linked_with_the_campaign_that_is_looked_at(browser, filled):
         links = page.ask("[...document.querySelectorAll('#dashboards a')].map((one) => one.href)")
         assert links == [
             f"{GRAFANA}/d/callfunnel-{name}?var-campaign=spring"
-            for name in ("overview", "campaign", "agents", "speed", "engine")
+            for name in ("overview", "campaign", "agents", "speed", "plan", "engine")
         ]
 
 

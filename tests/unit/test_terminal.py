@@ -52,7 +52,7 @@ def test_the_table_shows_stages_rates_and_their_volumes():
         for line in lines
     )
     assert any("qualification" in line and "60.0%" in line and "standard" in line for line in lines)
-    assert any("close rate" in line and "0 / 6" in line for line in lines)
+    assert any("close rate" in line and "0 / 6" in line and "too few" in line for line in lines)
 
 
 def test_every_row_is_one_line_of_a_terminal_of_80_columns():
