@@ -4,6 +4,7 @@ When a test of the first half fails, a library changed. Compare what the message
 integration tests, and only then put the new fingerprint here.
 """
 
+import asyncio
 import hashlib
 import inspect
 from collections import defaultdict
@@ -307,3 +308,19 @@ def test_a_fetch_leaves_what_a_rebalance_has_paused_amid_it(answer, active, flow
     assert taken(result, active, flow_active=flow_active) == {}
     assert state.position == 5
     assert drained(result).offsets == [5, 6]
+
+
+def test_nothing_flows_from_the_moment_a_rebalance_is_told(monkeypatch):
+    """A recovery that it overtakes may have resumed the flow, and what that brings would be cleared away."""
+    consumer = SimpleNamespace(flow_active=True)
+    consumer.stop_flow = lambda: setattr(consumer, "flow_active", False)
+    flowing = []
+
+    async def restart(self, *of_the_rebalance):
+        flowing.append(self.app.consumer.flow_active)
+
+    monkeypatch.setattr(recovery.Recovery, "on_rebalance", restart)
+    ours = Recovery.__new__(Recovery)
+    ours.app = SimpleNamespace(consumer=consumer)
+    asyncio.run(ours.on_rebalance({TP}, set(), {TP}, 7))
+    assert flowing == [False]
