@@ -177,7 +177,7 @@ class Ingest:
         if self._app.consumer_generation_id != generation:
             return None
         for tp in restored:
-            self._check_restored(tp, earliest[tp], ends[tp])
+            await self._check_restored(tp, earliest[tp], ends[tp])
             self._ledger.ends[tp] = ends[tp]
         for tp in source:  # without an await: a rebalance comes before all of it or after
             lane = self.lanes.get(tp.partition)
@@ -200,15 +200,15 @@ class Ingest:
         failpoints.hit("taken-over")
         return {tp: self.lanes[tp.partition].state.offset for tp in source}  # type: ignore[misc]
 
-    def _check_restored(self, tp: TP, first: int, end: int) -> None:
+    async def _check_restored(self, tp: TP, first: int, end: int) -> None:
         """The changelog is fenced: what it holds now, `first` up to `end`, is all there will be to read."""
         table = self._funnel if tp.topic == self._funnel.changelog_topic_name else self._leads
         copy = table.rows.copy(tp)
         if first < end and (copy.start > first or copy.stop < end):
+            await self._ledger.check_owned(tp.partition, tp.topic)
             raise Stalled(
                 f"{tp.topic}/{tp.partition} holds offsets {first} to {end - 1}, but {copy.start} to "
-                f"{copy.stop - 1} were restored: recovery went wrong, or another worker has taken over; "
-                "start again"
+                f"{copy.stop - 1} were restored: recovery went wrong; start again"
             )
 
     def ready(self, source: Iterable[TP]) -> None:

@@ -90,7 +90,7 @@ class AcknowledgedFirst(Ingest):
 
 
 class RecoveryBelieved(Ingest):
-    def _check_restored(self, *_: Any) -> None: ...
+    async def _check_restored(self, *_: Any) -> None: ...
 
 
 class RebalanceMissed(Ingest):
