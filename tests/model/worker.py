@@ -273,7 +273,7 @@ class Worker:
     def gone(self, partition: int) -> list[tuple[int, int]]:
         """The source offsets that were gone, says this worker: holes, and what was before the first start."""
         holes = list(self.holes.get(partition, ()))
-        if self.schedule.position(partition) is None:
+        if self.schedule.position(partition) is None and partition in self.began:
             holes.append((0, self.began[partition]))
         return holes
 
