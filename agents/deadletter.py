@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from agents.errors import TablesWrong
 from agents.ledger import Record
-from agents.transport import MicroBatch
+from agents.microbatch import MicroBatch
 from schemas.codec import Rejected
 
 _ADVICE = "Look at the dead-letter topic for the reasons, mend the publisher, or raise"

@@ -20,7 +20,7 @@ from agents import failpoints
 from agents.deadletter import DeadLetterLimits, dead_letter
 from agents.errors import Stalled, TablesWrong, TopicsWrong
 from agents.ledger import NO_HEADERS, Ledger, Record
-from agents.transport import MicroBatch
+from agents.microbatch import MicroBatch
 from streams.engine import Effects, Mismatch, Partition
 
 log = logging.getLogger(__name__)

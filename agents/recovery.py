@@ -7,13 +7,11 @@ over, seek to where the tables end, clear the queues, and only then fetch.
 """
 
 import asyncio
-import ctypes
-from contextlib import suppress
 from typing import Any
 
 from faust.tables import manager, recovery
 
-from agents import failpoints
+from agents import failpoints, memory
 
 
 class Recovery(recovery.Recovery):  # type: ignore[misc]
@@ -58,14 +56,8 @@ class Recovery(recovery.Recovery):  # type: ignore[misc]
         if not app.assignor.assigned_standbys():
             self.tables.on_standbys_ready()
         app.on_rebalance_end()
-        _give_back_memory()
+        memory.give_back()
         app.ingest.ready(source)
-
-
-def _give_back_memory() -> None:
-    """glibc keeps what the fetched changelogs took, as much again as a third of the tables."""
-    with suppress(AttributeError):  # other C libraries have nothing of the kind
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 class TableManager(manager.TableManager):  # type: ignore[misc]

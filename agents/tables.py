@@ -15,7 +15,8 @@ from faust.types import TP
 
 from agents import failpoints
 from agents.errors import TakenOver
-from agents.transport import MicroBatch, Schema
+from agents.microbatch import MicroBatch
+from agents.transport import Schema
 
 STORES.aliases["changelog"] = f"{__name__}:RestoredRows"
 

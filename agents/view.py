@@ -7,18 +7,19 @@ Nothing here depends on which worker wrote a row, so nothing moves when partitio
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
 from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from agents.config import Settings
 from agents.connection import aiokafka_options
+from agents.microbatch import fetch
 from agents.read_committed import repair
 from agents.threads import LoopThread
 from schemas.rows import POSITION_KEY, Columns, Position, decode_columns, decode_key, decode_position
@@ -67,7 +68,7 @@ class Snapshot:
     rows: int
 
 
-Changes = dict[bytes, bytes | None]
+Changes = dict[bytes | None, bytes | None]
 """The newest value of each row that changed, by its key; `None` deletes it."""
 
 
@@ -295,26 +296,26 @@ class View:
         while True:
             pause = max(self._refresh_seconds, _SNAPSHOT_SPACING * self.snapshot_seconds)
             wait = pause if behind else refreshed + pause - time.monotonic()
-            arrived = await consumer.getmany(
-                timeout_ms=max(1, int(wait * 1000)), max_records=_RECORDS_AT_ONCE
-            )
+            arrived = await fetch(consumer, _RECORDS_AT_ONCE, wait)
             for partition in partitions:
                 position = await consumer.position(partition)
-                records = arrived.get(partition, [])
+                read = arrived.get(partition)
+                keys, values = (read.keys, read.values) if read else ([], [])
                 if partition in behind and position < ends[partition]:
-                    unfinished[partition] |= _newest(records)
+                    unfinished[partition].update(zip(keys, values, strict=True))
                     continue
                 # The end of a log that is read committed is the end of a batch.
                 whole = position in (ends[partition], consumer.last_stable_offset(partition))
-                batches = len(records) if whole else _end_of_batches(records)
-                if batches or whole:
-                    finished = unfinished[partition] | _newest(records[:batches])
+                end = len(keys) if whole else _end_of_batches(keys)
+                if end or whole:
+                    finished = unfinished[partition]
+                    finished.update(zip(keys[:end], values[:end], strict=True))
                     await self._apply(funnel, partition, finished)
-                    unfinished[partition] = _newest(records[batches:])
+                    unfinished[partition] = dict(zip(keys[end:], values[end:], strict=True))
                     behind.discard(partition)
                     changed |= bool(finished)
                 else:
-                    unfinished[partition] |= _newest(records)
+                    unfinished[partition].update(zip(keys, values, strict=True))
             if behind:
                 left = sum([ends[partition] - await consumer.position(partition) for partition in behind])
                 self._state = f"catching up: {left} records of {self._topic} are left to read"
@@ -333,7 +334,7 @@ class View:
             if n % _RECORDS_AT_ONCE == _RECORDS_AT_ONCE - 1:
                 await asyncio.sleep(0)  # a whole log may take seconds, and we may be told to stop
             try:
-                funnel.apply(partition.partition, key, value)
+                funnel.apply(partition.partition, key or b"", value)
             except (msgspec.MsgspecError, ValueError, TypeError) as error:
                 at = f"{partition.topic}[{partition.partition}]"
                 raise RuntimeError(f"{at} holds no row of the funnel table under {key!r}: {error}") from error
@@ -366,11 +367,6 @@ class View:
         self._state = "live"
 
 
-def _newest(records: list[ConsumerRecord]) -> Changes:
-    """What is left of the records when only the last value of each row counts."""
-    return {record.key: record.value for record in records}
-
-
-def _end_of_batches(records: list[ConsumerRecord]) -> int:
+def _end_of_batches(keys: Sequence[bytes | None]) -> int:
     """How many of the records are whole batches: a position row is the last of its batch."""
-    return next((n for n in range(len(records), 0, -1) if records[n - 1].key == POSITION_KEY), 0)
+    return next((n for n in range(len(keys), 0, -1) if keys[n - 1] == POSITION_KEY), 0)

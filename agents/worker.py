@@ -5,7 +5,6 @@ Faust gives the consumer group, the agent, the tables and their recovery; its we
 """
 
 import asyncio
-import gc
 import logging
 import os
 import platform
@@ -23,7 +22,7 @@ from aiokafka.errors import KafkaError
 from faust.types import TP
 from mode.supervisors import CrashingSupervisor
 
-from agents import connection, exit_codes, exposition, failpoints, log, read_committed, topics
+from agents import connection, exit_codes, exposition, failpoints, log, memory, read_committed, topics
 from agents.config import Settings
 from agents.deadletter import DeadLetterLimits
 from agents.errors import BrokerUnavailable, Failure, Stalled, TakenOver
@@ -293,12 +292,6 @@ def _measure(app: App, settings: Settings, metrics: SimpleNamespace, now: float)
         )
 
 
-def _collect_seldom() -> None:
-    """A batch makes many containers and no cycles: as it is set, the collector takes a tenth of the time."""
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 50)
-
-
 def run(settings: Settings) -> int:
     """Run a worker until it is told to stop; the exit code.
 
@@ -331,7 +324,7 @@ def run(settings: Settings) -> int:
         logger.info("serving %s", pages.url)
         if view:
             view.start()
-        _collect_seldom()
+        memory.collect_seldom()
         try:
             asyncio.run(serve(app, settings, metrics))
         finally:

@@ -20,10 +20,10 @@ from urllib.request import Request, urlopen
 
 import click
 
+from agents import memory
 from agents.exposition import Exposition, new_registry
 from agents.pages import Pages
 from agents.view import LOCATION, PERSON, SEGMENT, Funnel, View
-from agents.worker import _collect_seldom
 from bench import machine
 from schemas.rows import POSITION_KEY, Position, encode_columns, encode_key, encode_position
 
@@ -135,7 +135,7 @@ def stalls(funnel: Funnel, seconds: float) -> dict[str, float]:
     pages.start()
     refreshing = threading.Thread(target=refresh)
     refreshing.start()
-    _collect_seldom()
+    memory.collect_seldom()
     try:
         quiet = asyncio.run(delays(seconds))
         command = [sys.executable, "-m", "bench.exposition", "--scrape", pages.url, "--seconds", str(seconds)]

@@ -23,9 +23,9 @@ from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import aiokafka as driver
 
 from agents import read_committed, transport
+from agents.microbatch import drain
 from agents.recovery import Recovery, TableManager
 from agents.tables import ChangelogTable, RestoredRows
-from agents.transport import drain
 from contract.batches import TP, batch, fetched
 
 REPAIRED = read_committed._PartitionRecords
@@ -51,7 +51,7 @@ LEANT_ON = {
     faust_consumer.Consumer.pause_partitions: "27a1c94bdacd",
     faust_consumer.Consumer.stop_flow: "cf7e875a2b0d",
     faust_consumer.Consumer.ack: "5fcf41cf4515",
-    # agents/transport.py and agents/read_committed.py
+    # agents/microbatch.py and agents/read_committed.py
     PARTITION_RECORDS["PartitionRecords"]: "94aa0da0dbec",
     # agents/recovery.py
     recovery.Recovery.on_recovery_completed: "6ef567acf072",
@@ -95,8 +95,8 @@ def test_the_libraries_are_the_pinned_ones(library, pinned):
 def test_what_we_lean_on_reads_as_it_did(part):
     found = fingerprint(part)
     assert found == LEANT_ON[part], (
-        f"{name_of(part)} changed. Compare it with agents/transport.py, recovery.py, tables.py and "
-        f"read_committed.py, run the integration tests, then note its new fingerprint: {found!r}"
+        f"{name_of(part)} changed. Compare it with transport.py, microbatch.py, recovery.py, tables.py and "
+        f"read_committed.py in agents, run the integration tests, then note its new fingerprint: {found!r}"
     )
 
 
@@ -294,7 +294,7 @@ def taken(result, active, *, flow_active=True):
 
 def test_a_fetch_takes_what_is_active(answer):
     result, state = answer(batch([5, 6]), at=5)
-    assert [one.offsets for one in taken(result, {TP})[TP]] == [[5, 6]]
+    assert taken(result, {TP})[TP].offsets == [5, 6]
     assert state.position == 7
 
 

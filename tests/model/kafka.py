@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from aiokafka.errors import ProducerFenced
 from faust.types import TP
 
-from agents.transport import MicroBatch
+from agents.microbatch import MicroBatch
 
 
 class Name(str):

@@ -2,7 +2,7 @@ import pytest
 
 from agents.deadletter import DeadLetterLimits, dead_letter
 from agents.errors import TablesWrong
-from agents.transport import MicroBatch
+from agents.microbatch import MicroBatch
 from schemas.codec import Rejected
 
 WHY = Rejected("bad_value", "`$.agent` must not contain control character U+0007")

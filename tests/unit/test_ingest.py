@@ -12,7 +12,7 @@ from agents.deadletter import DeadLetterLimits
 from agents.errors import Stalled, TablesWrong, TopicsWrong, WriteFailed
 from agents.exposition import engine_metrics
 from agents.ingest import REROUTED, Ingest
-from agents.transport import MicroBatch
+from agents.microbatch import MicroBatch
 from schemas.codec import Decoder, Limits
 from schemas.events import Dial
 from schemas.rows import POSITION_KEY, Position, encode_position
