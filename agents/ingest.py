@@ -113,6 +113,8 @@ class Ingest:
         self._metrics = metrics
         self._fail = fail
         self.lanes: dict[int, Lane] = {}
+        self._folding = asyncio.Lock()
+        """One fold in a turn of the loop: between two of them, it sends and receives."""
         self._is_ready = False
 
     async def fence(self, assigned: Iterable[TP]) -> None:
@@ -307,7 +309,8 @@ class Ingest:
         rerouted = None
         if any(batch.headers):
             rerouted = [any(name == REROUTED for name, _ in headers) for headers in batch.headers]
-        effects = state.apply(batch.values, batch.keys, batch.timestamps, rerouted, batch.end)
+        async with self._folding:
+            effects = state.apply(batch.values, batch.keys, batch.timestamps, rerouted, batch.end)
         failpoints.hit("folded")
         self._limits.check(len(batch), [i for i, _ in effects.rejected])
         written = await self._ledger.write(batch.partition, self._records(batch, effects))

@@ -44,7 +44,7 @@ class Fold(Struct, frozen=True):
     timezone: str
     partitioner: str
     resolutions: tuple[Resolution, ...]
-    version: int = 1
+    version: int = 2
     """Raised whenever the code means something else by the same settings."""
 
     @property

@@ -23,7 +23,7 @@ from schemas.rows import (
     split_key,
 )
 from streams.counts import Counts, Delta
-from streams.panes import LENGTH_SECONDS, Resolution, pane_start
+from streams.panes import LENGTH_SECONDS, OF_ALL_TIME, Resolution, pane_start
 
 Change = tuple[bytes, bytes | None]
 """A changelog record: key and value, None to delete."""
@@ -77,11 +77,13 @@ class Funnel:
         changes: list[Change] = []
         watermark = watermark_ms // 1000
         steps = self._steps(counts, watermark)
+        dated = [step for step, resolution in zip(steps, self._resolutions, strict=True) if resolution.length]
         for rollup, groups in counts.rollups():
+            its_steps = steps if rollup == OF_ALL_TIME else dated
             for group, minutes in groups.items():
                 tail = key_tail(rollup, *group)
                 finer: Mapping[int, Delta] = minutes
-                for step in steps:
+                for step in its_steps:
                     finer = _sum(minutes if step.from_minutes else finer, step.pane_of)
                     for pane, delta in finer.items():
                         if pane not in step.held or not any(delta.values()):

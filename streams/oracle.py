@@ -68,6 +68,8 @@ def tables(
         hangups = hangup_of_calls(lead, hangup_seconds)
         for count in (*activity(lead, hangups), *progress(lead, hangups), *response(lead, hangups)):
             for resolution, pane in panes(count.at_ms, zone):
+                if resolution == "all" and count.rollup != "campaign+source":
+                    continue
                 if not is_dropped(resolution, pane, kept_seconds, watermark_ms) and count.n:
                     rows[resolution, pane, count.rollup, *count.dimensions][count.column] += count.n
     return {key: dict(columns) for key, columns in rows.items()}

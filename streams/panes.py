@@ -25,6 +25,9 @@ def resolutions(
     )
 
 
+OF_ALL_TIME = "campaign+source"
+"""The rollup that has a row without a date, too: of agents and places, nobody asks for more than a day."""
+
 LENGTH_SECONDS = {"1m": 60, "1h": 3_600, "1d": 86_400}
 """A day counts as 86,400 s, whatever the clocks do."""
 

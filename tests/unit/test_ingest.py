@@ -176,7 +176,7 @@ def batch(start, end, *, generation=1, values=None, headers=None, offsets=None):
 
 def dials(worker):
     rows = worker.state.funnel.rows()
-    return rows.get(("all", 0, "location", "none"), {}).get("events_dialed", 0)
+    return rows.get(("all", 0, "campaign+source", "none", "none"), {}).get("events_dialed", 0)
 
 
 def with_worker(test):
