@@ -47,7 +47,7 @@ def position(effects):
 
 
 def ever(state):
-    """The columns of all time, whatever the campaign."""
+    """The columns of all days, whatever the place."""
     sums = {}
     for (resolution, _, rollup, *_), columns in state.funnel.rows().items():
         if resolution == "1d" and rollup == "location":
