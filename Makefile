@@ -18,7 +18,7 @@ demo: $(READY) ## See it work: embedded broker, worker, real data, live floor (A
 	@[ ! -t 0 ] || set -m; $(BIN)/callfunnel demo $(ARGS); exit $$?
 
 test: $(READY) ## All tests; those against Apache Kafka where Java 17 and Maven are there (ARGS="-k name")
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 faults-ci: $(READY) ## Faults on Apache Kafka, the short set (PLAN="kills" for one, ARGS="--seed 7")
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m faults $(or $(PLAN),ci) $(ARGS)

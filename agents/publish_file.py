@@ -126,14 +126,13 @@ def _publish(
                 checkpoint.save(done)
 
         try:
-            lines.publish(source, tell, note)
+            with publisher:
+                lines.publish(source, tell, note)
         except KeyboardInterrupt:
             code = exit_codes.INTERRUPTED
         except Failure as failure:
             code = failure.exit_code
             stderr.print(f"Error: {failure.message}")
-        finally:
-            publisher.close()
 
     done = lines.done
     finished = code == exit_codes.OK

@@ -5,10 +5,12 @@ one that Kafka does not take ends the publisher with a `Failure` that says what 
 always safe, because the engine counts an `event_id` once.
 """
 
+import signal
+import threading
 import time
 from collections import deque
-from collections.abc import Mapping
-from types import TracebackType
+from collections.abc import Callable, Mapping
+from types import FrameType, TracebackType
 from typing import Any, Self
 
 import orjson
@@ -49,6 +51,9 @@ class Refused(Struct, frozen=True):
 class Publisher:
     """Publishes events in order, from one thread. A context manager: leaving it flushes.
 
+    Within it, Ctrl-C waits until a record is written: half of one would be sent with its batch, and nobody
+    could read the partition past it.
+
     `client` are further arguments for kafka-python (security). With `replay`, a record carries the time of
     its event and none is early or late: a history keeps its own times. Otherwise it is the time of sending.
 
@@ -77,6 +82,10 @@ class Publisher:
         self._acknowledged = 0
         self._in_flight: deque[tuple[int, FutureRecordMetadata]] = deque()
         self._failure: Failure | None = None
+        self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
+        self._is_writing = False
+        self._signal = 0
+        """A signal that came while a record was written."""
         timeout_ms = int(timeout_seconds * 1000)
         connection = {
             **(client or {}),
@@ -130,6 +139,7 @@ class Publisher:
                 f"{self.topic} keeps no record as old as event {position}: it would be taken and vanish. "
                 "A topic for history has retention.ms=-1 (CALLFUNNEL_CLOCK=event callfunnel topics create)."
             )
+        self._is_writing = True
         try:
             sent = self._producer.send(
                 self.topic,
@@ -140,8 +150,13 @@ class Publisher:
         except KafkaError as error:
             self._failure = self._explained(error)
             raise self._failure from error
+        finally:
+            self._is_writing = False
         self._in_flight.append((position, sent))
         self._position = position  # last: a Ctrl-C before this leaves the event to the next run
+        if self._signal:
+            number, self._signal = self._signal, 0
+            signal.raise_signal(number)
         return None
 
     def flush(self) -> None:
@@ -161,11 +176,25 @@ class Publisher:
         self._settle()
 
     def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                handler = signal.getsignal(number)
+                if callable(handler):
+                    self._handlers[number] = handler
+                    signal.signal(number, self._on_signal)
         return self
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._is_writing:
+            self._signal = number
+        else:
+            self._handlers[number](number, frame)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
         try:
             if kind is None:
                 self.flush()

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import orjson
@@ -89,6 +90,22 @@ def test_bytes_are_sent_as_they_are(broker, topic):
         publisher.publish(value)
     (record,) = records(broker.address, topic)
     assert (record.value, record.key, record.timestamp) == (value, b"l1", LONG_AGO_MS)
+
+
+def test_ctrl_c_in_the_middle_of_a_record_leaves_no_batch_that_nobody_can_read(broker, topic):
+    def interrupt(frame, event, _):
+        if event == "call" and frame.f_code.co_name == "encode_varint":
+            sys.setprofile(None)
+            signal.raise_signal(signal.SIGINT)
+
+    with suppress(KeyboardInterrupt), Publisher(broker.address, topic, replay=True) as publisher:
+        publisher.publish(dial(0))
+        sys.setprofile(interrupt)
+        publisher.publish(dial(50))
+        pytest.fail("nobody was interrupted")
+    found = [orjson.loads(record.value)["event_id"] for record in records(broker.address, topic)]
+    assert found == ["e0", "e50"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_what_the_contract_refuses_is_told_back_and_never_sent(broker, topic):
