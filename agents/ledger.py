@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import IllegalOperation, KafkaError, OutOfOrderSequenceNumber, ProducerFenced
 
 from agents import failpoints
@@ -21,8 +21,28 @@ Record = tuple[bytes | None, bytes | None, list[tuple[str, bytes]], int | None]
 
 NO_HEADERS: list[tuple[str, bytes]] = []
 
+LOOK_SECONDS = 0.001
+"""How often is looked whether the broker has answered: nothing else in aiokafka tells."""
+
 BATCH_BYTES = 900_000
 """A record batch stays below Kafka's default limit for a message; a transaction may hold many."""
+
+
+class Producer(AIOKafkaProducer):  # type: ignore[misc]
+    async def add_partitions(self, partitions: Iterable[tuple[str, int]]) -> None:
+        """Add the partitions to the transaction; only then may anything be sent to them.
+
+        Left to itself, aiokafka adds them as records come, and where the broker refuses one of them, it
+        sends what waits for the others all the same. The mark that commits the transaction before may not
+        be in their logs yet, and would commit these records, too: a part of a batch.
+        """
+        manager = self._txn_manager
+        for topic, partition in partitions:
+            manager.maybe_add_partition_to_txn(TopicPartition(topic, partition))
+        while manager.partitions_to_add():  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_SECONDS)
+        if not manager.is_in_transaction():
+            await manager.wait_for_transaction_end()  # raises what the broker said
 
 
 class Ledger:
@@ -32,7 +52,7 @@ class Ledger:
         self._app_id = app_id
         self._client = client
         self._timeout_ms = int(transaction_timeout_seconds * 1000)
-        self._producers: dict[int, AIOKafkaProducer] = {}
+        self._producers: dict[int, Producer] = {}
         self.ends: dict[tuple[str, int], int] = {}
         """The changelogs of owned partitions go up to here at least, or they are others than they were."""
 
@@ -77,6 +97,7 @@ class Ledger:
         now_ms = int(time.time() * 1000)
         await producer.begin_transaction()
         failpoints.hit("begun")
+        await producer.add_partitions(records)
         sent = []
         for (topic, number), its_records in records.items():
             for batch in _batches(producer, its_records, now_ms):
@@ -108,6 +129,7 @@ class Ledger:
         producer = self._producers[partition]
         try:
             await producer.begin_transaction()
+            await producer.add_partitions([(topic, partition)])
             (batch,) = _batches(producer, [(b"owned?", None, NO_HEADERS, 0)], 0)
             await (await producer.send_batch(batch, topic, partition=partition))
             await producer.abort_transaction()
@@ -115,7 +137,7 @@ class Ledger:
             raise _taken_over(partition) from error
 
     async def _open(self, partition: int) -> None:
-        producer = AIOKafkaProducer(
+        producer = Producer(
             **self._client,
             transactional_id=f"{self._app_id}-{partition}",
             transaction_timeout_ms=self._timeout_ms,
@@ -141,7 +163,7 @@ def _taken_over(partition: int) -> TakenOver:
     return TakenOver(f"another worker has taken over partition {partition}: start again")
 
 
-def _batches(producer: AIOKafkaProducer, records: Iterable[Record], now_ms: int) -> Iterable[Any]:
+def _batches(producer: Producer, records: Iterable[Record], now_ms: int) -> Iterable[Any]:
     batch = producer.create_batch()
     for key, value, headers, timestamp in records:
         at = now_ms if timestamp is None else timestamp

@@ -15,6 +15,7 @@ import pytest
 from aiokafka.consumer import fetcher, subscription_state
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
 from aiokafka.errors import CorruptRecordException
+from aiokafka.producer.transaction_manager import TransactionManager
 from aiokafka.structs import TopicPartition
 from faust.stores import base as stores
 from faust.tables import base as tables
@@ -63,6 +64,13 @@ LEANT_ON = {
     recovery.Recovery.active_remaining: "0dcc38568ad5",
     manager.TableManager.recovery.fget: "f0bf5de78b4c",
     manager.TableManager.on_rebalance: "2d2c23a07bf5",
+    # agents/ledger.py
+    TransactionManager.maybe_add_partition_to_txn: "e0a118be379a",
+    TransactionManager.partitions_to_add: "a591d8c59649",
+    TransactionManager.partition_added: "fa545b6995db",
+    TransactionManager.error_transaction: "5c72d40ab25e",
+    TransactionManager.fatal_error: "8e9fd08dc500",
+    TransactionManager.wait_for_transaction_end: "67dc578aafc3",
     # agents/tables.py
     recovery.Recovery._slurp_changelogs.fun: "7825c7e50f76",
     recovery.Recovery.flush_buffers: "6fa9c17f1071",
@@ -95,8 +103,8 @@ def test_the_libraries_are_the_pinned_ones(library, pinned):
 def test_what_we_lean_on_reads_as_it_did(part):
     found = fingerprint(part)
     assert found == LEANT_ON[part], (
-        f"{name_of(part)} changed. Compare it with transport.py, microbatch.py, recovery.py, tables.py and "
-        f"read_committed.py in agents, run the integration tests, then note its new fingerprint: {found!r}"
+        f"{name_of(part)} changed. Compare it with transport, microbatch, recovery, ledger, tables and "
+        f"read_committed in agents, run the integration tests, then note its new fingerprint: {found!r}"
     )
 
 

@@ -588,7 +588,7 @@ class Runner:
         self.counts: Counter[str] = Counter()
 
     def __enter__(self) -> "Runner":
-        for name, replacement in (("agents.ledger.AIOKafkaProducer", Producer), *self._rules.patches):
+        for name, replacement in (("agents.ledger.Producer", Producer), *self._rules.patches):
             self._stack.enter_context(patch(name, replacement))
         return self
 

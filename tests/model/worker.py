@@ -132,6 +132,11 @@ class Producer:
 
         await self._worker.call("begin " + self._name, begin)
 
+    async def add_partitions(self, partitions: Any) -> None:
+        await self._worker.call(
+            "add partitions to " + self._name, lambda: self._kafka.check(self._name, self._epoch)
+        )
+
     async def send_batch(self, batch: RecordBatch, topic: str, *, partition: int) -> Any:
         tp = TP(topic, partition)
         transaction = self._transaction

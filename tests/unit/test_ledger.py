@@ -4,7 +4,9 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
-from aiokafka.errors import IllegalOperation, ProducerFenced
+from aiokafka import TopicPartition
+from aiokafka.errors import IllegalOperation, ProducerFenced, TopicAuthorizationFailedError
+from aiokafka.producer.transaction_manager import TransactionManager
 
 from agents import ledger
 from agents.errors import TablesWrong, TakenOver, WriteFailed
@@ -39,6 +41,9 @@ class Producer:
     async def begin_transaction(self):
         """One at a time."""
 
+    async def add_partitions(self, partitions):
+        """They are in it."""
+
     def create_batch(self):
         return Batch()
 
@@ -57,7 +62,7 @@ class Producer:
 
 def write(monkeypatch, ends, times=1, offset=0, failure=False):
     """Write a few times; what the last write returned or raised, and how many were committed."""
-    monkeypatch.setattr(ledger, "AIOKafkaProducer", Producer)
+    monkeypatch.setattr(ledger, "Producer", Producer)
 
     async def main():
         one = ledger.Ledger("app", {}, transaction_timeout_seconds=0.05)
@@ -100,3 +105,36 @@ def test_a_write_that_fails_says_whose_turn_it_is(monkeypatch, failure, raised, 
     assert isinstance(error, raised)
     assert said in str(error)
     assert committed == 0
+
+
+def added(happens):
+    """What `add_partitions` raises or returns when this happens to the transaction meanwhile."""
+
+    async def main():
+        manager = TransactionManager("app-0", 1_000)
+        manager.set_pid_and_epoch(1, 0)
+        producer = ledger.Producer.__new__(ledger.Producer)
+        producer._txn_manager, producer._closed = manager, True
+        manager.begin_transaction()
+        adding = asyncio.create_task(producer.add_partitions([("funnel", 0), ("leads", 0)]))
+        await asyncio.sleep(0.01)
+        assert manager.partitions_to_add() == {("funnel", 0), ("leads", 0)}
+        assert not adding.done()
+        happens(manager)
+        return await asyncio.wait_for(adding, 1)
+
+    return asyncio.run(main())
+
+
+def test_partitions_are_added_when_the_broker_has_taken_each():
+    def taken(manager):
+        for topic in ("funnel", "leads"):
+            manager.partition_added(TopicPartition(topic, 0))
+
+    assert added(taken) is None
+
+
+@pytest.mark.parametrize("how", ["error_transaction", "fatal_error"])
+def test_where_one_is_refused_nothing_may_be_sent_to_the_others(how):
+    with pytest.raises(TopicAuthorizationFailedError):
+        added(lambda manager: getattr(manager, how)(TopicAuthorizationFailedError("funnel")))
