@@ -292,7 +292,7 @@ ENOUGH = {"reach": 20, "qualification": 10, "close": 10, "response": 10}
 
 WHEN_RED = {
     "reach": (
-        "At 10 % or less something is badly wrong.",
+        "Too few dials reach whoever decides.",
         "Look at calling hours, caller numbers and the list. Many immediate hang-ups? Listen to the first "
         "ten seconds of calls.",
     ),
