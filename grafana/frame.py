@@ -44,6 +44,12 @@ def address(uid: str, **labels: str) -> str:
     return f"/d/{uid}?" + "&".join((*kept, *given, "${__url_time_range}"))
 
 
+def to_campaign() -> Mapping[str, tuple[str, str]]:
+    """The link of a table's campaigns, each to its own dashboard."""
+    address_of_one = address("callfunnel-campaign", campaign="campaign")
+    return {"campaign": ("Open ${__data.fields.campaign}", address_of_one)}
+
+
 def build(
     uid: str,
     description: str,
@@ -130,13 +136,14 @@ def minimum() -> boards.CustomVariable:
 
 def target() -> boards.TextBoxVariable:
     text = "The wins wanted today, of the chosen campaigns together."
+    ten = VariableOption(selected=True, text="10", value="10")
     return (
         boards.TextBoxVariable("target")
         .label("Wins wanted today")
         .description(text)
         .default_value("10")
-        .current(VariableOption(selected=True, text="10", value="10"))
-        .options([VariableOption(selected=True, text="10", value="10")])
+        .current(ten)
+        .options([ten])
     )
 
 

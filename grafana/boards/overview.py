@@ -269,12 +269,7 @@ def by_campaign() -> Section:
                     SECONDS,
                     limits(DUE_SECONDS, 900),
                 ),
-                links={
-                    "campaign": (
-                        "Open ${__data.fields.campaign}",
-                        frame.address("callfunnel-campaign", campaign="campaign"),
-                    )
-                },
+                links=frame.to_campaign(),
                 sort="Dials",
             )
         ],

@@ -39,6 +39,12 @@ def dials_for(wins: str, errors: float = EXPECTED) -> str:
     return f"ceil({wins} / ({conversion(errors)}))"
 
 
+def outlook(wins: str, *names: str) -> list[Query]:
+    """The dials that so many wins take, under the names of expected, at best and at worst."""
+    bounds = (EXPECTED, AT_BEST, AT_WORST)
+    return [Query(dials_for(wins, errors), name) for errors, name in zip(bounds, names, strict=True)]
+
+
 def dials_per_win(by: str = "", errors: float = EXPECTED) -> str:
     return f"1 / ({conversion(errors, by)})"
 
@@ -66,9 +72,7 @@ def plan() -> Section:
                 "Dials needed",
                 "Dials that the target takes." + _BASIS,
                 COUNT,
-                Query(dials_for("$target"), "expected"),
-                Query(dials_for("$target", AT_BEST), "at best"),
-                Query(dials_for("$target", AT_WORST), "at worst"),
+                *outlook("$target", "expected", "at best", "at worst"),
                 size=(6, 4),
                 empty="too few wins",
                 trend=False,
@@ -77,9 +81,7 @@ def plan() -> Section:
                 "Dials to go",
                 "Dials that the wins still missing take." + _BASIS,
                 COUNT,
-                Query(dials_for(to_win), "expected"),
-                Query(dials_for(to_win, AT_BEST), "at best"),
-                Query(dials_for(to_win, AT_WORST), "at worst"),
+                *outlook(to_win, "expected", "at best", "at worst"),
                 size=(6, 4),
                 empty="too few wins",
                 trend=False,
@@ -102,9 +104,7 @@ def plan() -> Section:
                 "Dials since midnight, and what the whole target takes." + _BASIS,
                 COUNT,
                 Query(dials_today, "made"),
-                Query(dials_for("$target"), "needed"),
-                Query(dials_for("$target", AT_BEST), "needed at best"),
-                Query(dials_for("$target", AT_WORST), "needed at worst"),
+                *outlook("$target", "needed", "needed at best", "needed at worst"),
                 size=(12, 9),
             ),
             bars(
@@ -137,12 +137,7 @@ def takes() -> Section:
                 Column(dials_per_win("campaign"), "Dials for a win"),
                 Column(dials_per_win("campaign", AT_BEST), "At best"),
                 Column(dials_per_win("campaign", AT_WORST), "At worst"),
-                links={
-                    "campaign": (
-                        "Open ${__data.fields.campaign}",
-                        frame.address("callfunnel-campaign", campaign="campaign"),
-                    )
-                },
+                links=frame.to_campaign(),
                 sort="Dials",
                 size=(12, 9),
             ),

@@ -191,12 +191,7 @@ def waiting() -> Section:
                     SECONDS,
                     limits(DUE_SECONDS, 900),
                 ),
-                links={
-                    "campaign": (
-                        "Open ${__data.fields.campaign}",
-                        frame.address("callfunnel-campaign", campaign="campaign"),
-                    )
-                },
+                links=frame.to_campaign(),
                 sort="Oldest uncalled",
                 size=(24, 6),
             )
