@@ -7,9 +7,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PEERS := $(VENV)/peers/ready
+COMPILED := $(VENV)/compiled
 
-.PHONY: help demo stack test drill faults-ci faults soak lint rules-test dashboards-check screenshots kafka bench \
-	bench-quick bench-growth bench-latency bench-state bench-exposition lock clean
+.PHONY: help demo stack compiled test drill faults-ci faults soak lint rules-test dashboards-check screenshots kafka \
+	bench bench-quick bench-growth bench-latency bench-state bench-exposition lock clean
 
 help: ## What there is to do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -17,16 +18,19 @@ help: ## What there is to do
 demo: $(READY) ## See it work: embedded broker, worker, real data, live floor (ARGS="--once --json")
 	@[ ! -t 0 ] || set -m; $(BIN)/callfunnel demo $(ARGS); exit $$?
 
-test: $(READY) ## All tests; those against Apache Kafka where Java 17 and Maven are there (ARGS="-k name")
+compiled: $(READY) ## Build the tables in C++ (Cython and a C++ compiler): a worker takes half the CPU
+	@$(BIN)/python deploy/compile.py
+
+test: $(COMPILED) ## All tests; those against Apache Kafka where Java 17 and Maven are there (ARGS="-k name")
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-faults-ci: $(READY) ## Faults on Apache Kafka, the short set (PLAN="kills" for one, ARGS="--seed 7")
+faults-ci: $(COMPILED) ## Faults on Apache Kafka, the short set (PLAN="kills" for one, ARGS="--seed 7")
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m faults $(or $(PLAN),ci) $(ARGS)
 
-faults: $(READY) ## Faults on Apache Kafka, all of them and long (PLAN="kills zombies", ARGS="--json FILE")
+faults: $(COMPILED) ## Faults on Apache Kafka, all of them and long (PLAN="kills zombies", ARGS="--json FILE")
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m faults $(or $(PLAN),all) --full $(ARGS)
 
-soak: $(READY) ## A worker under a steady load for half an hour: memory, descriptors, threads
+soak: $(COMPILED) ## A worker under a steady load for half an hour: memory, descriptors, threads
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m faults soak --full $(ARGS)
 
 lint: $(READY) ## Style, types, and the direction of imports
@@ -52,16 +56,16 @@ screenshots: $(READY) ## The pictures of the README, taken anew of a floor that 
 kafka: $(READY) ## Apache Kafka on loopback, without Docker, until Ctrl-C (ARGS="--port 9092")
 	@$(BIN)/python deploy/kafka/kraft.py run $(ARGS)
 
-bench: $(READY) $(PEERS) ## CPU, rate and memory of callfunnel and its peers, in one run (ARGS="--json FILE")
+bench: $(COMPILED) $(PEERS) ## CPU, rate and memory of callfunnel and its peers, in one run (ARGS="--json FILE")
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m bench $(ARGS)
 
-bench-quick: $(READY) ## The same of callfunnel and the bare loop alone, within a minute
+bench-quick: $(COMPILED) ## The same of callfunnel and the bare loop alone, within a minute
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m bench --quick $(ARGS)
 
-bench-growth: $(READY) $(VENV)/plots ## How cost grows with leads, agents, workers and batches, as a table and a picture
+bench-growth: $(COMPILED) $(VENV)/plots ## How cost grows with leads, agents, workers and batches, as a table and a picture
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m bench.growth $(ARGS)
 
-bench-latency bench-state bench-exposition: bench-%: $(READY)
+bench-latency bench-state bench-exposition: bench-%: $(COMPILED)
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m bench.$* $(ARGS)
 
 PIN := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -q
@@ -87,6 +91,9 @@ $(READY): pyproject.toml deploy/requirements.txt
 	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r deploy/requirements.txt
 	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)
+
+$(COMPILED): $(wildcard streams/*.py streams/compiled.*pp streams/compiled.pyx) deploy/compile.py | $(READY)
+	@$(BIN)/python deploy/compile.py --optional && touch $@
 
 $(PEERS): tests/bench/peers.txt | $(READY)
 	@echo "Setting up $(VENV)/peers …" >&2

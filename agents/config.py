@@ -15,6 +15,7 @@ from msgspec import Meta, Struct, inspect
 
 from agents.errors import SettingError
 from agents.failpoints import POINTS
+from streams.choice import Choice
 
 PREFIX = "CALLFUNNEL_"
 
@@ -133,6 +134,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         _doc("how often the group's offset is committed; lag is read from it, the tables never are"),
     ] = 1.0
     batch_events: Annotated[Count, _doc("most events folded in one transaction")] = 10_000
+    tables: Annotated[
+        Choice,
+        _doc("what folds events: compiled tables (make compiled), plain Python, auto: the first there is"),
+    ] = "auto"
     transaction_timeout_seconds: Annotated[
         PositiveSeconds, _doc("the broker aborts a transaction that is open for longer")
     ] = 15.0

@@ -21,7 +21,8 @@ from agents.deadletter import DeadLetterLimits, dead_letter
 from agents.errors import Stalled, TablesWrong, TopicsWrong
 from agents.ledger import NO_HEADERS, Ledger, Record
 from agents.microbatch import MicroBatch
-from streams.engine import Effects, Mismatch, Partition
+from streams.engine import Mismatch, Partition
+from streams.tables import Effects
 
 log = logging.getLogger(__name__)
 
@@ -237,7 +238,9 @@ class Ingest:
     def rows(self) -> tuple[int, int]:
         """Rows held in the funnel and in the leads table."""
         states = [lane.state for lane in self.lanes.values()]
-        return sum(len(state.funnel) for state in states), sum(len(state.leads) for state in states)
+        return sum(len(state.tables.funnel) for state in states), sum(
+            len(state.tables.leads) for state in states
+        )
 
     def lags(self) -> Mapping[TP, int]:
         """Records behind the end of each owned source partition, as far as this worker has heard."""

@@ -25,7 +25,7 @@ from mode.supervisors import CrashingSupervisor
 from agents import connection, exit_codes, exposition, failpoints, log, memory, read_committed, topics
 from agents.config import Settings
 from agents.deadletter import DeadLetterLimits
-from agents.errors import BrokerUnavailable, Failure, Stalled, TakenOver
+from agents.errors import BrokerUnavailable, Failure, SettingError, Stalled, TakenOver
 from agents.ingest import Ingest
 from agents.ledger import Ledger
 from agents.pages import Pages
@@ -34,9 +34,11 @@ from agents.transport import SCHEME, Schema
 from agents.versions import installed_version
 from agents.view import View
 from schemas.codec import Decoder, Limits
-from streams.engine import Fold, Partition
+from streams.choice import NotBuilt, tables_for
+from streams.engine import Partition
 from streams.panes import resolutions
 from streams.partitioning import homes
+from streams.tables import Fold, Tables
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +91,12 @@ def partitions_of(settings: Settings, count: int) -> Callable[[int], Partition]:
     fold = fold_of(settings)
     decoder = Decoder(Limits(clock=settings.clock, retention_ms=settings.event_retention_days * 86_400_000))
     homes_of = homes(count, settings.partitioner)
-    return lambda number: Partition(number, fold, decoder.decode_all, homes_of)
+    try:
+        tables = tables_for(settings.tables)
+    except NotBuilt as error:
+        raise SettingError(str(error)) from None
+    logger.info("folding with %s", "compiled tables" if tables is not Tables else "tables in plain Python")
+    return lambda number: Partition(number, fold, decoder.decode_all, homes_of, tables)
 
 
 def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str) -> App:

@@ -106,12 +106,12 @@ class Funnel:
                 finer = minutes
             pane_of = {pane: pane_start(resolution.name, pane, self._zone) for pane in finer}
             finer, length = set(pane_of.values()), resolution.length
-            horizon = _horizon(resolution, watermark)
+            gone = horizon(resolution, watermark)
             panes = self._panes[resolution.name]
             held = {
                 pane: (key_head(resolution.name, pane), panes.setdefault(pane, {}))
                 for pane in finer
-                if pane > horizon
+                if pane > gone
             }
             steps.append(Step(pane_of, from_minutes, held))
         return steps
@@ -125,14 +125,14 @@ class Funnel:
 
     def _expire(self, watermark: int) -> Iterable[Change]:
         for resolution in self._resolutions:
-            panes, horizon = self._panes[resolution.name], _horizon(resolution, watermark)
-            for pane in [pane for pane in panes if pane <= horizon]:
+            panes, gone = self._panes[resolution.name], horizon(resolution, watermark)
+            for pane in [pane for pane in panes if pane <= gone]:
                 head = key_head(resolution.name, pane)
                 for tail in panes.pop(pane):
                     yield head + tail, None
 
 
-def _horizon(resolution: Resolution, watermark: int) -> int:
+def horizon(resolution: Resolution, watermark: int) -> int:
     """Panes that start here or before have expired."""
     return watermark - resolution.kept - resolution.length if resolution.kept else -(1 << 62)
 

@@ -20,6 +20,8 @@ import pytest
 from agents.broker import Broker, EmbeddedBroker, embedded_program
 from agents.config import Settings
 from deploy.kafka import kraft
+from streams.choice import NotBuilt, tables_for
+from streams.tables import Tables
 
 ASKED_FOR = tuple(os.environ.get("FUNNEL_TEST_BROKERS", "embedded,kafka").split(","))
 """The brokers to test on; `FUNNEL_TEST_BROKERS=embedded` leaves the others out."""
@@ -31,6 +33,16 @@ hypothesis.settings.load_profile("callfunnel")
 # A shell starts what runs in its background with SIGINT ignored, and children inherit that: Ctrl-C would be
 # tested on programs that cannot hear it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module", params=("python", "compiled"))
+def tables(request: pytest.FixtureRequest) -> type[Tables]:
+    """The tables of a partition: a test that asks for them runs with plain Python and with compiled ones."""
+    try:
+        return tables_for(request.param)
+    except NotBuilt as error:
+        pytest.skip(str(error))
+
 
 _numbers = itertools.count(1)
 

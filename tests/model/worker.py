@@ -17,9 +17,10 @@ from agents.deadletter import DeadLetterLimits
 from agents.recovery import Recovery
 from agents.tables import RestoredRows
 from schemas.codec import Decoder, Limits
-from streams.engine import Fold, Partition
+from streams.engine import Partition
 from streams.panes import resolutions
 from streams.partitioning import homes
+from streams.tables import Fold
 
 SOURCE, DEAD_LETTERS = Name("call events"), Name("dead letters")
 FUNNEL, LEADS = Name("funnel"), Name("leads")

@@ -3,13 +3,15 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.json import encode
+from msgspec.structs import replace
 
 from property.strategies import batches, deliveries, event_sets
 from schemas.codec import Decoder, Limits
 from schemas.rows import decode_columns, decode_key
 from streams import oracle
-from streams.engine import Fold, Partition
+from streams.engine import Partition
 from streams.panes import resolutions
+from streams.tables import Fold, Tables
 
 ZONE = "Europe/Berlin"
 KEPT = {"minute_hours": 6, "hour_days": 3, "day_days": 400}
@@ -24,14 +26,14 @@ FOLD = Fold(
 DECODER = Decoder(Limits(clock="event"))
 
 
-def partition() -> Partition:
-    return Partition(0, FOLD, DECODER.decode_all, None)
+def partition(tables: type[Tables]) -> Partition:
+    return Partition(0, FOLD, DECODER.decode_all, None, tables)
 
 
 def feed(state: Partition, events, changelog):
     """Apply the events as one batch; keep what a changelog would hold."""
     if not events:
-        return
+        return None
     values = [encode(event) for event in events]
     start = state.offset or 0
     effects = state.apply(values, [None] * len(values), [-1] * len(values), None, start + len(values))
@@ -41,6 +43,7 @@ def feed(state: Partition, events, changelog):
                 changelog[table].pop(key, None)
             else:
                 changelog[table][key] = value
+    return effects
 
 
 def rows_of(changelog):
@@ -60,24 +63,42 @@ def batched_deliveries(draw):
 
 @settings(max_examples=400)
 @given(batched_deliveries())
-def test_the_tables_equal_the_oracle_for_any_order_duplication_and_batches(delivery):
+def test_the_tables_equal_the_oracle_for_any_order_duplication_and_batches(tables, delivery):
     events, batches = delivery
-    state = partition()
+    state = partition(tables)
     changelog = {"funnel": {}, "leads": {}}
     for batch in batches:
         feed(state, batch, changelog)
     expected = oracle.tables(events, timezone=ZONE, **KEPT)
-    assert oracle.differences(expected, state.funnel.rows()) == []
+    assert oracle.differences(expected, state.tables.funnel.rows()) == []
     assert oracle.differences(expected, rows_of(changelog)) == []
 
 
 @settings(max_examples=400)
 @given(batched_deliveries())
-def test_a_restart_between_any_two_batches_changes_nothing(delivery):
+def test_a_restart_between_any_two_batches_changes_nothing(tables, delivery):
     events, batches = delivery
     changelog = {"funnel": {}, "leads": {}}
     for batch in batches:
-        state = partition()
+        state = partition(tables)
         state.restore(dict(changelog["funnel"]), dict(changelog["leads"]))
         feed(state, batch, changelog)
     assert oracle.differences(oracle.tables(events, timezone=ZONE, **KEPT), rows_of(changelog)) == []
+
+
+@settings(max_examples=400)
+@given(batched_deliveries())
+def test_compiled_tables_do_the_same_to_the_byte_and_either_goes_on_where_the_other_ended(tables, delivery):
+    _, batches = delivery
+    changelog = {"funnel": {}, "leads": {}}
+    for number, batch in enumerate(batches):
+        python, other = partition(Tables), partition(tables)
+        for state in (python, other):
+            state.restore(dict(changelog["funnel"]), dict(changelog["leads"]))
+        copy = {name: dict(rows) for name, rows in changelog.items()}
+        expected, effects = feed(python, batch, copy), feed(other, batch, changelog)
+        if effects is not None:
+            assert effects.leads == expected.leads
+            assert replace(effects, funnel=[], leads=[]) == replace(expected, funnel=[], leads=[])
+        assert rows_of(changelog) == rows_of(copy)
+        changelog = copy if number % 2 else changelog

@@ -5,8 +5,9 @@ from msgspec.structs import replace
 from schemas.codec import Decoder, Limits
 from schemas.events import Connect, Dial, LeadCreated
 from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, decode_position
-from streams.engine import Fold, Mismatch, Partition
+from streams.engine import Mismatch, Partition
 from streams.panes import resolutions
+from streams.tables import Fold
 
 T = 1_750_000_020_000
 FOLD = Fold(
@@ -25,8 +26,9 @@ def homes(lead_ids):
     return {lead_id: int(lead_id[:1]) if lead_id[:1].isdigit() else 0 for lead_id in lead_ids}
 
 
-def partition(number=0, fold=FOLD, homes=homes):
-    return Partition(number, fold, DECODE, homes)
+@pytest.fixture
+def partition(tables):
+    return lambda number=0, fold=FOLD, homes=homes: Partition(number, fold, DECODE, homes, tables)
 
 
 def event(cls=Dial, event_id="e", lead_id="l", at_ms=T, **fields):
@@ -49,14 +51,14 @@ def position(effects):
 def ever(state):
     """The columns of all days, whatever the place."""
     sums = {}
-    for (resolution, _, rollup, *_), columns in state.funnel.rows().items():
+    for (resolution, _, rollup, *_), columns in state.tables.funnel.rows().items():
         if resolution == "1d" and rollup == "location":
             for column, n in columns.items():
                 sums[column] = sums.get(column, 0) + n
     return sums
 
 
-def tables(*effects):
+def changelogs(*effects):
     """What the two changelogs hold after these batches."""
     funnel, leads = {}, {}
     for one in effects:
@@ -71,7 +73,7 @@ def tables(*effects):
 # Counting
 
 
-def test_an_event_counts_once_however_often_it_comes():
+def test_an_event_counts_once_however_often_it_comes(partition):
     state = partition()
     effects = apply(state, event(), event(), event(event_id="other"))
     assert ever(state) == {"events_dialed": 2, "leads_created": 1, "leads_dialed": 1, "implied": 1}
@@ -80,13 +82,13 @@ def test_an_event_counts_once_however_often_it_comes():
     assert ever(state)["events_dialed"] == 2
 
 
-def test_two_leads_may_use_the_same_event_id():
+def test_two_leads_may_use_the_same_event_id(partition):
     state = partition()
     assert apply(state, event(lead_id="a"), event(lead_id="b")).duplicates == 0
     assert ever(state)["leads_dialed"] == 2
 
 
-def test_a_batch_of_duplicates_changes_nothing_but_the_position():
+def test_a_batch_of_duplicates_changes_nothing_but_the_position(partition):
     state = partition()
     apply(state, event())
     effects = apply(state, event(at_ms=T + 1))
@@ -95,26 +97,31 @@ def test_a_batch_of_duplicates_changes_nothing_but_the_position():
     assert position(effects).watermark_ms == T
 
 
-def test_a_later_event_moves_the_lead_by_the_difference():
+def test_a_later_event_moves_the_lead_by_the_difference(partition):
     state = partition()
     apply(state, event(LeadCreated, campaign="spring", source="web"))
     key = ("all", 0, "campaign+source", "spring", "web")
-    assert state.funnel.rows()[key] == {"events_created": 1, "leads_created": 1, "awaited": 1, "uncalled": 1}
+    assert state.tables.funnel.rows()[key] == {
+        "events_created": 1,
+        "leads_created": 1,
+        "awaited": 1,
+        "uncalled": 1,
+    }
     apply(state, event(Dial, "d", at_ms=T + 30_000))
-    assert state.funnel.rows()[key] == {
+    assert state.tables.funnel.rows()[key] == {
         **{"events_created": 1, "leads_created": 1, "leads_dialed": 1},
         **{"awaited": 1, "attempt_30": 1, "attempt_ms": 30_000},
     }
-    assert state.funnel.rows()["all", 0, "campaign+source", "none", "none"] == {"events_dialed": 1}
+    assert state.tables.funnel.rows()["all", 0, "campaign+source", "none", "none"] == {"events_dialed": 1}
 
 
-def test_a_machines_answer_is_counted_apart():
+def test_a_machines_answer_is_counted_apart(partition):
     state = partition()
     apply(state, event(Connect, answered_by="machine"))
     assert ever(state) == {"machine_answers": 1}
 
 
-def test_an_event_is_late_when_its_record_is_younger_by_more_than_the_limit():
+def test_an_event_is_late_when_its_record_is_younger_by_more_than_the_limit(partition):
     state = partition()
     assert apply(state, event(event_id="a"), appended_ms=T + 600_000).late == 0
     assert apply(state, event(event_id="b"), appended_ms=T + 600_001).late == 1
@@ -124,41 +131,41 @@ def test_an_event_is_late_when_its_record_is_younger_by_more_than_the_limit():
 # What is not applied
 
 
-def test_a_record_that_is_no_event_is_rejected_and_the_others_count():
+def test_a_record_that_is_no_event_is_rejected_and_the_others_count(partition):
     state = partition()
     effects = apply(state, event(event_id="a"), b"{", None, event(event_id="b"))
     assert [(i, why.reason) for i, why in effects.rejected] == [(1, "not_json"), (2, "not_json")]
     assert ever(state)["events_dialed"] == 2
 
 
-def test_an_event_of_another_partitions_lead_is_sent_home():
+def test_an_event_of_another_partitions_lead_is_sent_home(partition):
     state = partition()
     effects = apply(state, event(lead_id="l"), event(lead_id="2nd"), event(lead_id="5th"))
     assert effects.foreign == [(1, 2), (2, 5)]
     assert ever(state)["events_dialed"] == 1
-    assert list(state.leads) == [b"l"]
+    assert list(state.tables.leads) == [b"l"]
 
 
-def test_an_event_that_was_sent_home_is_applied_wherever_it_is_found():
+def test_an_event_that_was_sent_home_is_applied_wherever_it_is_found(partition):
     state = partition()
     effects = apply(state, event(lead_id="2nd"), event(lead_id="5th"), rerouted=[True, False])
     assert effects.foreign == [(1, 5)]
-    assert list(state.leads) == [b"2nd"]
+    assert list(state.tables.leads) == [b"2nd"]
 
 
-def test_a_lead_that_is_here_stays_here():
+def test_a_lead_that_is_here_stays_here(partition):
     state = partition()
     apply(state, event(lead_id="2nd"), rerouted=[True])
     assert apply(state, event(lead_id="2nd", event_id="f")).foreign == []
 
 
-def test_trusted_publishers_are_believed():
+def test_trusted_publishers_are_believed(partition):
     state = partition(homes=None)
     assert apply(state, event(lead_id="2nd")).foreign == []
     assert ever(state)["events_dialed"] == 1
 
 
-def test_neither_rejected_nor_foreign_events_move_the_watermark():
+def test_neither_rejected_nor_foreign_events_move_the_watermark(partition):
     state = partition()
     future = event(lead_id="a", at_ms=T + 300_001)
     effects = apply(state, event(), event(lead_id="2nd", at_ms=T + 1000), future)
@@ -166,7 +173,7 @@ def test_neither_rejected_nor_foreign_events_move_the_watermark():
     assert position(effects).watermark_ms == T
 
 
-def test_a_crowded_lead_takes_no_more_events_but_knows_its_own():
+def test_a_crowded_lead_takes_no_more_events_but_knows_its_own(partition):
     state = partition()
     assert apply(state, *(event(event_id=f"e{n}") for n in range(3))).rejected == []
     effects = apply(state, event(event_id="e0"), event(event_id="e3"), event(lead_id="other"))
@@ -181,7 +188,7 @@ def test_a_crowded_lead_takes_no_more_events_but_knows_its_own():
 # What is left behind
 
 
-def test_the_position_accounts_for_every_record():
+def test_the_position_accounts_for_every_record(partition):
     state = partition()
     first = apply(state, event(), event(), b"", event(lead_id="2nd"), end=44)
     expected = {"offset": 44, "watermark_ms": T, "fold": FOLD.id, "applied": 1}
@@ -196,11 +203,11 @@ def test_the_position_accounts_for_every_record():
     assert state.offset == 99
 
 
-def test_a_new_partition_has_no_offset():
+def test_a_new_partition_has_no_offset(partition):
     assert partition().offset is None
 
 
-def test_the_rows_of_an_expired_pane_become_tombstones():
+def test_the_rows_of_an_expired_pane_become_tombstones(partition):
     state = partition()
     apply(state, event())
     effects = apply(
@@ -218,16 +225,16 @@ def test_the_rows_of_an_expired_pane_become_tombstones():
 # Taking over
 
 
-def test_restored_tables_are_the_state_that_wrote_them():
+def test_restored_tables_are_the_state_that_wrote_them(partition):
     before, after = partition(), partition()
     effects = apply(before, event(LeadCreated), b"", end=10), apply(before, event(Dial, "d"), end=20)
-    after.restore(*tables(*effects))
-    assert (after.offset, after.written, after.leads) == (20, before.written, before.leads)
-    assert after.funnel.rows() == before.funnel.rows()
+    after.restore(*changelogs(*effects))
+    assert (after.offset, after.written, after.tables.leads) == (20, before.written, before.tables.leads)
+    assert after.tables.funnel.rows() == before.tables.funnel.rows()
     assert apply(after, event(Dial, "d")).duplicates == 1
 
 
-def test_nothing_to_restore_is_a_new_partition():
+def test_nothing_to_restore_is_a_new_partition(partition):
     state = partition()
     state.restore({}, {})
     assert state.offset is None
@@ -241,23 +248,23 @@ def refusal(state, funnel, leads):
 
 
 @pytest.mark.parametrize("lost", ["funnel", "leads"])
-def test_half_of_the_tables_is_refused(lost):
-    funnel, leads = tables(apply(partition(), event()))
+def test_half_of_the_tables_is_refused(partition, lost):
+    funnel, leads = changelogs(apply(partition(), event()))
     (funnel if lost == "funnel" else leads).clear()
     assert "do not belong together" in refusal(partition(), funnel, leads)
 
 
-def test_halves_of_different_moments_are_refused():
+def test_halves_of_different_moments_are_refused(partition):
     state = partition()
     earlier = apply(state, event())
     later = apply(state, event(event_id="f"))
-    funnel, _ = tables(earlier)
-    _, leads = tables(earlier, later)
+    funnel, _ = changelogs(earlier)
+    _, leads = changelogs(earlier, later)
     assert "do not belong together" in refusal(partition(), funnel, leads)
 
 
 @pytest.mark.parametrize("rows", [({b'["all",0,"location","Ulm"]': b"{}"}, {}), ({}, {b"lead": b""})])
-def test_rows_without_a_position_are_refused(rows):
+def test_rows_without_a_position_are_refused(partition, rows):
     assert "hold rows but no position" in refusal(partition(), *rows)
 
 
@@ -273,8 +280,8 @@ def test_rows_without_a_position_are_refused(rows):
     ],
     ids=str,
 )
-def test_tables_made_by_another_fold_are_refused(other):
-    held = tables(apply(partition(), event()))
+def test_tables_made_by_another_fold_are_refused(partition, other):
+    held = changelogs(apply(partition(), event()))
     assert "other settings of the fold" in refusal(partition(fold=replace(FOLD, **other)), *held)
 
 

@@ -16,8 +16,9 @@ from agents.microbatch import MicroBatch
 from schemas.codec import Decoder, Limits
 from schemas.events import Dial
 from schemas.rows import POSITION_KEY, Position, encode_position
-from streams.engine import Fold, Partition
+from streams.engine import Partition
 from streams.panes import resolutions
+from streams.tables import Fold
 
 T = 1_750_000_020_000
 SOURCE = TP("call-events", 0)
@@ -175,7 +176,7 @@ def batch(start, end, *, generation=1, values=None, headers=None, offsets=None):
 
 
 def dials(worker):
-    rows = worker.state.funnel.rows()
+    rows = worker.state.tables.funnel.rows()
     return rows.get(("all", 0, "campaign+source", "none", "none"), {}).get("events_dialed", 0)
 
 
@@ -493,7 +494,7 @@ async def test_only_work_without_progress_is_a_stall(worker):
 @with_worker
 async def test_rows_and_leads_are_told_for_all_partitions(worker):
     await worker.take(batch(0, 3))
-    assert worker.ingest.rows() == (len(worker.state.funnel), 3)
+    assert worker.ingest.rows() == (len(worker.state.tables.funnel), 3)
 
 
 # What gathers while a transaction is under way

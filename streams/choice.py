@@ -1,0 +1,42 @@
+"""Which tables fold events: compiled ones where they were built from these sources, else plain Python."""
+
+from hashlib import sha256
+from importlib import import_module
+from pathlib import Path
+from typing import Literal
+
+from streams import tables
+
+Choice = Literal["auto", "python", "compiled"]
+
+_SOURCES = ("columns.py", "compiled.hpp", "compiled.pyx", "counts.py", "funnel.py", "lead.py", "tables.py")
+
+
+class NotBuilt(Exception):
+    """Compiled tables were asked for, and there are none that can be used; the message says what to do."""
+
+
+def digest() -> str:
+    """The fingerprint of the sources of the tables; a build carries the one it was made from."""
+    folder = Path(__file__).parent
+    return sha256(b"\0".join((folder / name).read_bytes() for name in _SOURCES)).hexdigest()
+
+
+def tables_for(choice: Choice) -> type[tables.Tables]:
+    """Raises `NotBuilt` for the choice "compiled" alone: "auto" falls back on plain Python."""
+    if choice == "python":
+        return tables.Tables
+    try:
+        compiled = import_module("streams.compiled")
+    except ImportError:
+        wrong = "are not built"
+    else:
+        if digest() == compiled.SOURCES:
+            return compiled.Tables  # type: ignore[no-any-return]
+        wrong = "were built from other sources than these"
+    if choice == "auto":
+        return tables.Tables
+    raise NotBuilt(
+        f"the compiled tables {wrong}: `make compiled` in a clone builds them, with a C++ compiler; "
+        "CALLFUNNEL_TABLES=auto does without"
+    )

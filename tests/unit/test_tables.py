@@ -1,0 +1,99 @@
+"""The two kinds of tables beside each other, where a byte counts: long, odd and many."""
+
+import pytest
+from msgspec.json import encode
+
+from schemas.codec import Decoder, Limits
+from schemas.events import CallEnded, Connect, Dial, DmReached, LeadCreated, Lost, Won
+from streams import choice
+from streams.choice import NotBuilt, tables_for
+from streams.engine import Partition
+from streams.lead import unpack
+from streams.panes import resolutions
+from streams.tables import Fold, Tables
+
+T = 1_750_000_020_000
+FOLD = Fold(
+    hangup_ms=15_000,
+    late_ms=600_000,
+    lead_events=70_000,
+    timezone="Asia/Kolkata",
+    partitioner="trust",
+    resolutions=resolutions(),
+)
+ODD = ('"', "\\", 'a"b\\c', "ü" * 64, "\U0001f600" * 64, "x" * 31, "x" * 32, "/", "</script>", " ")
+
+
+def event(cls, number, **fields):
+    return cls(event_id=f"e{number}", occurred_at=fields.pop("at_ms", T + number), **fields)
+
+
+def of_odd_texts():
+    for number, text in enumerate(ODD):
+        own = {"lead_id": text, "campaign": text, "source": text, "location": text}
+        yield event(LeadCreated, number, **own)
+        yield Dial(event_id=text, lead_id=text, occurred_at=T, agent=text, team=text, call_id=text)
+        yield event(DmReached, 100 + number, **own, agent=text, team=text, call_id=text)
+        yield event(Won, 200 + number, lead_id=text, agent=text)
+
+
+def of_many_calls(calls):
+    for number in range(calls):
+        own = {"lead_id": "l", "call_id": f"c{number}", "at_ms": T + number * 60_000}
+        yield event(Connect, number, **own, answered_by="machine" if number % 3 else "human")
+        yield event(DmReached, calls + number, **own, agent=f"a{number % 7}")
+        talk_seconds = (None, 0.0, 0.5, 14.999, 15.0, 1e300)[number % 6]
+        by = (None, "agent", "customer", "system")[number % 4]
+        yield event(CallEnded, 2 * calls + number, **own, talk_seconds=talk_seconds, hangup_by=by)
+
+
+def of_all_times():
+    for number, at_ms in enumerate((0, 1, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, T)):
+        yield event(Dial, number, lead_id="l", at_ms=at_ms)
+        yield event(Lost, 100 + number, lead_id=f"l{number}", at_ms=at_ms)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        list(of_odd_texts()),
+        list(of_many_calls(15)),
+        list(of_many_calls(16)),
+        list(of_many_calls(300)),
+        [event(Dial, number, lead_id="l") for number in range(9_000)],
+        list(of_all_times()),
+    ],
+    ids=("odd texts", "15 calls", "16 calls", "300 calls", "9,000 events", "all times"),
+)
+@pytest.mark.parametrize("size", [7, 100_000])
+def test_what_is_long_odd_or_many_is_held_alike(tables, events, size):
+    decode = Decoder(Limits(clock="event")).decode_all
+    python, other = (Partition(0, FOLD, decode, None, kind) for kind in (Tables, tables))
+    values = [encode(one) for one in events]
+    for start in range(0, len(values), size):
+        batch = values[start : start + size]
+        expected, effects = (
+            state.apply(batch, [None] * len(batch), [-1] * len(batch), None, start + len(batch))
+            for state in (python, other)
+        )
+        assert not expected.rejected
+        assert effects.leads == expected.leads
+        assert sorted(key for key, _ in effects.funnel) == sorted(key for key, _ in expected.funnel)
+    assert other.tables.funnel.rows() == python.tables.funnel.rows()
+    assert all(unpack(record) for record in other.tables.leads.values())
+
+
+def test_a_leads_record_that_is_none_is_refused_not_misread(tables):
+    state = Partition(0, FOLD, Decoder(Limits(clock="event")).decode_all, None, tables)
+    good = state.apply([encode(event(Dial, 1, lead_id="l"))], [None], [-1], None, 1).leads[0][1]
+    for record in (good[:-1], good[:40], b"\xc0", b"\x9c", b"\x91\xc0", b"\xff" * 60):
+        state.tables.leads[b"l"] = record
+        with pytest.raises(ValueError, match=r"\w"):
+            state.apply([encode(event(Dial, 2, lead_id="l"))], [None], [-1], None, 2)
+
+
+def test_tables_built_from_other_sources_are_not_used(monkeypatch):
+    monkeypatch.setattr(choice, "digest", lambda: "others")
+    assert tables_for("auto") is Tables
+    with pytest.raises(NotBuilt, match="make compiled"):
+        tables_for("compiled")
