@@ -133,7 +133,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         PositiveSeconds,
         _doc("how often the group's offset is committed; lag is read from it, the tables never are"),
     ] = 1.0
-    batch_events: Annotated[Count, _doc("most events folded in one transaction")] = 10_000
+    batch_events: Annotated[Count, _doc("most events folded in one transaction")] = 20_000
     tables: Annotated[
         Choice,
         _doc("what folds events: compiled tables (make compiled), plain Python, auto: the first there is"),

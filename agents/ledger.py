@@ -7,11 +7,12 @@ paused, partitioned or declared dead can wake at any time and do no harm.
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import IllegalOperation, KafkaError, OutOfOrderSequenceNumber, ProducerFenced
+from aiokafka.producer.message_accumulator import BatchBuilder
 
 from agents import failpoints
 from agents.errors import TablesWrong, TakenOver, WriteFailed
@@ -28,7 +29,23 @@ BATCH_BYTES = 900_000
 """A record batch stays below Kafka's default limit for a message; a transaction may hold many."""
 
 
+class Batch(BatchBuilder):  # type: ignore[misc]
+    def fill(self, records: Sequence[Record], now_ms: int) -> int:
+        """Append the records, as many as there is room for, and close; how many. Not less than one."""
+        append, count = self._builder.append, 0
+        for key, value, headers, timestamp in records:
+            if append(count, now_ms if timestamp is None else timestamp, key, value, headers) is None:
+                break
+            count += 1
+        self._relative_offset = count
+        self.close()
+        return count
+
+
 class Producer(AIOKafkaProducer):  # type: ignore[misc]
+    def create_batch(self) -> Batch:
+        return Batch(BATCH_BYTES, 0, is_transactional=True)
+
     async def add_partitions(self, partitions: Iterable[tuple[str, int]]) -> None:
         """Add the partitions to the transaction; only then may anything be sent to them.
 
@@ -163,13 +180,9 @@ def _taken_over(partition: int) -> TakenOver:
     return TakenOver(f"another worker has taken over partition {partition}: start again")
 
 
-def _batches(producer: Producer, records: Iterable[Record], now_ms: int) -> Iterable[Any]:
-    batch = producer.create_batch()
-    for key, value, headers, timestamp in records:
-        at = now_ms if timestamp is None else timestamp
-        if batch.append(key=key, value=value, timestamp=at, headers=headers) is None:
-            yield batch
-            batch = producer.create_batch()
-            batch.append(key=key, value=value, timestamp=at, headers=headers)
-    batch.close()
-    yield batch
+def _batches(producer: Producer, records: Sequence[Record], now_ms: int) -> Iterable[Batch]:
+    taken = 0
+    while taken < len(records):
+        batch = producer.create_batch()
+        taken += batch.fill(records[taken:] if taken else records, now_ms)
+        yield batch

@@ -12,7 +12,9 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult
-from aiokafka.errors import ConsumerStoppedError, CorruptRecordException
+from aiokafka.errors import ConsumerStoppedError
+
+from agents.errors import TopicsWrong
 
 LOOK_AGAIN_SECONDS = 0.1
 """How long a fetch waits before it looks anew at what it may take: partitions are resumed amid it."""
@@ -94,8 +96,7 @@ def _take(batch: MicroBatch, fetched: Any) -> None:
     """Add the next record batch, unless it is a marker or was aborted."""
     record_batch = fetched._records.next_batch()
     if fetched._check_crcs and not record_batch.validate_crc():
-        at = f"{batch.topic}/{batch.partition}"
-        raise CorruptRecordException(f"{at}: checksum of the record batch at {record_batch.base_offset}")
+        raise _unreadable(batch, record_batch, "its checksum is wrong")
     aborted = False
     if fetched._isolation_level == READ_COMMITTED and record_batch.producer_id is not None:
         fetched._consume_aborted_up_to(record_batch.base_offset)
@@ -105,7 +106,10 @@ def _take(batch: MicroBatch, fetched: Any) -> None:
         elif record_batch.is_transactional:
             aborted = record_batch.producer_id in fetched._aborted_producers
     if not aborted and not record_batch.is_control_batch:
-        records = list(record_batch)
+        try:
+            records = list(record_batch)
+        except Exception as error:  # a decoder's own, of whatever kind
+            raise _unreadable(batch, record_batch, repr(error)) from error
         if records and records[0].offset < batch.end:
             records = [record for record in records if record.offset >= batch.end]
         batch.offsets += [record.offset for record in records]
@@ -114,6 +118,16 @@ def _take(batch: MicroBatch, fetched: Any) -> None:
         batch.values += [record.value for record in records]
         batch.headers += [record.headers for record in records]
     batch.end = record_batch.next_offset
+
+
+def _unreadable(batch: MicroBatch, record_batch: Any, why: str) -> TopicsWrong:
+    first, end = record_batch.base_offset, record_batch.next_offset
+    return TopicsWrong(
+        f"{batch.topic}/{batch.partition}: the records from offset {first} to {end - 1} cannot be read "
+        f"({why}). Whoever wrote them wrote them so, or a disk is damaged: let another copy lead the "
+        "partition. Or, if it is the source, give them up: delete its records before offset "
+        f"{end} (kafka-delete-records) and start again; they are counted as a hole then."
+    )
 
 
 def drain_all(fetcher: Any, active: Container[TopicPartition], limit: int, generation: int) -> Fetched:

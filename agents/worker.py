@@ -18,7 +18,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import faust
-from aiokafka.errors import KafkaError
 from faust.types import TP
 from mode.supervisors import CrashingSupervisor
 
@@ -42,14 +41,13 @@ from streams.tables import Fold, Tables
 
 logger = logging.getLogger(__name__)
 
-FETCH_BYTES = 4 << 20
+FETCH_BYTES = 8 << 20
 """Of one partition in one answer: enough for a full batch, so that a backlog takes few transactions."""
 
 TICK_SECONDS = 0.25
 PATIENCE_SECONDS = 3.0
 """How long a worker that stops waits before it asks whether there is a broker to take leave of."""
 STOP_SECONDS = 20.0
-READ_AGAIN_SECONDS = 5.0
 METADATA_MS = 10_000
 """How long a worker may miss that its source was deleted, made anew or given more partitions."""
 
@@ -220,7 +218,7 @@ async def _watch(app: App, settings: Settings, metrics: SimpleNamespace) -> None
     last = time.monotonic()
     measured_at = 0.0
     joining: object = None
-    joining_since, read_again = last, False
+    joining_since = last
     while True:
         await asyncio.sleep(TICK_SECONDS)
         now = time.monotonic()
@@ -240,11 +238,7 @@ async def _watch(app: App, settings: Settings, metrics: SimpleNamespace) -> None
         _measure(app, settings, metrics, now)
         state = app.ingest.not_ready() and (app.consumer_generation_id, _remaining(app))
         if state is None or state != joining:
-            joining, joining_since, read_again = state, now, False
-        elif now - joining_since > READ_AGAIN_SECONDS and not read_again:
-            read_again = True
-            await _read_again(app)
-            last = time.monotonic()
+            joining, joining_since = state, now
         elif now - joining_since > settings.stall_seconds:
             end(
                 Stalled(
@@ -258,22 +252,6 @@ def _remaining(app: App) -> Mapping[TP, int]:
     """Changelog records still to be restored, by partition; empty outside of recovery."""
     recovery = app.tables.recovery
     return dict(recovery.active_remaining()) if recovery.in_recovery else {}
-
-
-async def _read_again(app: App) -> None:
-    """Faust may clear its queues after it has fetched the last of a changelog, and wait for it for ever."""
-    recovery = app.tables.recovery
-    wanted = {tp: recovery.active_offsets[tp] + 1 for tp, n in _remaining(app).items() if n > 0}
-    if not wanted:
-        return
-    logger.warning(
-        "nothing has come of %s changelogs for a while: reading on where they stopped", len(wanted)
-    )
-    try:
-        async with asyncio.timeout(READ_AGAIN_SECONDS):
-            await app.consumer.seek_wait(wanted)
-    except (TimeoutError, KafkaError) as error:
-        logger.warning("the broker does not answer: %r", error)
 
 
 def _measure(app: App, settings: Settings, metrics: SimpleNamespace, now: float) -> None:

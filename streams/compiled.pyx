@@ -171,6 +171,19 @@ class Tables(tables.Tables):
     def new_funnel(self, resolutions, zone):
         return Funnel(resolutions, zone)
 
+    def new_leads(self, verdicts, list keys):
+        cdef:
+            dict leads = self.leads
+            set ids = set()
+            int i
+        for i, verdict in enumerate(verdicts):
+            if type(verdict) is Rejected:
+                continue
+            lead_id = keys[i] or verdict.lead_id.encode()
+            if lead_id not in leads:
+                ids.add(lead_id)
+        return ids
+
     def add(self, verdicts, list keys, list timestamps, rerouted, dict away, int64_t watermark_ms):
         cdef:
             Counts counts

@@ -5,10 +5,9 @@ other partition in it. `apply` changes the state in memory and returns everythin
 whoever calls it writes all of it, in one transaction, or ends the process.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from schemas.codec import Rejected
 from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, decode_position, encode_position
 from streams.partitioning import Homes
 from streams.tables import Effects, Fold, Tables, Verdict
@@ -106,16 +105,11 @@ class Partition:
         effects.leads.append((LEADS_POSITION_KEY, position))
         return effects
 
-    def _away(self, verdicts: Iterable[Verdict], keys: Sequence[bytes | None]) -> Mapping[bytes, int]:
+    def _away(self, verdicts: Sequence[Verdict], keys: Sequence[bytes | None]) -> Mapping[bytes, int]:
         """The leads that are new here and at home elsewhere, and where."""
         if self._homes is None:
             return {}
-        ids = {
-            keys[i] or event.lead_id.encode()
-            for i, event in enumerate(verdicts)
-            if not isinstance(event, Rejected)
-        }
-        homes = self._homes(ids - self.tables.leads.keys())
+        homes = self._homes(self.tables.new_leads(verdicts, keys))
         return {lead_id: home for lead_id, home in homes.items() if home != self.number}
 
 

@@ -75,6 +75,15 @@ class Tables:
         self.leads = leads
         self.funnel.restore(funnel)
 
+    def new_leads(self, verdicts: Sequence[Verdict], keys: Sequence[bytes | None]) -> set[bytes]:
+        """The leads of a batch of which nothing is known."""
+        ids = {
+            keys[i] or event.lead_id.encode()
+            for i, event in enumerate(verdicts)
+            if not isinstance(event, Rejected)
+        }
+        return ids - self.leads.keys()
+
     def add(
         self,
         verdicts: Sequence[Verdict],

@@ -10,14 +10,15 @@ from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
 
 TP = TopicPartition("call-events", 3)
-_CRC, _ATTRIBUTES, _LAST_OFFSET = 17, 21, 23
+_CRC, _ATTRIBUTES, _LAST_OFFSET, _COUNT = 17, 21, 23, 57
 _CONTROL = 0x20
 
 
-def batch(offsets, *, end=None, producer=-1, marker=None, compression=0):
+def batch(offsets, *, end=None, producer=-1, marker=None, compression=0, records=None):
     """One record batch. The record at offset n says `value n`; from the last to `end` all is compacted away.
 
-    With a `producer` it is part of that producer's transaction; a `marker`, "commit" or "abort", ends it.
+    With a `producer` it is part of that producer's transaction; a `marker`, "commit" or "abort", ends it. It
+    claims to hold as many `records` as it does, or another number.
     """
     first = offsets[0]
     builder = DefaultRecordBatchBuilder(
@@ -37,6 +38,8 @@ def batch(offsets, *, end=None, producer=-1, marker=None, compression=0):
         builder.append(n - first, 1_000 + n, key, value, headers)
     data = bytearray(builder.build())
     struct.pack_into(">q", data, 0, first)
+    if records is not None:
+        struct.pack_into(">i", data, _COUNT, records)
     if end is not None:
         struct.pack_into(">i", data, _LAST_OFFSET, end - 1 - first)
     if marker is not None:

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 from aiokafka.consumer import fetcher, subscription_state
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
-from aiokafka.errors import CorruptRecordException
+from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator
 from aiokafka.producer.transaction_manager import TransactionManager
 from aiokafka.structs import TopicPartition
 from faust.stores import base as stores
@@ -24,6 +24,7 @@ from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import aiokafka as driver
 
 from agents import read_committed, transport
+from agents.errors import TopicsWrong
 from agents.microbatch import drain
 from agents.recovery import Recovery, TableManager
 from agents.tables import ChangelogTable, RestoredRows
@@ -65,6 +66,8 @@ LEANT_ON = {
     manager.TableManager.recovery.fget: "f0bf5de78b4c",
     manager.TableManager.on_rebalance: "2d2c23a07bf5",
     # agents/ledger.py
+    BatchBuilder: "8050802ca751",
+    MessageAccumulator.create_builder: "13dcd0ebf6b9",
     TransactionManager.maybe_add_partition_to_txn: "e0a118be379a",
     TransactionManager.partitions_to_add: "a591d8c59649",
     TransactionManager.partition_added: "fa545b6995db",
@@ -262,7 +265,13 @@ def test_a_damaged_batch_is_refused(answer):
     damaged = bytearray(batch([5, 6]))
     damaged[-1] ^= 0xFF
     result, _ = answer(bytes(damaged), at=5)
-    with pytest.raises(CorruptRecordException):
+    with pytest.raises(TopicsWrong, match=r"from offset 5 to 6 cannot be read .* before offset 7 "):
+        drained(result)
+
+
+def test_a_batch_with_half_a_record_is_refused_by_its_offsets(answer):
+    result, _ = answer(batch([2]), batch([5, 6], records=3), at=0)
+    with pytest.raises(TopicsWrong, match="from offset 5 to 6 cannot be read"):
         drained(result)
 
 
@@ -270,7 +279,7 @@ def test_what_precedes_a_damaged_batch_is_not_lost(answer):
     damaged = bytearray(batch([2, 3]))
     damaged[-1] ^= 0xFF
     result, state = answer(batch([0, 1]), bytes(damaged), at=0)
-    with pytest.raises(CorruptRecordException):
+    with pytest.raises(TopicsWrong):
         drained(result)
     assert state.position == 0
     assert not result.has_more()  # so it is fetched again, from the position

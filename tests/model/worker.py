@@ -6,7 +6,7 @@ Each call to the broker is a turn, where the schedule may let others act, lose t
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -81,16 +81,12 @@ class RecordBatch:
     def __init__(self) -> None:
         self.records: list[Any] = []
 
-    def append(self, *, key: Any, value: Any, timestamp: int, headers: Any) -> bool | None:
-        if len(self.records) == 3:
-            return None
-        self.records.append((key, value, headers, timestamp))
-        return True
+    def fill(self, records: Sequence[Any], now_ms: int) -> int:
+        self.records = list(records[:3])
+        return len(self.records)
 
     def record_count(self) -> int:
         return len(self.records)
-
-    def close(self) -> None: ...
 
 
 class Answer:

@@ -16,12 +16,9 @@ RECORDS = {(ROWS, 0): [(b"key", b"value", [], None)]}
 
 
 class Batch(list):
-    def append(self, **record):
-        super().append(record)
-        return record
-
-    def close(self):
-        """Nothing more comes."""
+    def fill(self, records, now_ms):
+        self += records
+        return len(records)
 
     def record_count(self):
         return len(self)
