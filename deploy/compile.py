@@ -27,13 +27,9 @@ class CompiledTables(BuildHookInterface[Any]):
         build_data["infer_tag"] = True
 
 
-def compiler() -> str | None:
-    return shutil.which(os.environ.get("CXX", "c++"))
-
-
 def build() -> None:
     """Raises `SystemExit` with a sentence when there is no compiler or the build fails."""
-    program = compiler()
+    program = shutil.which(os.environ.get("CXX", "c++"))
     if program is None:
         raise SystemExit("no C++ compiler (c++, or what CXX names): Debian: apt-get install g++")
     sys.path.insert(0, str(ROOT))
@@ -66,11 +62,13 @@ def main() -> None:
         return
     except NotBuilt:
         pass
-    if "--optional" in sys.argv and compiler() is None:
-        print("no C++ compiler here: plain Python alone", file=sys.stderr)
-        return
     print("Building the compiled tables …", file=sys.stderr)
-    build()
+    try:
+        build()
+    except SystemExit as error:
+        if "--optional" not in sys.argv:
+            raise
+        print(f"{error}. Going on in plain Python.", file=sys.stderr)
 
 
 if __name__ == "__main__":

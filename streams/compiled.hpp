@@ -514,9 +514,10 @@ public:
     size_t events() const { return (seen_.size() + newly_seen_.size()) / 8; }
 
     bool has_seen(string_view fingerprint) const {
+        uint64_t wanted = number_of(fingerprint.data());
         for (string_view seen : {seen_, string_view(newly_seen_)})
             for (size_t i = 0; i < seen.size(); i += 8)
-                if (!std::memcmp(seen.data() + i, fingerprint.data(), 8)) return true;
+                if (number_of(seen.data() + i) == wanted) return true;
         return false;
     }
 
@@ -631,6 +632,11 @@ private:
     std::array<Arrival, STAGES> arrivals_;
     std::vector<Call> calls_;
 
+    static uint64_t number_of(const char* fingerprint) {
+        uint64_t number;
+        std::memcpy(&number, fingerprint, 8);
+        return number;
+    }
     static At at(Reader& from) {
         At at;
         at.ms = (int64_t)from.integer();
