@@ -122,11 +122,20 @@ public:
     std::vector<Group> groups;
     std::vector<int64_t> minutes;  // starts, in Unix seconds
 
-    Delta& of_campaign(string_view campaign, string_view source, int64_t ms) {
-        return at(CAMPAIGNS, {campaign, source}, ms);
+    int campaign(string_view campaign, string_view source) { return group(CAMPAIGNS, {campaign, source}); }
+    int team(string_view team, string_view agent) { return group(TEAMS, {team, agent}); }
+    int location(string_view location) { return group(LOCATIONS, {location}); }
+
+    // What is counted of a group in the minute of `ms`.
+    Delta& at(int group, int64_t ms) {
+        int64_t start = ms / 60'000 * 60;
+        if (minutes.empty() || start != minutes[minute_]) {
+            auto [found, is_new] = minute_index_.try_emplace(start, (int)minutes.size());
+            if (is_new) minutes.push_back(start);
+            minute_ = found->second;
+        }
+        return counted_.at(group, minute_);
     }
-    Delta& of_team(string_view team, string_view agent, int64_t ms) { return at(TEAMS, {team, agent}, ms); }
-    Delta& of_location(string_view location, int64_t ms) { return at(LOCATIONS, {location}, ms); }
 
     // By group and pane; `pane_of` has the index of each minute's pane, -1 for what is not wanted.
     Cells summed(const std::vector<int>& pane_of) const {
@@ -140,6 +149,7 @@ private:
     CellsByKey counted_;
     std::unordered_map<std::string, int> group_index_;
     std::unordered_map<int64_t, int> minute_index_;
+    int minute_ = 0;  // the last that was asked for
     std::string tail_;
 
     // As in JSON; there are no control characters: the gate refuses them.
@@ -155,7 +165,7 @@ private:
         }
     }
 
-    Delta& at(Rollup rollup, std::initializer_list<string_view> values, int64_t ms) {
+    int group(Rollup rollup, std::initializer_list<string_view> values) {
         tail_ = ROLLUPS[rollup];
         for (string_view value : values) {
             tail_ += ",\"";
@@ -163,12 +173,9 @@ private:
             tail_ += '"';
         }
         tail_ += ']';
-        auto [group, is_new] = group_index_.try_emplace(tail_, (int)groups.size());
+        auto [found, is_new] = group_index_.try_emplace(tail_, (int)groups.size());
         if (is_new) groups.push_back({rollup, tail_});
-        int64_t start = ms / 60'000 * 60;
-        auto [minute, is_first] = minute_index_.try_emplace(start, (int)minutes.size());
-        if (is_first) minutes.push_back(start);
-        return counted_.at(group->second, minute->second);
+        return found->second;
     }
 };
 
@@ -383,8 +390,7 @@ public:
     void real(double value) {
         uint64_t bits;
         std::memcpy(&bits, &value, 8);
-        byte(0xcb);
-        number(bits, 8);
+        tagged(0xcb, bits, 8);
     }
     void text(string_view value) {
         if (value.size() < 32) byte((uint8_t)(0xa0 | value.size()));
@@ -404,13 +410,12 @@ public:
 
 private:
     void byte(uint8_t value) { data += (char)value; }
-    void number(uint64_t value, int size) {
-        for (int i = size - 1; i >= 0; i--) byte((uint8_t)(value >> 8 * i));
+    void tagged(uint8_t tag, uint64_t value, int size) {
+        char bytes[9] = {(char)tag};
+        for (int i = 0; i < size; i++) bytes[size - i] = (char)(value >> 8 * i);
+        data.append(bytes, 1 + size);
     }
-    void sized(uint8_t tag, uint64_t value, int power) {
-        byte((uint8_t)(tag + power));
-        number(value, 1 << power);
-    }
+    void sized(uint8_t tag, uint64_t value, int power) { tagged((uint8_t)(tag + power), value, 1 << power); }
     void length(uint8_t tag, size_t size) { sized(tag, size, size <= 0xff ? 0 : size <= 0xffff ? 1 : 2); }
 };
 
@@ -547,8 +552,8 @@ public:
 
     // Count `n` times what the lead adds to the leads, hang-up and response columns; -1 takes it back.
     void contribute(int64_t hangup_ms, const std::vector<int64_t>& bounds_ms, int64_t n, Counts& counts) const {
-        string_view campaign = or_none(campaign_.value), source = or_none(source_.value);
-        string_view location = or_none(location_.value);
+        int campaign = counts.campaign(or_none(campaign_.value), or_none(source_.value));
+        int location = counts.location(or_none(location_.value));
 
         Arrival reached = arrivals_[DM_REACHED], void_;
         for (const Call& call : calls_) {
@@ -557,9 +562,9 @@ public:
             int hangup = call.hangup(hangup_ms);
             if (hangup >= 0) {
                 int64_t ms = reach.at.ms;
-                counts.of_campaign(call.reach.campaign, call.reach.source, ms).add(hangup, n);
-                counts.of_team(reach.team, reach.agent, ms).add(hangup, n);
-                counts.of_location(call.reach.location, ms).add(hangup, n);
+                counts.at(counts.campaign(call.reach.campaign, call.reach.source), ms).add(hangup, n);
+                counts.at(counts.team(reach.team, reach.agent), ms).add(hangup, n);
+                counts.at(counts.location(call.reach.location), ms).add(hangup, n);
             }
             Arrival& first = hangup == DM_HANGUPS ? void_ : reached;
             if (!first.known || reach.at.compare(first.at) < 0) first = reach;
@@ -586,9 +591,9 @@ public:
                 placed = arrival;
                 int64_t ms = arrival->at.ms;
                 places = {
-                    &counts.of_campaign(campaign, source, ms),
-                    &counts.of_team(arrival->team, arrival->agent, ms),
-                    &counts.of_location(location, ms),
+                    &counts.at(campaign, ms),
+                    &counts.at(counts.team(arrival->team, arrival->agent), ms),
+                    &counts.at(location, ms),
                 };
             }
             for (Delta* place : places) {
@@ -600,7 +605,7 @@ public:
         if (!arrivals_[CREATED].known) return;
         int64_t created_ms = arrivals_[CREATED].at.ms;
         const Arrival &dialed = arrivals_[DIAL], &connected = arrivals_[CONNECT];
-        Delta& response = counts.of_campaign(campaign, source, created_ms);
+        Delta& response = counts.at(campaign, created_ms);
         if (dialed.known && dialed.at.ms < created_ms) {
             response.add(DIALED_BEFORE_CREATION, n);
             return;

@@ -54,9 +54,10 @@ cdef extern from "compiled.hpp" namespace "callfunnel" nogil:
     cdef cppclass Counts:
         vector[Group] groups
         vector[int64_t] minutes
-        Delta& of_campaign(string_view, string_view, int64_t)
-        Delta& of_team(string_view, string_view, int64_t)
-        Delta& of_location(string_view, int64_t)
+        int campaign(string_view, string_view)
+        int team(string_view, string_view)
+        int location(string_view)
+        Delta& at(int, int64_t)
         Cells summed(const vector[int]&)
 
     string added(string_view, const Delta&, const vector[string]&) except +
@@ -160,9 +161,9 @@ cdef void count_activity(const Event& event, Counts& counts) noexcept:
         column = EVENTS_LOST
     else:
         column = EVENTS + <int>event.kind
-    counts.of_campaign(or_none(event.campaign), or_none(event.source), event.at.ms).add(column, 1)
-    counts.of_team(or_none(event.team), or_none(event.agent), event.at.ms).add(column, 1)
-    counts.of_location(or_none(event.location), event.at.ms).add(column, 1)
+    counts.at(counts.campaign(or_none(event.campaign), or_none(event.source)), event.at.ms).add(column, 1)
+    counts.at(counts.team(or_none(event.team), or_none(event.agent)), event.at.ms).add(column, 1)
+    counts.at(counts.location(or_none(event.location)), event.at.ms).add(column, 1)
 
 
 class Tables(tables.Tables):
