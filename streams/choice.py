@@ -3,9 +3,10 @@
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from streams import tables
+if TYPE_CHECKING:
+    from streams.tables import Tables
 
 Choice = Literal["auto", "python", "compiled"]
 
@@ -22,10 +23,12 @@ def digest() -> str:
     return sha256(b"\0".join((folder / name).read_bytes() for name in _SOURCES)).hexdigest()
 
 
-def tables_for(choice: Choice) -> type[tables.Tables]:
+def tables_for(choice: Choice) -> "type[Tables]":
     """Raises `NotBuilt` for the choice "compiled" alone: "auto" falls back on plain Python."""
+    from streams.tables import Tables  # not where a build asks for the digest: there is no msgspec
+
     if choice == "python":
-        return tables.Tables
+        return Tables
     try:
         compiled = import_module("streams.compiled")
     except ImportError:
@@ -35,7 +38,7 @@ def tables_for(choice: Choice) -> type[tables.Tables]:
             return compiled.Tables  # type: ignore[no-any-return]
         wrong = "were built from other sources than these"
     if choice == "auto":
-        return tables.Tables
+        return Tables
     raise NotBuilt(
         f"the compiled tables {wrong}: `make compiled` in a clone builds them, with a C++ compiler; "
         "CALLFUNNEL_TABLES=auto does without"
