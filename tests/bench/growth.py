@@ -45,7 +45,7 @@ class Case(msgspec.Struct, frozen=True):
     agents: int = 1_000
     workers: int = 1
     partitions: int = 8
-    batch_events: int = 10_000
+    batch_events: int = 20_000
 
 
 class Run(msgspec.Struct):
