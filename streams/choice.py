@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
 Choice = Literal["auto", "python", "compiled"]
 
-_SOURCES = ("columns.py", "compiled.hpp", "compiled.pyx", "counts.py", "funnel.py", "lead.py", "tables.py")
+_SOURCES = (
+    *("streams/columns.py", "streams/compiled.hpp", "streams/compiled.pyx", "streams/counts.py"),
+    *("streams/funnel.py", "streams/lead.py", "streams/tables.py", "schemas/events.py", "schemas/rows.py"),
+)
 
 
 class NotBuilt(Exception):
@@ -19,7 +22,7 @@ class NotBuilt(Exception):
 
 def digest() -> str:
     """The fingerprint of the sources of the tables; a build carries the one it was made from."""
-    folder = Path(__file__).parent
+    folder = Path(__file__).parents[1]
     return sha256(b"\0".join((folder / name).read_bytes() for name in _SOURCES)).hexdigest()
 
 

@@ -1,10 +1,12 @@
-// What `streams.lead` and `streams.counts` do, in C++: the facts of a lead, what they add to the tables, and the
-// sums of a batch. Names, order and meaning are theirs; `compiled.pyx` is the way in from Python.
+// What `streams.lead`, `counts` and `funnel` do, in C++: the facts of a lead, what they add to the tables, and the sums
+// of a batch. Names and meaning are theirs, and the records of leads their bytes; rows hold the same columns in an
+// order of their own, and panes are summed up from minutes, without steps. `compiled.pyx` is the way in from Python.
 
 #pragma once
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cstdint>
 #include <cstring>
 #include <deque>
@@ -19,19 +21,22 @@ namespace callfunnel {
 
 using std::string_view;
 
+constexpr int STAGES = 6;
+constexpr int BINS = 16;  // of a response time
+
 // In the order of `COLUMNS` in compiled.pyx.
 enum Column : int {
     EVENTS = 0,
-    EVENTS_DISQUALIFIED = 6,
+    EVENTS_DISQUALIFIED = EVENTS + STAGES,
     EVENTS_LOST,
     MACHINE_ANSWERS,
     DM_HANGUPS,
     AGENT_HANGUPS,
     LEADS,
-    IMPLIED = LEADS + 6,
+    IMPLIED = LEADS + STAGES,
     ATTEMPT_BINS,
-    CONNECT_BINS = ATTEMPT_BINS + 16,
-    ATTEMPT_MS = CONNECT_BINS + 16,
+    CONNECT_BINS = ATTEMPT_BINS + BINS,
+    ATTEMPT_MS = CONNECT_BINS + BINS,
     CONNECT_MS,
     AWAITED,
     UNCALLED,
@@ -42,7 +47,6 @@ static_assert(COLUMNS <= 64, "a bit for each column");
 
 // By the rank of the type.
 enum Kind : int { CREATED, DIAL, CONNECT, DM_REACHED, QUALIFIED, WON, CALL_ENDED, DISQUALIFIED, LOST };
-constexpr int STAGES = 6;
 
 inline string_view or_none(string_view value) { return value.empty() ? string_view("none") : value; }
 
@@ -92,10 +96,10 @@ struct Group {
 
 struct Cell {
     int group;
-    int pane;  // its index: of a minute in `Counts`, of a pane in a sum
+    int time;  // index of a minute where it is counted, of a pane where it is summed up
     Delta delta;
 
-    Cell(int group, int pane) : group(group), pane(pane) {}
+    Cell(int group, int time) : group(group), time(time) {}
 };
 
 using Cells = std::deque<Cell>;
@@ -104,9 +108,9 @@ class CellsByKey {
 public:
     Cells cells;
 
-    Delta& at(int group, int pane) {
-        auto [found, is_new] = index_.try_emplace((uint64_t)group << 32 | (uint32_t)pane, (int)cells.size());
-        if (is_new) cells.emplace_back(group, pane);
+    Delta& at(int group, int time) {
+        auto [found, is_new] = index_.try_emplace((uint64_t)group << 32 | (uint32_t)time, (int)cells.size());
+        if (is_new) cells.emplace_back(group, time);
         return cells[found->second].delta;
     }
 
@@ -141,7 +145,7 @@ public:
     Cells summed(const std::vector<int>& pane_of) const {
         CellsByKey sums;
         for (const Cell& cell : counted_.cells)
-            if (pane_of[cell.pane] >= 0) sums.at(cell.group, pane_of[cell.pane]).add(cell.delta);
+            if (pane_of[cell.time] >= 0) sums.at(cell.group, pane_of[cell.time]).add(cell.delta);
         return std::move(sums.cells);
     }
 
@@ -189,18 +193,19 @@ inline std::string added(string_view row, const Delta& delta, const std::vector<
         sum += ':';
         sum += std::to_string(n);
     };
+    auto check = [](bool holds) {
+        if (!holds) throw std::invalid_argument("not a row of the funnel");
+    };
+    check(row.size() >= 2 && row.front() == '{' && row.back() == '}');
     uint64_t left = delta.touched();
-    size_t at = 1;
-    while (at + 1 < row.size()) {
+    for (size_t at = 1, end; at + 1 < row.size(); at = end + 1) {
         size_t colon = row.find(':', at);
-        if (colon == row.npos) throw std::invalid_argument("not a row of the funnel");
+        check(colon != row.npos);
         string_view name = row.substr(at, colon - at);
-        size_t end = row.find(',', colon);
-        if (end == row.npos) end = row.size() - 1;
+        end = std::min(row.find(',', colon), row.size() - 1);
         int64_t n = 0;
-        bool negative = row[colon + 1] == '-';
-        for (size_t i = colon + 1 + negative; i < end; i++) n = n * 10 + (row[i] - '0');
-        if (negative) n = -n;
+        auto [after, error] = std::from_chars(row.data() + colon + 1, row.data() + end, n);
+        check(error == std::errc() && after == row.data() + end);
         for (uint64_t other = left; other; other &= other - 1) {
             int column = __builtin_ctzll(other);
             if (names[column] == name) {
@@ -210,7 +215,6 @@ inline std::string added(string_view row, const Delta& delta, const std::vector<
             }
         }
         give(name, n);
-        at = end + 1;
     }
     for (; left; left &= left - 1) {
         int column = __builtin_ctzll(left);
@@ -303,6 +307,7 @@ class Reader {
 public:
     explicit Reader(string_view data) : p_((const uint8_t*)data.data()), end_(p_ + data.size()) {}
 
+    bool is_at_end() const { return p_ == end_; }
     bool nil() {
         if (peek() != 0xc0) return false;
         p_++;
@@ -405,7 +410,8 @@ public:
     void array(size_t size) { byte((uint8_t)(0x90 | size)); }  // none has more than 15
     void map(size_t size) {
         if (size < 16) byte((uint8_t)(0x80 | size));
-        else sized(0xde - 1, size, size <= 0xffff ? 1 : 2);
+        else if (size <= 0xffff) tagged(0xde, size, 2);
+        else tagged(0xdf, size, 4);
     }
 
 private:
@@ -422,9 +428,9 @@ private:
 // Its texts point into its record and into the events it has absorbed.
 class Lead {
 public:
+    void open() { *this = Lead(); }
     void open(string_view record) {
-        *this = Lead();
-        if (record.empty()) return;
+        open();
         Reader from(record);
         from.array(12);
         seen_ = from.binary();
@@ -464,6 +470,7 @@ public:
             }
             call.verdict = from.boolean();
         }
+        if (!from.is_at_end()) Reader::bad();
     }
 
     std::string packed() const {
@@ -567,7 +574,7 @@ public:
                 counts.at(counts.location(call.reach.location), ms).add(hangup, n);
             }
             Arrival& first = hangup == DM_HANGUPS ? void_ : reached;
-            if (!first.known || reach.at.compare(first.at) < 0) first = reach;
+            if (!first.known || reach.at.compare(first.at) <= 0) first = reach;
         }
 
         const Arrival* arrival = nullptr;

@@ -30,13 +30,13 @@ cdef extern from "<string_view>" namespace "std" nogil:
 
 
 cdef extern from "compiled.hpp" namespace "callfunnel" nogil:
-    const int COLUMNS, EVENTS, EVENTS_DISQUALIFIED, EVENTS_LOST, MACHINE_ANSWERS
+    const int COLUMNS, BINS, EVENTS, EVENTS_DISQUALIFIED, EVENTS_LOST, MACHINE_ANSWERS
     const int CAMPAIGNS
     cdef enum Kind:
         CONNECT, WON, CALL_ENDED, DISQUALIFIED, LOST
 
     cdef cppclass Delta:
-        void add(int, int64_t)
+        void add(int, int64_t) except +
         cbool any()
 
     cdef cppclass Group:
@@ -44,7 +44,7 @@ cdef extern from "compiled.hpp" namespace "callfunnel" nogil:
         string tail
 
     cdef cppclass Cell:
-        int group, pane
+        int group, time
         Delta delta
 
     cdef cppclass Cells:
@@ -54,11 +54,11 @@ cdef extern from "compiled.hpp" namespace "callfunnel" nogil:
     cdef cppclass Counts:
         vector[Group] groups
         vector[int64_t] minutes
-        int campaign(string_view, string_view)
-        int team(string_view, string_view)
-        int location(string_view)
-        Delta& at(int, int64_t)
-        Cells summed(const vector[int]&)
+        int campaign(string_view, string_view) except +
+        int team(string_view, string_view) except +
+        int location(string_view) except +
+        Delta& at(int, int64_t) except +
+        Cells summed(const vector[int]&) except +
 
     string added(string_view, const Delta&, const vector[string]&) except +
     string_view or_none(string_view)
@@ -79,12 +79,13 @@ cdef extern from "compiled.hpp" namespace "callfunnel" nogil:
         int stage()
 
     cdef cppclass Lead:
+        void open()
         void open(string_view) except +
-        string packed()
+        string packed() except +
         size_t events()
         cbool has_seen(string_view)
-        cbool absorb(const Event&, string_view)
-        void contribute(int64_t, const vector[int64_t]&, int64_t, Counts&)
+        cbool absorb(const Event&, string_view) except +
+        void contribute(int64_t, const vector[int64_t]&, int64_t, Counts&) except +
 
 
 cdef extern from *:
@@ -99,7 +100,7 @@ _COLUMNS = (
     *columns.ATTEMPT_BINS, *columns.CONNECT_BINS, columns.ATTEMPT_MS, columns.CONNECT_MS,
     columns.AWAITED, columns.UNCALLED, columns.DIALED_BEFORE_CREATION,
 )  # fmt: skip
-assert len(_COLUMNS) == COLUMNS
+assert len(_COLUMNS) == COLUMNS and len(columns.BINS) == BINS
 
 cdef vector[string] _names = [f'"{column}"'.encode() for column in _COLUMNS]
 cdef vector[int64_t] _bounds_ms = [bound * 1000 for bound in columns.RESPONSE_BOUNDS_SECONDS]
@@ -149,7 +150,7 @@ cdef Event understood(object event) except *:
     return known
 
 
-cdef void count_activity(const Event& event, Counts& counts) noexcept:
+cdef void count_activity(const Event& event, Counts& counts) except *:
     cdef int column
     if event.kind == CALL_ENDED:
         return
@@ -223,7 +224,10 @@ class Tables(tables.Tables):
 
         for at, lead_id in enumerate(ids):
             record = leads.get(lead_id)
-            lead.open(string_view() if record is None else view(record))
+            if record is None:
+                lead.open()
+            else:
+                lead.open(view(record))
             changed = False
             i = first[at]
             while i >= 0:
@@ -311,7 +315,7 @@ cdef list add_counts(object rows, Counts& counts, int64_t watermark_ms):
             cell = &sums[i]
             if not cell.delta.any() or (not resolution.length and counts.groups[cell.group].rollup != CAMPAIGNS):
                 continue
-            head, held = panes[cell.pane]
+            head, held = panes[cell.time]
             tail = tails[cell.group]
             if tail is None:
                 tail = tails[cell.group] = as_bytes(counts.groups[cell.group].tail)

@@ -23,7 +23,7 @@ from schemas.rows import (
     split_key,
 )
 from streams.counts import Counts, Delta
-from streams.panes import LENGTH_SECONDS, OF_ALL_TIME, Resolution, pane_start
+from streams.panes import OF_ALL_TIME, Resolution, pane_start
 
 Change = tuple[bytes, bytes | None]
 """A changelog record: key and value, None to delete."""
@@ -99,29 +99,24 @@ class Funnel:
             minute for _, groups in counts.rollups() for by_minute in groups.values() for minute in by_minute
         }
         steps = []
-        finer, length = minutes, LENGTH_SECONDS["1m"]
+        finer = {minute: minute for minute in minutes}
         for resolution in self._resolutions:
-            from_minutes = not self._holds(resolution, finer, length)
+            own = {minute: pane_start(resolution.name, minute, self._zone) for minute in minutes}
+            pane_of = {pane: own[minute] for minute, pane in finer.items()}
+            # Where clocks are half an hour off, or are set amid an hour, a day begins within one.
+            from_minutes = any(pane_of[finer[minute]] != own[minute] for minute in minutes)
             if from_minutes:
-                finer = minutes
-            pane_of = {pane: pane_start(resolution.name, pane, self._zone) for pane in finer}
-            finer, length = set(pane_of.values()), resolution.length
+                pane_of = own
+            finer = own
             gone = horizon(resolution, watermark)
             panes = self._panes[resolution.name]
             held = {
                 pane: (key_head(resolution.name, pane), panes.setdefault(pane, {}))
-                for pane in finer
+                for pane in set(own.values())
                 if pane > gone
             }
             steps.append(Step(pane_of, from_minutes, held))
         return steps
-
-    def _holds(self, resolution: Resolution, finer: Iterable[int], length: int) -> bool:
-        """Whether each finer pane lies in one pane; where clocks are half an hour off, days cut hours."""
-        name, last = resolution.name, length - LENGTH_SECONDS["1m"]
-        return all(
-            pane_start(name, pane, self._zone) == pane_start(name, pane + last, self._zone) for pane in finer
-        )
 
     def _expire(self, watermark: int) -> Iterable[Change]:
         for resolution in self._resolutions:

@@ -2,10 +2,11 @@
 
 import pytest
 from msgspec.json import encode
+from msgspec.structs import replace
 
 from schemas.codec import Decoder, Limits
 from schemas.events import CallEnded, Connect, Dial, DmReached, LeadCreated, Lost, Won
-from streams import choice
+from streams import choice, oracle
 from streams.choice import NotBuilt, tables_for
 from streams.engine import Partition
 from streams.lead import unpack
@@ -90,6 +91,32 @@ def test_a_leads_record_that_is_none_is_refused_not_misread(tables):
         state.tables.leads[b"l"] = record
         with pytest.raises(ValueError, match=r"\w"):
             state.apply([encode(event(Dial, 2, lead_id="l"))], [None], [-1], None, 2)
+
+
+def fold_upon(tables, row):
+    state = Partition(0, FOLD, Decoder(Limits(clock="event")).decode_all, None, tables)
+    state.tables.restore({b'["all",0,"campaign+source","none","none"]': row}, {})
+    state.apply([encode(event(Dial, 1, lead_id="l"))], [None], [-1], None, 1)
+
+
+@pytest.mark.parametrize("rest", [b"", b"{", b'{"a":7', b'{"a":', b'{"a":7.5}', b'{"a":"7"}', b"{7}", b"[7]"])
+def test_a_row_that_is_none_is_refused_not_misread(tables, rest):
+    with pytest.raises(ValueError, match=r"\w"):
+        fold_upon(tables, rest)
+
+
+def test_an_hour_may_lie_in_two_days_more_than_once(tables):
+    """Newfoundland put its clocks back a minute after midnight, which is half an hour into an hour."""
+    zone = "America/St_Johns"
+    start = 1_289_097_000_000  # 2010-11-07T02:30Z
+    events = [event(Dial, n, lead_id=f"l{n}", at_ms=start + n * 60_000, location="x") for n in range(-25, 25)]
+    state = Partition(
+        0, replace(FOLD, timezone=zone), Decoder(Limits(clock="event")).decode_all, None, tables
+    )
+    state.apply([encode(one) for one in events], [None] * 50, [-1] * 50, None, 50)
+    kept = {"minute_hours": 6, "hour_days": 3, "day_days": 400}
+    expected = oracle.tables(events, timezone=zone, **kept)
+    assert oracle.differences(expected, state.tables.funnel.rows()) == []
 
 
 def test_tables_built_from_other_sources_are_not_used(monkeypatch):
