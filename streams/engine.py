@@ -53,8 +53,8 @@ class Partition:
             raise Mismatch(
                 f"the two changelogs of partition {self.number} do not belong together: "
                 f"the funnel's position is {positions[0]}, the leads' is {positions[1]}. One was deleted "
-                "or restored without the other: delete both to rebuild from the source topic, or use a new "
-                "app id."
+                "or restored without the other, or lost its only copy for a moment amid a commit: delete "
+                "both to rebuild from the source topic, or use a new app id."
             )
         if positions[0] is None:
             if funnel or leads:
