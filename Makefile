@@ -18,7 +18,7 @@ help: ## What there is to do
 demo: $(READY) ## See it work: embedded broker, worker, real data, live floor (ARGS="--once --json")
 	@[ ! -t 0 ] || set -m; $(BIN)/callfunnel demo $(ARGS); exit $$?
 
-compiled: $(READY) ## Build the tables in C++ (Cython and a C++ compiler): a worker takes half the CPU
+compiled: $(READY) ## Build the tables in C++ (Cython and a C++ compiler): a worker takes less than half the CPU
 	@$(BIN)/python deploy/compile.py
 
 test: $(COMPILED) ## All tests; those against Apache Kafka where Java 17 and Maven are there (ARGS="-k name")
@@ -78,7 +78,7 @@ $(VENV)/plots: $(READY)
 	@$(BIN)/pip install -q --disable-pip-version-check matplotlib==3.11.2 && touch $@
 
 clean: ## Remove the environment and what tools left behind
-	@rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) streams/compiled.*.so dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(READY): pyproject.toml deploy/requirements.txt
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here; name a Python 3.11 or newer: make PYTHON=python3.11 …" >&2; exit 64; }
