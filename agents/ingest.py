@@ -237,10 +237,8 @@ class Ingest:
 
     def rows(self) -> tuple[int, int]:
         """Rows held in the funnel and in the leads table."""
-        states = [lane.state for lane in self.lanes.values()]
-        return sum(len(state.tables.funnel) for state in states), sum(
-            len(state.tables.leads) for state in states
-        )
+        tables = [lane.state.tables for lane in self.lanes.values()]
+        return sum(len(its.funnel) for its in tables), sum(len(its.leads) for its in tables)
 
     def lags(self) -> Mapping[TP, int]:
         """Records behind the end of each owned source partition, as far as this worker has heard."""

@@ -15,6 +15,10 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from streams.choice import NotBuilt, digest, tables_for  # noqa: E402
+
 STREAMS = ROOT / "streams"
 MODULE = STREAMS / f"compiled{sysconfig.get_config_var('EXT_SUFFIX')}"
 
@@ -32,9 +36,6 @@ def build() -> None:
     program = shutil.which(os.environ.get("CXX", "c++"))
     if program is None:
         raise SystemExit("no C++ compiler (c++, or what CXX names): Debian: apt-get install g++")
-    sys.path.insert(0, str(ROOT))
-    from streams.choice import digest
-
     include = sysconfig.get_paths()["include"]
     if not Path(include, "Python.h").exists():
         raise SystemExit(f"no Python.h in {include}: Debian: apt-get install python3-dev")
@@ -54,9 +55,6 @@ def build() -> None:
 
 
 def main() -> None:
-    sys.path.insert(0, str(ROOT))
-    from streams.choice import NotBuilt, tables_for
-
     try:
         tables_for("compiled")
         return

@@ -24,7 +24,7 @@ using std::string_view;
 constexpr int STAGES = 6;
 constexpr int BINS = 16;  // of a response time
 
-// In the order of `COLUMNS` in compiled.pyx.
+// In the order of `_COLUMNS` in compiled.pyx.
 enum Column : int {
     EVENTS = 0,
     EVENTS_DISQUALIFIED = EVENTS + STAGES,

@@ -1,4 +1,3 @@
-# distutils: language = c++
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=False
 """The tables of one partition, compiled: what `streams.tables` does in plain Python, and the same to the byte.
 
@@ -26,14 +25,13 @@ cdef extern from "<string_view>" namespace "std" nogil:
     cdef cppclass string_view:
         string_view()
         string_view(const char*, size_t)
-        cbool empty()
 
 
 cdef extern from "compiled.hpp" namespace "callfunnel" nogil:
     const int COLUMNS, BINS, EVENTS, EVENTS_DISQUALIFIED, EVENTS_LOST, MACHINE_ANSWERS
     const int CAMPAIGNS
     cdef enum Kind:
-        CONNECT, WON, CALL_ENDED, DISQUALIFIED, LOST
+        CONNECT, CALL_ENDED, DISQUALIFIED, LOST
 
     cdef cppclass Delta:
         void add(int, int64_t) except +
@@ -76,7 +74,6 @@ cdef extern from "compiled.hpp" namespace "callfunnel" nogil:
         uint64_t call_key
         double talk_seconds
         string_view hangup_by
-        int stage()
 
     cdef cppclass Lead:
         void open()
