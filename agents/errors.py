@@ -6,6 +6,7 @@ Failure (click prints the message, the process leaves with `exit_code`)
   WriteFailed         70   the tables could not be written
   Stalled             70   there is work and no progress
   TakenOver           75   another worker owns what this one held
+  Mended              75   the tables were put right: what was read before is not all
   TopicsWrong         78   topics are missing or have other settings
   TablesWrong         78   the tables contradict the source or the settings
 """
@@ -59,5 +60,11 @@ class Stalled(Failure):
 
 class TakenOver(Failure):
     """Another worker owns what this one held; starting again is right."""
+
+    exit_code = exit_codes.TEMPFAIL
+
+
+class Mended(Failure):
+    """The tables were put right after they had been read; starting again is right."""
 
     exit_code = exit_codes.TEMPFAIL

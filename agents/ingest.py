@@ -18,9 +18,11 @@ from faust.types import TP, EventT
 
 from agents import failpoints
 from agents.deadletter import DeadLetterLimits, dead_letter
-from agents.errors import Stalled, TablesWrong, TopicsWrong
+from agents.errors import Mended, Stalled, TablesWrong, TopicsWrong
+from agents.hanging import KeyValue
 from agents.ledger import NO_HEADERS, Ledger, Record
 from agents.microbatch import MicroBatch
+from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY
 from streams.engine import Mismatch, Partition
 from streams.tables import Effects
 
@@ -168,20 +170,24 @@ class Ingest:
 
     async def _take_over(self, source: list[TP], generation: int) -> Mapping[TP, int] | None:
         consumer = self._app.consumer
+        new = [tp.partition for tp in source if tp.partition not in self.lanes]
         restored = [
-            TP(table.changelog_topic_name, tp.partition)
-            for tp in source
-            if tp.partition not in self.lanes
-            for table in (self._funnel, self._leads)
+            TP(table.changelog_topic_name, number) for number in new for table in (self._funnel, self._leads)
         ]
-        asked = [*source, *restored]
+        letters = [TP(self._dead_letters, number) for number in new]
+        asked = [*source, *restored, *letters]
         earliest = await consumer.earliest_offsets(*asked) if asked else {}
         ends = await consumer.highwaters(*asked) if asked else {}
+        hanging = await self._ledger.hanging({tp: ends[tp] for tp in (*restored, *letters)})
         if self._app.consumer_generation_id != generation:
             return None
         for tp in restored:
             await self._check_restored(tp, earliest[tp], ends[tp])
             self._ledger.ends[tp] = ends[tp]
+        if hanging:
+            await self._decide(hanging)
+            if self._app.consumer_generation_id != generation:
+                return None
         for tp in source:  # without an await: a rebalance comes before all of it or after
             lane = self.lanes.get(tp.partition)
             if lane is None:
@@ -189,7 +195,7 @@ class Ingest:
                 try:
                     state.restore(self._funnel.rows.take(tp.partition), self._leads.rows.take(tp.partition))
                 except Mismatch as error:
-                    await self._ledger.check_owned(tp.partition, self._funnel.changelog_topic_name)
+                    await self._check_owned(tp.partition)
                     raise TablesWrong(str(error)) from error
                 lane = self.lanes[tp.partition] = Lane(state, self._batch_events)
                 lane.task = asyncio.create_task(self._run(lane), name=f"lane-{tp.partition}")
@@ -208,10 +214,46 @@ class Ingest:
         table = self._funnel if tp.topic == self._funnel.changelog_topic_name else self._leads
         copy = table.rows.copy(tp)
         if first < end and (copy.start > first or copy.stop < end):
-            await self._ledger.check_owned(tp.partition, tp.topic)
+            await self._check_owned(tp.partition)
             raise Stalled(
                 f"{tp.topic}/{tp.partition} holds offsets {first} to {end - 1}, but {copy.start} to "
                 f"{copy.stop - 1} were restored: recovery went wrong; start again"
+            )
+
+    async def _check_owned(self, partition: int) -> None:
+        """Raise `TakenOver` when another worker owns the partition by now.
+
+        What a former owner reads is no evidence of anything: the new owner may be in the middle of a commit.
+        Asked by an abort over the dead letters, for one over the changelogs could decide what hangs there.
+        """
+        await self._ledger.end_nothing(partition, [(self._dead_letters, partition)], commit=False)
+
+    async def _decide(self, hanging: Mapping[tuple[str, int], KeyValue]) -> None:
+        """End what Kafka left undecided (see `agents.hanging`), and this process: it has not restored that.
+
+        What one changelog has was committed; what neither has is done again. Where they contradict each
+        other in another way, nothing is touched, and `Mismatch` tells. Dead letters alone are committed:
+        better twice than lost.
+        """
+        decided = []
+        for number in sorted({partition for _, partition in hanging}):
+            letters = self._dead_letters, number
+            positions = {
+                (table.changelog_topic_name, number): (key, table.rows.row(number, key))
+                for table, key in ((self._funnel, POSITION_KEY), (self._leads, LEADS_POSITION_KEY))
+            }
+            if not positions.keys() & hanging.keys():
+                await self._ledger.end_nothing(number, [letters], commit=True)
+                continue
+            commit = _was_committed(positions, hanging)
+            if commit is not None:
+                await self._ledger.end_nothing(number, [*positions, letters], commit=commit)
+                decided.append(f"partition {number} ({'committed' if commit else 'aborted'})")
+        if decided:
+            raise Mended(
+                f"Kafka had left the last transaction undecided in a changelog of {', '.join(decided)}: "
+                "it is decided now, as in all its topics; start again. Should this repeat, it is another "
+                "producer's: kafka-transactions.sh finds what hangs, and aborts it"
             )
 
     def ready(self, source: Iterable[TP]) -> None:
@@ -394,3 +436,20 @@ class Ingest:
         metrics.batch_events.observe(len(batch))
         metrics.batch_seconds.observe(seconds)
         metrics.event_delay_seconds.observe(max(0.0, time.time() - batch.timestamps[-1] / 1000))
+
+
+def _was_committed(
+    positions: Mapping[tuple[str, int], KeyValue], hanging: Mapping[tuple[str, int], KeyValue]
+) -> bool | None:
+    """Whether what hangs belongs to a committed transaction; None when the changelogs do not tell.
+
+    `positions` has the key and the committed value of the position in both changelogs, `hanging` the last
+    row of each that hangs: it is a position where all of a transaction is there.
+    """
+    one, other = positions
+    if positions[one][1] == positions[other][1]:
+        return False
+    for behind, ahead in ((one, other), (other, one)):
+        if ahead not in hanging and hanging.get(behind) == (positions[behind][0], positions[ahead][1]):
+            return True
+    return None

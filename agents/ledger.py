@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import IllegalOperation, KafkaError, OutOfOrderSequenceNumber, ProducerFenced
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from agents import failpoints
+from agents import failpoints, hanging
 from agents.errors import TablesWrong, TakenOver, WriteFailed
 
 Record = tuple[bytes | None, bytes | None, list[tuple[str, bytes]], int | None]
@@ -100,12 +100,7 @@ class Ledger:
         except (ProducerFenced, OutOfOrderSequenceNumber) as error:
             raise _taken_over(partition) from error
         except (KafkaError, IllegalOperation, TimeoutError) as error:  # illegal: it has failed already
-            topics = ", ".join(sorted({topic for topic, _ in records}))
-            raise WriteFailed(
-                f"writing partition {partition} ({topics}) failed: {error!r}. Check the brokers, the topics' "
-                "min.insync.replicas and this worker's permissions, then start again: it goes on where the "
-                "tables end."
-            ) from error
+            raise _write_failed(partition, records, error) from error
 
     async def _write(
         self, partition: int, records: Mapping[tuple[str, int], list[Record]]
@@ -138,20 +133,27 @@ class Ledger:
         self.ends |= {at: last[at] + 1 for at in self.ends.keys() & last.keys()}
         return last
 
-    async def check_owned(self, partition: int, topic: str) -> None:
-        """Raise `TakenOver` when another worker owns the partition by now: tried on a write that is aborted.
+    async def end_nothing(self, partition: int, covered: Iterable[tuple[str, int]], *, commit: bool) -> None:
+        """Commit or abort an empty transaction over these partitions: its markers decide what hangs there.
 
-        What a former owner reads is no evidence of anything: the new owner may be in the middle of a commit.
+        Raises `TakenOver` when another worker owns the partition by now, `WriteFailed` for anything else.
         """
         producer = self._producers[partition]
         try:
-            await producer.begin_transaction()
-            await producer.add_partitions([(topic, partition)])
-            (batch,) = _batches(producer, [(b"owned?", None, NO_HEADERS, 0)], 0)
-            await (await producer.send_batch(batch, topic, partition=partition))
-            await producer.abort_transaction()
+            async with asyncio.timeout(self._timeout_ms / 1000):
+                await producer.begin_transaction()
+                await producer.add_partitions(covered)
+                await (producer.commit_transaction() if commit else producer.abort_transaction())
         except (ProducerFenced, OutOfOrderSequenceNumber) as error:
             raise _taken_over(partition) from error
+        except (KafkaError, IllegalOperation, TimeoutError) as error:
+            raise _write_failed(partition, covered, error) from error
+
+    async def hanging(
+        self, stable_ends: Mapping[tuple[str, int], int]
+    ) -> Mapping[tuple[str, int], hanging.KeyValue]:
+        """Of each partition with records behind its stable end: the last of them."""
+        return await hanging.hanging(self._client, stable_ends) if stable_ends else {}
 
     async def _open(self, partition: int) -> None:
         producer = Producer(
@@ -178,6 +180,15 @@ class Ledger:
 
 def _taken_over(partition: int) -> TakenOver:
     return TakenOver(f"another worker has taken over partition {partition}: start again")
+
+
+def _write_failed(partition: int, partitions: Iterable[tuple[str, int]], error: BaseException) -> WriteFailed:
+    topics = ", ".join(sorted({topic for topic, _ in partitions}))
+    return WriteFailed(
+        f"writing partition {partition} ({topics}) failed: {error!r}. Check the brokers, the topics' "
+        "min.insync.replicas and this worker's permissions, then start again: it goes on where the "
+        "tables end."
+    )
 
 
 def _batches(producer: Producer, records: Sequence[Record], now_ms: int) -> Iterable[Batch]:

@@ -69,6 +69,10 @@ class RestoredRows(stores.Store):  # type: ignore[misc]
                 rows[key] = value
         self._copies[tp] = range(copy.start, max(copy.stop, batch.end))
 
+    def row(self, partition: int, key: bytes) -> bytes | None:
+        """A row of a partition that was not taken yet."""
+        return self._rows.get(partition, {}).get(key)
+
     def take(self, partition: int) -> dict[bytes, bytes]:
         """Hand the partition's rows over to its new owner in this process."""
         self._owned.add(partition)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import redirect_stdout
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -71,8 +72,12 @@ def axes(full: bool) -> dict[str, list[Case]]:
 
 
 def tables_of(stream: str, *sizes: int) -> oracle.Tables:
-    """The oracle's tables of a stream of `load`; those of streams without common leads add up."""
-    return oracle.tables(msgspec.convert(event, Event) for event in getattr(load, stream)(*sizes))
+    """The oracle's tables of a stream of `load`, wave by wave: without common leads, tables add up."""
+    events = (msgspec.convert(event, Event) for event in getattr(load, stream)(*sizes))
+    tables: oracle.Tables = {}
+    while wave := list(islice(events, load.WAVE)):
+        tables = oracle.total({0: tables, 1: oracle.tables(wave)})
+    return tables
 
 
 class Oracle:

@@ -11,6 +11,8 @@ from integration.workers import Event
 LIFE = ("lead_created", "dial", "connect", "call_ended")
 IN_HAND = 20_000
 """Leads under way at a time: what happens next to a lead comes so many events later."""
+WAVE = IN_HAND * len(LIFE)
+"""So many events end the lives of all leads in hand."""
 START_MS = 1_780_300_800_000
 PER_SECOND = 250
 
@@ -18,7 +20,7 @@ PER_SECOND = 250
 def worked(events: int, agents: int) -> Iterator[Event]:
     """Leads are called, one after the other: each lives its life, and is then left alone."""
     for number in range(events):
-        wave, place = divmod(number, IN_HAND * len(LIFE))
+        wave, place = divmod(number, WAVE)
         lead = wave * IN_HAND + place % IN_HAND
         yield event(
             f"lead-{lead:09d}", place // IN_HAND, lead, agents, START_MS + number * 1000 // PER_SECOND

@@ -74,13 +74,14 @@ class Lab:
         return Run(name, self.cluster(brokers).address, folder, replicas=brokers, **options)
 
 
-def configure(admin: AdminClient, topic: str, **values: str) -> None:
-    """Set settings of a topic, with `_` for each dot in their names."""
+def configure(admin: AdminClient, of: str | int, **values: str) -> None:
+    """Set settings of a topic, by its name, or of a broker, by its number, with `_` for each dot in them."""
     entries = [
         ConfigEntry(key.replace("_", "."), value, incremental_operation=AlterConfigOpType.SET)
         for key, value in values.items()
     ]
-    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+    kind = ResourceType.TOPIC if isinstance(of, str) else ResourceType.BROKER
+    resource = ConfigResource(kind, str(of), incremental_configs=entries)
     admin.incremental_alter_configs([resource])[resource].result(20)
 
 

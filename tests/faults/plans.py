@@ -45,6 +45,12 @@ PLANS = {
         Size(10_000, 2, 8),
         Size(20_000, 2, 20),
     ),
+    "markers": Plan(
+        "a changelog never hears how a transaction ended",
+        brokers.markers,
+        Size(10_000, 2, 0),
+        Size(50_000, 12, 0),
+    ),
     "leaders": Plan(
         "the leader of the source, a changelog, the group goes; 3 brokers",
         brokers.leaders,
@@ -115,6 +121,7 @@ CI = (
     "prometheus",
     "restarts",
     "permission",
+    "markers",
     "truncated",
     "anew-up",
     "grown-down",
@@ -129,6 +136,6 @@ SETS = {
     "ci": CI,
     "all": tuple(name for name in PLANS if name not in LONG),
     "topics": tuple(surroundings.ACTS),
-    "brokers": ("restarts", "permission", "leaders", "copies"),
+    "brokers": ("restarts", "permission", "markers", "leaders", "copies"),
 }
 """Plans by one name: `ci` is the short set."""

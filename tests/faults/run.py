@@ -65,14 +65,21 @@ class Slot:
         status, body = fetch(self.port)
         return body if status == 200 else ""
 
-    def start(self, environ: Mapping[str, str] | None = None, **changes: Any) -> Worker:
+    def start(
+        self, environ: Mapping[str, str] | None = None, program: Path | None = None, **changes: Any
+    ) -> Worker:
         run = self._run
         self.starts += 1
         named = {"instance": self.name} if run.static else {}
         settings = msgspec.structs.replace(run.settings, **{"http_port": self.port, **named} | changes)
         clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         own = clean | variables(settings) | {"TMPDIR": str(run.folder)} | dict(environ or {})
-        self.worker = Worker(settings, run.folder / f"{self.name}-{self.starts}.log", own)
+        self.worker = Worker(
+            settings,
+            run.folder / f"{self.name}-{self.starts}.log",
+            own,
+            *([(str(program),)] if program else []),
+        )
         self.wanted = True
         return self.worker
 

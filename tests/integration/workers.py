@@ -152,11 +152,17 @@ class Publishing:
 class Worker:
     """One process of `callfunnel worker`."""
 
-    def __init__(self, settings: Settings, log: Path, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        log: Path,
+        environ: Mapping[str, str],
+        program: Sequence[str] = ("-m", "agents.cli"),
+    ) -> None:
         self.settings = settings
         self.url = f"http://127.0.0.1:{settings.http_port}"
         self._log = log
-        command = [sys.executable, "-m", "agents.cli", "worker"]
+        command = [sys.executable, *program, "worker"]
         self.process = start_process(command, log, {**environ, "PYTHONPATH": str(ROOT)})
 
     @property

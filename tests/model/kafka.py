@@ -1,7 +1,8 @@
 """What the law needs of Kafka, in memory: logs with offsets, transactions, fencing, retention, compaction.
 
 As unkind as Kafka may be: the markers of a transaction take up offsets and reach the partitions one by one,
-an answer may be lost, a partition may be cut off or made anew. Nothing here is random; the schedule decides.
+or one of them never, an answer may be lost, a partition may be cut off or made anew. Nothing here is random;
+the schedule decides.
 """
 
 from bisect import bisect_left
@@ -26,10 +27,14 @@ class Name(str):
 class Transaction:
     def __init__(self, owner: str) -> None:
         self.owner = owner
-        self.first: dict[TP, int] = {}
-        """The first offset in each partition that has no marker of it yet."""
+        self.unmarked: dict[TP, None] = {}
+        """Its partitions that have no marker of it yet."""
         self.verdict: bool | None = None
         """Whether it was committed; None while it is open."""
+        self.is_by_hand = False
+        """Whether the worker itself aborted it."""
+        self.torn_from: Transaction | None = None
+        """What it belonged to before its marker was left out: it hangs since then."""
         self.holes: dict[int, list[tuple[int, int]]] = {}
         """What the worker said was gone from the source before it made this."""
 
@@ -124,6 +129,10 @@ class Kafka:
         self.group_offsets: dict[TP, int] = {}
         self.holes: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
         """By source partition, what committed transactions say was gone."""
+        self.hanging: dict[Transaction, TP] = {}
+        """Parts of transactions that nobody has decided, and where they are."""
+        self.torn: set[int] = set()
+        """Partitions of which no reader can tell any more what hung there."""
 
     def fetch(self, tp: TP, start: int, end: int, generation: int) -> MicroBatch:
         batch = MicroBatch(*tp, start, min(end, self.logs[tp].stable_end), generation)
@@ -166,13 +175,17 @@ class Kafka:
         transaction = self.running[name] = Transaction(name)
         return transaction
 
+    def add(self, epoch: int, transaction: Transaction, tps: Iterable[TP]) -> None:
+        self.check(transaction.owner, epoch)
+        transaction.unmarked.update(dict.fromkeys(tps))
+
     def append(self, epoch: int, transaction: Transaction, tp: TP, records: Iterable[Any]) -> int:
         """The offset of the first record."""
         self.check(transaction.owner, epoch)
+        assert tp in transaction.unmarked
         log = self.logs[tp]
         first = log.end
-        if tp not in transaction.first:
-            transaction.first[tp] = log.open[transaction] = first
+        log.open.setdefault(transaction, first)
         for key, value, headers, timestamp in records:
             log.append(key, value, headers, timestamp, transaction)
         return first
@@ -190,14 +203,38 @@ class Kafka:
             transaction.verdict = False
 
     def mark(self, transaction: Transaction, tp: TP) -> None:
-        """The marker of a decided transaction reaches a partition."""
-        del transaction.first[tp]
+        """The marker of a decided transaction reaches a partition, and decides what hangs there, too."""
+        del transaction.unmarked[tp]
         log = self.logs[tp]
-        if log.open.pop(transaction, None) is not None:
-            log.append(None, None, transaction=transaction, is_marker=True)
+        for part in [one for one in log.open if one.owner == transaction.owner]:
+            del log.open[part]
+            if part.torn_from is not None:
+                del self.hanging[part]
+                part.verdict = transaction.verdict
+                if part.torn_from.verdict and not part.verdict:
+                    assert not transaction.is_by_hand, "what is committed in one changelog is aborted"
+                    self.torn.add(tp.partition)
+        log.append(None, None, transaction=transaction, is_marker=True)
+
+    def leave_out(self, transaction: Transaction, tp: TP) -> None:
+        """The marker will never reach this partition, as if that had been deleted."""
+        del transaction.unmarked[tp]
+        log = self.logs[tp]
+        if transaction in log.open:
+            part = Transaction(transaction.owner)
+            part.torn_from = transaction
+            log.open[part] = log.open.pop(transaction)
+            log.entries = [
+                entry._replace(transaction=part) if entry.transaction is transaction else entry
+                for entry in log.entries
+            ]
+            for before in log.open:
+                if before.torn_from is not None and before.torn_from.verdict != transaction.verdict:
+                    self.torn.add(tp.partition)
+            self.hanging[part] = tp
 
     def settle(self, name: str) -> None:
         """All markers reach their partitions: until then the broker answers nothing for this producer."""
         transaction = self.running.pop(name, None)
-        for tp in list(transaction.first) if transaction is not None else ():
+        for tp in list(transaction.unmarked) if transaction is not None else ():
             self.mark(transaction, tp)

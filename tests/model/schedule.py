@@ -22,10 +22,10 @@ from unittest.mock import patch
 import msgspec
 from aiokafka.errors import KafkaError, RequestTimedOutError
 from faust.types import TP
-from model.kafka import Entry, Kafka
-from model.worker import DEAD_LETTERS, DECODER, FUNNEL, LEADS, SOURCE, Producer, Worker
+from model.kafka import Entry, Kafka, Transaction
+from model.worker import DEAD_LETTERS, DECODER, FUNNEL, LEADS, SOURCE, Producer, Worker, hanging
 
-from agents.errors import Stalled, TablesWrong, TakenOver, WriteFailed
+from agents.errors import Mended, Stalled, TablesWrong, TakenOver, WriteFailed
 from agents.ingest import REROUTED, Ingest
 from agents.ledger import Ledger
 from schemas.codec import Rejected
@@ -51,6 +51,8 @@ class Rules(NamedTuple):
 
 
 LAW = Rules()
+WORLD = {"agents.ledger.Producer": Producer, "agents.hanging.hanging": hanging}
+"""What the product finds in place of Kafka's clients."""
 
 START_MS = 1_238_284_800_000
 MOMENTS_MS = (0, 1, 5_000, 14_999, 15_000, 60_000, 300_000, 3_600_000, 7 * 3_600_000, 4 * 86_400_000)
@@ -110,6 +112,7 @@ class Schedule:
         self._faults = chance.choice((0.0, 0.01, 0.03, 0.06))
         self._errors = chance.choice((0.0, 0.0, 0.0, 0.05))
         self._truncates = chance.random() < 0.04
+        self._tears = not self._truncates and chance.random() < 0.15
         self._heals = chance.random() < 0.8
         self._steps = chance.randint(20, 80)
         self._kafka = Kafka()
@@ -188,7 +191,7 @@ class Schedule:
                 getattr(self, "_" + name)()
                 await settle()
                 self._check_reasons()
-            if self._heals:
+            if self._heals or self._kafka.hanging:
                 await self._heal()
             self._judge()
         except Violation as violation:
@@ -251,10 +254,22 @@ class Schedule:
                 self._kafka.logs[self._source(record.partition)].append(record.key, record.value, (), at_ms)
 
     def _mark(self) -> None:
-        decided = [one for one in self._kafka.running.values() if one.verdict is not None and one.first]
+        decided = [one for one in self._kafka.running.values() if one.verdict is not None and one.unmarked]
         if decided:
             transaction = self._chance.choice(decided)
-            self._kafka.mark(transaction, self._chance.choice(list(transaction.first)))
+            tp = self._chance.choice(list(transaction.unmarked))
+            if self._tears and tp.topic in (FUNNEL, LEADS) and self._chance.random() < 0.2:
+                self._tear(transaction, tp)
+            else:
+                self._kafka.mark(transaction, tp)
+
+    def _tear(self, transaction: Transaction, tp: TP) -> None:
+        """One changelog never hears how the transaction ended; all others do."""
+        self._kafka.leave_out(transaction, tp)
+        self._kafka.settle(transaction.owner)
+        if self._kafka.hanging:
+            self.note(f"{tp} has no marker of the transaction of {transaction.owner} ({transaction.verdict})")
+            self.counts["markers left out"] += 1
 
     def _kill(self) -> None:
         if self._living():
@@ -359,16 +374,19 @@ class Schedule:
                     worker.deliver(tp, 100)
             await settle()
             self._check_reasons()
-            if self._truncated:
+            if self._truncated or self._kafka.torn:
                 if any(isinstance(worker.reason, TablesWrong) for worker in self._workers):
                     return
-            elif all(self._is_complete(number) for number in range(self._partitions)):
+            elif not self._kafka.hanging and all(map(self._is_complete, range(self._partitions))):
                 return
+            elif self._kafka.hanging and turn % 20 == 9:  # the next commit decides, or the next start
+                for worker in self._living():
+                    worker.die()
             if turn % 20 == 19:
                 self._watchdog()
         raise Violation(
-            f"the source of {self._truncated} was cut off, and no worker says so"
-            if self._truncated
+            f"the source of {self._truncated} was cut off, {self._kafka.torn} are torn, and no worker says so"
+            if self._truncated or self._kafka.torn
             else "no progress: " + ", ".join(f"{worker.name} {what}" for worker, what, _ in self.parked)
         )
 
@@ -414,8 +432,10 @@ class Schedule:
                 or worker.had_error
                 or worker.consumer_generation_id != self._generation
                 if isinstance(reason, Stalled)
-                else bool(self._truncated)
+                else bool(self._truncated or self._kafka.torn)
                 if isinstance(reason, TablesWrong)
+                else self.counts["markers left out"] > 0
+                if isinstance(reason, Mended)
                 else isinstance(reason, TakenOver)
             )
             if not is_true:
@@ -425,11 +445,14 @@ class Schedule:
         position = self.position(tp.partition)
         begin = position.offset if position else 0
         unwritten = self._kafka.logs[tp].committed(begin, self._kafka.group_offsets[tp])
-        if unwritten and tp.partition not in self._truncated:
+        hangs = TP(FUNNEL, tp.partition) in self._kafka.hanging.values()
+        if unwritten and not hangs and tp.partition not in self._truncated:
             raise Violation(f"{tp}: the group's offset is past what is in the tables: {unwritten}")
 
     def _judge(self) -> None:
         self._settle_transactions()
+        if self._kafka.torn:
+            return
         astray: Counter[tuple[int, int, bytes]] = Counter()
         sent_home: Counter[tuple[int, int, bytes]] = Counter()
         for number in range(self._partitions):
@@ -588,7 +611,7 @@ class Runner:
         self.counts: Counter[str] = Counter()
 
     def __enter__(self) -> "Runner":
-        for name, replacement in (("agents.ledger.Producer", Producer), *self._rules.patches):
+        for name, replacement in (*WORLD.items(), *self._rules.patches):
             self._stack.enter_context(patch(name, replacement))
         return self
 

@@ -32,7 +32,14 @@ def test_no_schedule_breaks_the_law():
     counts, broken = run_all(seed=1, schedules=SCHEDULES)
     assert broken is None, "\n".join(broken)
     assert counts["transactions"] > SCHEDULES
-    for what in ("kills in a request", "failed requests", "zombies", "truncations", "errors of recovery"):
+    for what in (
+        "kills in a request",
+        "failed requests",
+        "zombies",
+        "truncations",
+        "errors of recovery",
+        "markers left out",
+    ):
         assert counts[what] > SCHEDULES // 1000, what
 
 
@@ -105,6 +112,10 @@ class CutOffUnseen(Ingest):
     def _check_end(self, lane: Any, end: int) -> None: ...
 
 
+class LeftUndecided(Ingest):
+    async def _decide(self, hanging: Any) -> None: ...
+
+
 class HolesNotCounted(Ingest):
     def _accept_hole(self, lane: Any, earliest: int) -> None:
         lane.state.offset = earliest
@@ -127,6 +138,7 @@ SWITCHED_OFF = {
     "a partition is taken over in one generation": Rules(ingest=RebalanceMissed),
     "a source that was cut off is noticed": Rules(ingest=CutOffUnseen),
     "what retention took is counted": Rules(ingest=HolesNotCounted),
+    "what Kafka left undecided is decided first": Rules(ingest=LeftUndecided),
     "an event counts once": Rules(patches=(("streams.lead.Lead.has_seen", lambda *_: False),)),
     "what was aborted is never read": Rules(patches=(("model.kafka.Log.committed", aborted_too),)),
     "a rebalance waits for no refused batch": Rules(patches=(("model.worker.Worker.drop", lambda *_: None),)),

@@ -100,7 +100,10 @@ class Answer:
 
 
 class Producer:
-    """aiokafka's producer. What is sent reaches the broker at once, or only when its answer is waited for."""
+    """aiokafka's producer. What is sent reaches the broker at once, or only when its answer is waited for.
+
+    In a partition, what is sent later arrives later.
+    """
 
     def __init__(self, *, worker: "Worker", transactional_id: str, **_: Any) -> None:
         self._worker = worker
@@ -109,6 +112,7 @@ class Producer:
         self._number = int(transactional_id.split("-")[1])
         self._epoch = 0
         self._transaction: Transaction | None = None
+        self._on_their_way: set[TP] = set()
 
     async def start(self) -> None:
         def init() -> None:
@@ -125,13 +129,16 @@ class Producer:
     async def begin_transaction(self) -> None:
         def begin() -> None:
             self._transaction = self._kafka.begin(self._name, self._epoch)
-            self._transaction.holes = {self._number: self._worker.gone(self._number)}
+            self._on_their_way.clear()
 
         await self._worker.call("begin " + self._name, begin)
 
     async def add_partitions(self, partitions: Any) -> None:
+        transaction = self._transaction
+        assert transaction is not None
+        tps = [TP(*partition) for partition in partitions]
         await self._worker.call(
-            "add partitions to " + self._name, lambda: self._kafka.check(self._name, self._epoch)
+            "add partitions to " + self._name, lambda: self._kafka.add(self._epoch, transaction, tps)
         )
 
     async def send_batch(self, batch: RecordBatch, topic: str, *, partition: int) -> Any:
@@ -140,11 +147,13 @@ class Producer:
         assert transaction is not None
 
         def append() -> Any:
+            transaction.holes.setdefault(self._number, self._worker.gone(self._number))
             first = self._kafka.append(self._epoch, transaction, tp, batch.records)
             return SimpleNamespace(topic=topic, partition=partition, offset=first)
 
         name = f"send {topic}/{partition} in {self._name}"
-        if self._worker.schedule.flip(0.3):
+        if tp in self._on_their_way or self._worker.schedule.flip(0.3):
+            self._on_their_way.add(tp)
             return Answer(lambda: self._worker.call(name, append))
         answer = await self._worker.call(name, append)
         return Answer(lambda: self._worker.turn(name, answer))
@@ -159,11 +168,30 @@ class Producer:
         await self._worker.call("commit " + self._name, commit)
 
     async def abort_transaction(self) -> None:
+        transaction = self._transaction
+        assert transaction is not None
+
         def abort() -> None:
             self._kafka.check(self._name, self._epoch)
+            transaction.is_by_hand = True
             self._kafka.abort(self._name)
 
         await self._worker.call("abort " + self._name, abort)
+
+
+async def hanging(client: Mapping[str, Any], stable_ends: Mapping[Any, int]) -> Mapping[Any, Any]:
+    """What hangs, asked by a client of its own."""
+    worker: Worker = client["worker"]
+
+    def ask() -> Mapping[Any, Any]:
+        logs = {TP(*at): worker.kafka.logs[TP(*at)] for at in stable_ends}
+        return {
+            at: (log.entries[-1].key, log.entries[-1].value)
+            for at, log in logs.items()
+            if stable_ends[at] < log.end
+        }
+
+    return await worker.call("asks what hangs", ask)  # type: ignore[no-any-return]
 
 
 class Worker:

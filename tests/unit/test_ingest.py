@@ -9,13 +9,13 @@ from msgspec.json import encode
 from prometheus_client import CollectorRegistry
 
 from agents.deadletter import DeadLetterLimits
-from agents.errors import Stalled, TablesWrong, TopicsWrong, WriteFailed
+from agents.errors import Mended, Stalled, TablesWrong, TopicsWrong, WriteFailed
 from agents.exposition import engine_metrics
 from agents.ingest import REROUTED, Ingest
 from agents.microbatch import MicroBatch
 from schemas.codec import Decoder, Limits
 from schemas.events import Dial
-from schemas.rows import POSITION_KEY, Position, encode_position
+from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, encode_position
 from streams.engine import Partition
 from streams.panes import resolutions
 from streams.tables import Fold
@@ -70,13 +70,19 @@ class Ledger:
         self.owned = None
         self.failure = None
         self.ends = {}
+        self.hangs = {}
+        self.ended = []
 
     async def own(self, partitions):
         self.owned = partitions
 
-    async def check_owned(self, partition, topic):
+    async def hanging(self, stable_ends):
+        return self.hangs
+
+    async def end_nothing(self, partition, covered, *, commit):
         if self.failure:
             raise self.failure
+        self.ended.append((partition, [topic for topic, _ in covered], commit))
 
     async def write(self, partition, records):
         if self.failure:
@@ -103,6 +109,9 @@ class Table:
 
     def wrote(self, partition, offset):
         self.restored = range(offset + 1)
+
+    def row(self, partition, key):
+        return self.held.get(partition, {}).get(key)
 
     def take(self, partition):
         return self.held.pop(partition, {})
@@ -540,3 +549,86 @@ async def test_what_waits_for_a_partition_that_is_lost_is_given_back(worker):
     await given(worker, batch(0, 2), batch(2, 3))
     await worker.ingest.fence(())
     assert [one.start for one in worker.consumer.dropped] == [0, 2]
+
+
+# What Kafka left undecided
+
+
+def position(offset):
+    return encode_position(Position(offset=offset, watermark_ms=T, fold=FOLD.id)) if offset else None
+
+
+def decided(funnel, leads, hangs):
+    """Take over with these committed positions (0: none) and last rows that hang: what it says and ends."""
+
+    async def main():
+        worker = Worker()
+        worker.funnel.held = {0: {POSITION_KEY: position(funnel)} if funnel else {}}
+        worker.leads.held = {0: {LEADS_POSITION_KEY: position(leads)} if leads else {}}
+        worker.ledger.hangs = hangs
+        with pytest.raises((Mended, TablesWrong)) as caught:
+            await worker.take_over()
+        return caught.value, worker.ledger.ended
+
+    return asyncio.run(main())
+
+
+COVERED = [FUNNEL, LEADS, DEAD]
+
+
+@pytest.mark.parametrize(
+    ("funnel", "leads", "hangs"),
+    [
+        (40, 30, {(LEADS, 0): (LEADS_POSITION_KEY, position(40))}),
+        (30, 40, {(FUNNEL, 0): (POSITION_KEY, position(40))}),
+        (0, 40, {(FUNNEL, 0): (POSITION_KEY, position(40))}),
+    ],
+)
+def test_what_the_other_changelog_has_was_committed(funnel, leads, hangs):
+    failure, ended = decided(funnel, leads, hangs)
+    assert isinstance(failure, Mended)
+    assert "partition 0 (committed)" in str(failure)
+    assert ended == [(0, COVERED, True)]
+
+
+@pytest.mark.parametrize(
+    ("at", "hangs"),
+    [
+        (40, {(LEADS, 0): (LEADS_POSITION_KEY, position(50))}),
+        (40, {(FUNNEL, 0): (b"half of it", b"")}),
+        (40, {(FUNNEL, 0): (POSITION_KEY, position(50)), (LEADS, 0): (LEADS_POSITION_KEY, position(50))}),
+        (0, {(LEADS, 0): (LEADS_POSITION_KEY, position(50))}),
+    ],
+)
+def test_what_no_changelog_has_is_done_again(at, hangs):
+    failure, ended = decided(at, at, hangs)
+    assert isinstance(failure, Mended)
+    assert "partition 0 (aborted)" in str(failure)
+    assert ended == [(0, COVERED, False)]
+
+
+def test_dead_letters_that_hang_alone_are_committed():
+    async def main():
+        worker = Worker()
+        worker.ledger.hangs = {(DEAD, 0): (None, b"{")}
+        assert await worker.take_over() == {SOURCE: 0}
+        await worker.ingest.close()
+        return worker.ledger.ended
+
+    assert asyncio.run(main()) == [(0, [DEAD], True)]
+
+
+@pytest.mark.parametrize(
+    "hangs",
+    [
+        {(LEADS, 0): (LEADS_POSITION_KEY, position(50))},
+        {(LEADS, 0): (b"half of it", b"")},
+        {(FUNNEL, 0): (POSITION_KEY, position(40))},
+        {(FUNNEL, 0): (POSITION_KEY, position(50)), (LEADS, 0): (LEADS_POSITION_KEY, position(40))},
+    ],
+)
+def test_what_the_changelogs_do_not_tell_is_left_to_a_person(hangs):
+    failure, ended = decided(40, 30, hangs)
+    assert isinstance(failure, TablesWrong)
+    assert "do not belong together" in str(failure)
+    assert ended == [(0, [DEAD], False)], "asked whether it is the owner, and nothing more"

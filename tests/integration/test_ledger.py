@@ -1,0 +1,67 @@
+"""Ownership, and what nobody decided, as real brokers tell of them."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+
+from agents import topics
+from agents.connection import aiokafka_options
+from agents.errors import TakenOver
+from agents.hanging import hanging
+from agents.ledger import Ledger
+from schemas.topics import funnel_changelog
+
+
+@pytest.fixture
+def settings(broker):
+    settings = broker.settings(partitions=1)
+    topics.create(settings)
+    return settings
+
+
+@asynccontextmanager
+async def owner(settings):
+    ledger = Ledger(settings.app_id, aiokafka_options(settings), transaction_timeout_seconds=15.0)
+    await ledger.own([0])
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+def test_a_former_owner_is_told_so_when_it_ends_nothing(settings):
+    covered = [(settings.dead_letter_topic, 0)]
+
+    async def main():
+        async with owner(settings) as former:
+            await former.end_nothing(0, covered, commit=False)
+            await former.end_nothing(0, covered, commit=True)
+            async with owner(settings) as present:
+                with pytest.raises(TakenOver):
+                    await former.end_nothing(0, covered, commit=False)
+                await present.end_nothing(0, covered, commit=True)
+
+    asyncio.run(main())
+
+
+def test_of_what_hangs_the_last_record_is_found(settings):
+    changelog = funnel_changelog(settings.app_id), 0
+    client = aiokafka_options(settings)
+    rows = [(b"row", b"1", [], None), (b"position", b"2", [], None)]
+
+    async def main():
+        async with owner(settings) as ledger:
+            end = (await ledger.write(0, {changelog: rows}))[changelog] + 2  # behind the marker
+            assert await hanging(client, {changelog: end}) == {}
+            producer = ledger._producers[0]
+            await producer.begin_transaction()
+            await producer.add_partitions([changelog])
+            batch = producer.create_batch()
+            batch.fill(rows, 0)
+            await (await producer.send_batch(batch, changelog[0], partition=0))
+            assert await hanging(client, {changelog: end}) == {changelog: (b"position", b"2")}
+            await producer.abort_transaction()
+            assert await hanging(client, {changelog: end + 3}) == {}
+
+    asyncio.run(main())
