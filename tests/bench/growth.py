@@ -11,8 +11,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stdout
 from itertools import islice
 from multiprocessing import get_context
@@ -80,31 +80,26 @@ def tables_of(stream: str, *sizes: int) -> oracle.Tables:
     return tables
 
 
-class Oracle:
-    """Computes beside the runs, in a process of its own, each stream once."""
-
-    def __init__(self) -> None:
-        self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=os.nice, initargs=(5,))
-        self._found: dict[tuple[str, int, int], Future[oracle.Tables]] = {}
-
-    def begin(self, case: Case, events: int) -> None:
-        for stream in self._streams(case, events):
-            if stream not in self._found:
-                self._found[stream] = self._pool.submit(tables_of, *stream)
-
-    def tables(self, case: Case, events: int) -> oracle.Tables:
-        return oracle.total(
-            {n: self._found[stream].result() for n, stream in enumerate(self._streams(case, events))}
-        )
-
-    def stop(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def _streams(self, case: Case, events: int) -> list[tuple[str, int, int]]:
-        return [("untouched", case.leads, case.agents), ("worked", events, case.agents)]
+Stream = tuple[str, int, int]
+"""A function of `load` and what it is called with."""
 
 
-def measure(case: Case, settings: Settings, events: int, expected: Oracle) -> Run:
+def streams_of(case: Case, events: int) -> list[Stream]:
+    return [("untouched", case.leads, case.agents), ("worked", events, case.agents)]
+
+
+def expected_tables(streams: Iterable[Stream]) -> Mapping[Stream, oracle.Tables]:
+    """The oracle's tables of each stream, before anything is measured: it needs the processors."""
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        longest_first = sorted(streams, key=lambda stream: stream[1], reverse=True)
+        found = {pool.submit(tables_of, *stream): stream for stream in longest_first}
+        with click.progressbar(
+            as_completed(found), length=len(found), label="oracle", file=sys.stderr
+        ) as finished:
+            return {found[future]: future.result() for future in finished}
+
+
+def measure(case: Case, settings: Settings, events: int, expected: Mapping[Stream, oracle.Tables]) -> Run:
     run = Run(case)
     topics.create(settings)
     with (
@@ -135,7 +130,8 @@ def measure(case: Case, settings: Settings, events: int, expected: Oracle) -> Ru
         left = read_tables(settings, case.partitions)
     applied = sum(table.position.applied for table in left.values() if table.position)
     wrong = oracle.differences(
-        expected.tables(case, events), oracle.total({number: table.rows for number, table in left.items()})
+        oracle.total({n: expected[stream] for n, stream in enumerate(streams_of(case, events))}),
+        oracle.total({number: table.rows for number, table in left.items()}),
     )
     if applied != case.leads + events:
         wrong.append(f"{applied} events are in the tables, not {case.leads + events}")
@@ -246,7 +242,7 @@ def table(found: dict[str, list[Run]]) -> str:
 
 @click.command()
 @click.option("--events", default=200_000, show_default=True, help="Events of a run.")
-@click.option("--full", is_flag=True, help="5,000,000 leads as well: gigabytes, and long.")
+@click.option("--full", is_flag=True, help="5,000,000 leads as well: gigabytes, and ten minutes more.")
 @click.option("--only", multiple=True, help="One of leads, agents, workers, batch_events; may be repeated.")
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write all figures to a file.")
 @click.option("--picture", default=PICTURE, type=click.Path(path_type=Path), help="Where to draw.")
@@ -266,17 +262,12 @@ def main(events: int, full: bool, only: tuple[str, ...], report: Path | None, pi
         raise click.UsageError(f"--only is none of {', '.join(axes(full))}")
     cases = list(dict.fromkeys(case for cases in chosen.values() for case in cases))
     runs: dict[Case, Run] = {}
-    expected = Oracle()
-    try:
-        for case in sorted(cases, key=lambda case: case.leads):
-            expected.begin(case, events)
-        with kraft.Cluster() as kafka:
-            for number, case in enumerate(cases, 1):
-                runs[case] = measure(case, settings_of(case, kafka.address, number), events, expected)
-                about = ", ".join(f"{value:,} {name}" for name, value in msgspec.structs.asdict(case).items())
-                click.echo(f"{number}/{len(cases)} {about}: {told(runs[case])}", err=True)
-    finally:
-        expected.stop()
+    expected = expected_tables({stream for case in cases for stream in streams_of(case, events)})
+    with kraft.Cluster() as kafka:
+        for number, case in enumerate(cases, 1):
+            runs[case] = measure(case, settings_of(case, kafka.address, number), events, expected)
+            about = ", ".join(f"{value:,} {name}" for name, value in msgspec.structs.asdict(case).items())
+            click.echo(f"{number}/{len(cases)} {about}: {told(runs[case])}", err=True)
     found = {axis: [runs[case] for case in cases] for axis, cases in chosen.items()}
     click.echo(table(found))
     machine.write(report, events=events, runs=found)
