@@ -48,6 +48,31 @@ static_assert(COLUMNS <= 64, "a bit for each column");
 // By the rank of the type.
 enum Kind : int { CREATED, DIAL, CONNECT, DM_REACHED, QUALIFIED, WON, CALL_ENDED, DISQUALIFIED, LOST };
 
+// Text under construction, in memory that is used again and again.
+class Buffer {
+public:
+    string_view view() const { return {memory_.data(), size_}; }
+    void clear() { size_ = 0; }
+    size_t size() const { return size_; }
+    void put(char c) { *room(1) = c; }
+    void put(string_view text) { std::memcpy(room(text.size()), text.data(), text.size()); }
+    void number(int64_t n) {
+        constexpr size_t longest = 20;
+        char* at = room(longest);
+        size_ -= longest - (std::to_chars(at, at + longest, n).ptr - at);
+    }
+
+private:
+    std::vector<char> memory_ = std::vector<char>(4096);
+    size_t size_ = 0;
+
+    char* room(size_t n) {
+        if (size_ + n > memory_.size()) memory_.resize(2 * (size_ + n));
+        size_ += n;
+        return memory_.data() + size_ - n;
+    }
+};
+
 inline string_view or_none(string_view value) { return value.empty() ? string_view("none") : value; }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -104,18 +129,38 @@ struct Cell {
 
 using Cells = std::deque<Cell>;
 
+// A hash table with open addressing: the standard one takes a piece of memory for each cell.
 class CellsByKey {
 public:
     Cells cells;
 
     Delta& at(int group, int time) {
-        auto [found, is_new] = index_.try_emplace((uint64_t)group << 32 | (uint32_t)time, (int)cells.size());
-        if (is_new) cells.emplace_back(group, time);
-        return cells[found->second].delta;
+        if (2 * cells.size() >= places_.size()) grow();
+        int& place = place_of(group, time);
+        if (place < 0) {
+            place = (int)cells.size();
+            cells.emplace_back(group, time);
+        }
+        return cells[place].delta;
     }
 
 private:
-    std::unordered_map<uint64_t, int> index_;
+    std::vector<int> places_;  // indices of cells, -1 for none; a power of two of them
+
+    int& place_of(int group, int time) {
+        uint64_t key = (uint64_t)group << 32 | (uint32_t)time;
+        size_t mask = places_.size() - 1, at = key * 0x9E3779B97F4A7C15 >> 32 & mask;
+        while (places_[at] >= 0) {
+            const Cell& cell = cells[places_[at]];
+            if (cell.group == group && cell.time == time) break;
+            at = at + 1 & mask;
+        }
+        return places_[at];
+    }
+    void grow() {
+        places_.assign(std::max<size_t>(1024, 2 * places_.size()), -1);
+        for (size_t i = 0; i < cells.size(); i++) place_of(cells[i].group, cells[i].time) = (int)i;
+    }
 };
 
 enum Rollup : int { CAMPAIGNS, TEAMS, LOCATIONS };
@@ -126,9 +171,9 @@ public:
     std::vector<Group> groups;
     std::vector<int64_t> minutes;  // starts, in Unix seconds
 
-    int campaign(string_view campaign, string_view source) { return group(CAMPAIGNS, {campaign, source}); }
-    int team(string_view team, string_view agent) { return group(TEAMS, {team, agent}); }
-    int location(string_view location) { return group(LOCATIONS, {location}); }
+    int campaign(string_view campaign, string_view source) { return group(CAMPAIGNS, campaign, source); }
+    int team(string_view team, string_view agent) { return group(TEAMS, team, agent); }
+    int location(string_view location) { return group(LOCATIONS, location); }
 
     // What is counted of a group in the minute of `ms`.
     Delta& at(int group, int64_t ms) {
@@ -141,57 +186,70 @@ public:
         return counted_.at(group, minute_);
     }
 
-    // By group and pane; `pane_of` has the index of each minute's pane, -1 for what is not wanted.
-    Cells summed(const std::vector<int>& pane_of) const {
-        CellsByKey sums;
+    // By group and pane, until it is asked again; `pane_of` has the index of each minute's pane, -1 for what is not wanted.
+    const Cells& summed(const std::vector<int>& pane_of) {
+        bool each_its_own = true;
+        for (size_t minute = 0; minute < pane_of.size(); minute++) each_its_own &= pane_of[minute] == (int)minute;
+        if (each_its_own) return counted_.cells;
+        sums_ = CellsByKey();
         for (const Cell& cell : counted_.cells)
-            if (pane_of[cell.time] >= 0) sums.at(cell.group, pane_of[cell.time]).add(cell.delta);
-        return std::move(sums.cells);
+            if (pane_of[cell.time] >= 0) sums_.at(cell.group, pane_of[cell.time]).add(cell.delta);
+        return sums_.cells;
     }
 
 private:
-    CellsByKey counted_;
+    CellsByKey counted_, sums_;
     std::unordered_map<std::string, int> group_index_;
     std::unordered_map<int64_t, int> minute_index_;
     int minute_ = 0;  // the last that was asked for
     std::string tail_;
+    struct Asked {
+        std::string first, second;
+        int group = -1;
+    };
+    std::array<Asked, 3> asked_;  // by rollup, the last that was asked for: what follows often asks the same
 
     // As in JSON; there are no control characters: the gate refuses them.
     void escape(string_view value) {
         auto special = [](char c) { return c == '"' || c == '\\'; };
+        tail_ += ",\"";
         if (std::none_of(value.begin(), value.end(), special)) {
             tail_ += value;
-            return;
+        } else {
+            for (char c : value) {
+                if (special(c)) tail_ += '\\';
+                tail_ += c;
+            }
         }
-        for (char c : value) {
-            if (special(c)) tail_ += '\\';
-            tail_ += c;
-        }
+        tail_ += '"';
     }
 
-    int group(Rollup rollup, std::initializer_list<string_view> values) {
+    int group(Rollup rollup, string_view first, string_view second = {}) {
+        Asked& asked = asked_[rollup];
+        if (asked.group >= 0 && asked.first == first && asked.second == second) return asked.group;
         tail_ = ROLLUPS[rollup];
-        for (string_view value : values) {
-            tail_ += ",\"";
-            escape(value);
-            tail_ += '"';
-        }
+        escape(first);
+        if (rollup != LOCATIONS) escape(second);
         tail_ += ']';
         auto [found, is_new] = group_index_.try_emplace(tail_, (int)groups.size());
         if (is_new) groups.push_back({rollup, tail_});
+        asked = {std::string(first), std::string(second), found->second};
         return found->second;
     }
 };
 
 // The row `{"events_dialed":7,…}` after adding; columns that come to 0 are left out. `names` are quoted.
-inline std::string added(string_view row, const Delta& delta, const std::vector<std::string>& names) {
-    std::string sum = "{";
+inline string_view added(
+    string_view row, const Delta& delta, const std::vector<std::string>& names, Buffer& sum
+) {
+    sum.clear();
+    sum.put('{');
     auto give = [&sum](string_view name, int64_t n) {
         if (n == 0) return;
-        if (sum.size() > 1) sum += ',';
-        sum += name;
-        sum += ':';
-        sum += std::to_string(n);
+        if (sum.size() > 1) sum.put(',');
+        sum.put(name);
+        sum.put(':');
+        sum.number(n);
     };
     auto check = [](bool holds) {
         if (!holds) throw std::invalid_argument("not a row of the funnel");
@@ -220,8 +278,28 @@ inline std::string added(string_view row, const Delta& delta, const std::vector<
         int column = __builtin_ctzll(left);
         give(names[column], delta[column]);
     }
-    sum += '}';
-    return sum;
+    sum.put('}');
+    return sum.view();
+}
+
+// As Kafka's Java client computes it, with the sign bit cleared.
+inline uint32_t murmur2(string_view key) {
+    constexpr uint32_t m = 0x5BD1E995;
+    size_t left = key.size();
+    uint32_t h = 0x9747B28C ^ (uint32_t)left;
+    const unsigned char* p = (const unsigned char*)key.data();
+    auto word = [&p](size_t n) {
+        uint32_t k = 0;
+        for (size_t i = 0; i < n; i++) k |= (uint32_t)p[i] << 8 * i;
+        return k;
+    };
+    for (; left >= 4; p += 4, left -= 4) {
+        uint32_t k = word(4) * m;
+        h = h * m ^ (k ^ k >> 24) * m;
+    }
+    if (left) h = (h ^ word(left)) * m;
+    h = (h ^ h >> 13) * m;
+    return (h ^ h >> 15) & 0x7FFFFFFF;
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -384,7 +462,7 @@ private:
 
 class Writer {
 public:
-    std::string data;
+    explicit Writer(Buffer& data) : data_(data) {}
 
     void nil() { byte(0xc0); }
     void boolean(bool value) { byte(value ? 0xc3 : 0xc2); }
@@ -400,12 +478,12 @@ public:
     void text(string_view value) {
         if (value.size() < 32) byte((uint8_t)(0xa0 | value.size()));
         else length(0xd9, value.size());
-        data += value;
+        data_.put(value);
     }
     void binary(string_view value, string_view more) {
         length(0xc4, value.size() + more.size());
-        data += value;
-        data += more;
+        data_.put(value);
+        data_.put(more);
     }
     void array(size_t size) { byte((uint8_t)(0x90 | size)); }  // none has more than 15
     void map(size_t size) {
@@ -415,11 +493,13 @@ public:
     }
 
 private:
-    void byte(uint8_t value) { data += (char)value; }
+    Buffer& data_;
+
+    void byte(uint8_t value) { data_.put((char)value); }
     void tagged(uint8_t tag, uint64_t value, int size) {
         char bytes[9] = {(char)tag};
         for (int i = 0; i < size; i++) bytes[size - i] = (char)(value >> 8 * i);
-        data.append(bytes, 1 + size);
+        data_.put(string_view(bytes, 1 + size));
     }
     void sized(uint8_t tag, uint64_t value, int power) { tagged((uint8_t)(tag + power), value, 1 << power); }
     void length(uint8_t tag, size_t size) { sized(tag, size, size <= 0xff ? 0 : size <= 0xffff ? 1 : 2); }
@@ -473,9 +553,9 @@ public:
         if (!from.is_at_end()) Reader::bad();
     }
 
-    std::string packed() const {
-        Writer to;
-        to.data.reserve(256);
+    string_view packed(Buffer& data) const {
+        data.clear();
+        Writer to(data);
         to.array(12);
         to.binary(seen_, newly_seen_);
         to.boolean(closed_);
@@ -520,7 +600,7 @@ public:
             }
             to.boolean(call.verdict);
         }
-        return std::move(to.data);
+        return data.view();
     }
 
     size_t events() const { return (seen_.size() + newly_seen_.size()) / 8; }

@@ -6,8 +6,9 @@ the changelogs have them: nothing outlives a batch but bytes.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
 from libcpp.string cimport string
 from libcpp.vector cimport vector
@@ -15,7 +16,7 @@ from libcpp.vector cimport vector
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 from schemas.codec import Rejected
-from schemas.events import TYPES
+from schemas.events import TYPES, Envelope
 from schemas.rows import decode_columns, key_head, split_key
 from streams import columns, funnel, tables
 from streams.panes import pane_start
@@ -25,6 +26,8 @@ cdef extern from "<string_view>" namespace "std" nogil:
     cdef cppclass string_view:
         string_view()
         string_view(const char*, size_t)
+        const char* data()
+        size_t size()
 
 
 cdef extern from "compiled.hpp" namespace "callfunnel" nogil:
@@ -47,7 +50,7 @@ cdef extern from "compiled.hpp" namespace "callfunnel" nogil:
 
     cdef cppclass Cells:
         size_t size()
-        Cell& operator[](size_t)
+        const Cell& operator[](size_t)
 
     cdef cppclass Counts:
         vector[Group] groups
@@ -56,10 +59,14 @@ cdef extern from "compiled.hpp" namespace "callfunnel" nogil:
         int team(string_view, string_view) except +
         int location(string_view) except +
         Delta& at(int, int64_t) except +
-        Cells summed(const vector[int]&) except +
+        const Cells& summed(const vector[int]&) except +
 
-    string added(string_view, const Delta&, const vector[string]&) except +
+    cdef cppclass Buffer:
+        pass
+
+    string_view added(string_view, const Delta&, const vector[string]&, Buffer&) except +
     string_view or_none(string_view)
+    uint32_t murmur2(string_view)
 
     cdef cppclass At:
         int64_t ms, rank
@@ -78,7 +85,7 @@ cdef extern from "compiled.hpp" namespace "callfunnel" nogil:
     cdef cppclass Lead:
         void open()
         void open(string_view) except +
-        string packed() except +
+        string_view packed(Buffer&) except +
         size_t events()
         cbool has_seen(string_view)
         cbool absorb(const Event&, string_view) except +
@@ -86,7 +93,15 @@ cdef extern from "compiled.hpp" namespace "callfunnel" nogil:
 
 
 cdef extern from *:
+    """
+    #include <structmember.h>
+    // A field of a msgspec Struct without a lookup by name: an event has a dozen that are read.
+    static inline Py_ssize_t offset_of(PyObject* member) { return ((PyMemberDescrObject*)member)->d_member->offset; }
+    static inline PyObject* field_at(PyObject* owner, Py_ssize_t offset) { return *(PyObject**)((char*)owner + offset); }
+    """
     const char* CALLFUNNEL_SOURCES
+    Py_ssize_t offset_of(object)
+    PyObject* field_at(object, Py_ssize_t)
 
 SOURCES = CALLFUNNEL_SOURCES.decode()
 """`streams.choice.digest` when this was built."""
@@ -103,6 +118,17 @@ cdef vector[string] _names = [f'"{column}"'.encode() for column in _COLUMNS]
 cdef vector[int64_t] _bounds_ms = [bound * 1000 for bound in columns.RESPONSE_BOUNDS_SECONDS]
 cdef dict _kinds = {cls: cls.rank for cls in TYPES.values()}
 
+cdef:
+    # Where every event has the fields of its envelope.
+    Py_ssize_t OCCURRED_AT = offset_of(Envelope.occurred_at)
+    Py_ssize_t EVENT_ID = offset_of(Envelope.event_id)
+    Py_ssize_t CAMPAIGN = offset_of(Envelope.campaign)
+    Py_ssize_t SOURCE = offset_of(Envelope.source)
+    Py_ssize_t TEAM = offset_of(Envelope.team)
+    Py_ssize_t AGENT = offset_of(Envelope.agent)
+    Py_ssize_t LOCATION = offset_of(Envelope.location)
+    Py_ssize_t CALL_ID = offset_of(Envelope.call_id)
+
 
 cdef inline string_view view(bytes data) noexcept:
     return string_view(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
@@ -117,25 +143,32 @@ cdef inline string_view text(object value) except *:
     return string_view(data, size)
 
 
-cdef inline bytes as_bytes(const string& data):
+cdef inline bytes as_bytes(string_view data):
     return PyBytes_FromStringAndSize(data.data(), data.size())
+
+
+cdef inline object field(object event, Py_ssize_t offset):
+    cdef PyObject* value = field_at(event, offset)
+    if value == NULL:
+        raise AttributeError(f"{type(event)} has a field that is not set")
+    return <object>value
 
 
 cdef Event understood(object event) except *:
     """What a lead and the activity need of an event; its texts stay the event's."""
     cdef Event known
-    at = event.occurred_at
+    at = field(event, OCCURRED_AT)
     known.kind = _kinds[type(event)]
     known.at.ms = at if type(at) is int else event.at_ms
     known.at.rank = known.kind
-    known.at.id = text(event.event_id)
-    known.campaign = text(event.campaign)
-    known.source = text(event.source)
-    known.team = text(event.team)
-    known.agent = text(event.agent)
-    known.location = text(event.location)
+    known.at.id = text(field(event, EVENT_ID))
+    known.campaign = text(field(event, CAMPAIGN))
+    known.source = text(field(event, SOURCE))
+    known.team = text(field(event, TEAM))
+    known.agent = text(field(event, AGENT))
+    known.location = text(field(event, LOCATION))
     known.machine = known.kind == CONNECT and event.answered_by == "machine"
-    call_id = event.call_id
+    call_id = field(event, CALL_ID)
     known.of_call = bool(call_id)
     if known.of_call and known.kind > CONNECT:
         known.call_key = xxh3_64_intdigest(call_id.encode())
@@ -167,6 +200,11 @@ cdef void count_activity(const Event& event, Counts& counts) except *:
 class Tables(tables.Tables):
     """As `streams.tables.Tables`."""
 
+    @staticmethod
+    def murmur2_of_all(keys):
+        """As `streams.partitioning.murmur2_of_all`."""
+        return {key: murmur2(view(key)) for key in keys}
+
     def new_funnel(self, resolutions, zone):
         return Funnel(resolutions, zone)
 
@@ -188,6 +226,7 @@ class Tables(tables.Tables):
             Counts counts
             Lead lead, former
             Event event
+            Buffer buffer
             dict leads = self.leads, opened = {}
             list ids = [], changes = [], rejected = [], foreign = []
             vector[int] first, last, following
@@ -246,7 +285,7 @@ class Tables(tables.Tables):
                     former.open(view(record))
                     former.contribute(hangup_ms, _bounds_ms, -1, counts)
                 lead.contribute(hangup_ms, _bounds_ms, 1, counts)
-            packed = as_bytes(lead.packed())
+            packed = as_bytes(lead.packed(buffer))
             if packed != record:
                 leads[lead_id] = packed
                 changes.append((lead_id, packed))
@@ -286,12 +325,13 @@ cdef list add_counts(object rows, Counts& counts, int64_t watermark_ms):
         list changes = [], tails = [None] * counts.groups.size(), panes
         int64_t watermark = watermark_ms // 1000
         vector[int] pane_of
-        Cells sums
-        Cell* cell
+        const Cells* sums
+        const Cell* cell
         size_t i
         bytes head, tail, former, row
         dict held
-        string sum
+        string_view sum
+        Buffer buffer
 
     for resolution in rows._resolutions:
         name, kept = resolution.name, rows._panes[resolution.name]
@@ -307,17 +347,17 @@ cdef list add_counts(object rows, Counts& counts, int64_t watermark_ms):
                 indices[pane] = len(panes)
                 panes.append((key_head(name, pane), kept.setdefault(pane, {})))
             pane_of.push_back(indices[pane])
-        sums = counts.summed(pane_of)
+        sums = &counts.summed(pane_of)
         for i in range(sums.size()):
-            cell = &sums[i]
+            cell = &(sums[0][i])
             if not cell.delta.any() or (not resolution.length and counts.groups[cell.group].rollup != CAMPAIGNS):
                 continue
             head, held = panes[cell.time]
             tail = tails[cell.group]
             if tail is None:
-                tail = tails[cell.group] = as_bytes(counts.groups[cell.group].tail)
+                tail = tails[cell.group] = as_bytes(string_view(counts.groups[cell.group].tail.data(), counts.groups[cell.group].tail.size()))
             former = held.get(tail)
-            sum = added(string_view(b"{}", 2) if former is None else view(former), cell.delta, _names)
+            sum = added(string_view(b"{}", 2) if former is None else view(former), cell.delta, _names, buffer)
             if sum.size() > 2:
                 row = as_bytes(sum)
                 held[tail] = row

@@ -65,7 +65,7 @@ def home(key: bytes, partitions: int, partitioner: str) -> int:
     return _DIGESTS[partitioner](key) % partitions
 
 
-def homes(partitions: int, partitioner: str) -> Homes | None:
+def homes(partitions: int, partitioner: str, murmur2_of_all: Homes = murmur2_of_all) -> Homes | None:
     """The function from lead ids to their home partitions; None when the publishers are trusted (`trust`)."""
     if partitioner == "trust":
         return None

@@ -20,6 +20,7 @@ from streams.counts import Counts
 from streams.funnel import Change, Funnel
 from streams.lead import Lead, contribute, fingerprint, pack, unpack
 from streams.panes import Resolution
+from streams.partitioning import murmur2_of_all
 
 Verdict = Envelope | Rejected
 
@@ -61,6 +62,8 @@ class Effects(Struct):
 
 class Tables:
     """Leads by id, packed, and the funnel rows. Both are what the changelogs hold."""
+
+    murmur2_of_all = staticmethod(murmur2_of_all)
 
     def __init__(self, fold: Fold) -> None:
         self.leads: dict[bytes, bytes] = {}

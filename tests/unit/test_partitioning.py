@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka.partitioner.default import murmur2 as murmur2_of_kafka_python
 
-from streams.partitioning import home, homes, murmur2, murmur2_of_all
+from streams.partitioning import home, homes, murmur2
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,8 @@ def test_murmur2_agrees_with_the_python_clients(key):
 
 
 @given(st.sets(st.binary(max_size=20)))
-def test_murmur2_of_many_keys_is_that_of_each(keys):
-    assert murmur2_of_all(keys) == {key: murmur2(key) for key in keys}
+def test_murmur2_of_many_keys_is_that_of_each(tables, keys):
+    assert tables.murmur2_of_all(keys) == {key: murmur2(key) for key in keys}
 
 
 @given(st.binary(max_size=70), st.integers(1, 100))
