@@ -9,7 +9,7 @@ def collect_seldom() -> None:
     """Rows are many containers without cycles: as it is set, the collector takes a tenth of a worker's time,
     and half of a view's."""
     gc.freeze()
-    gc.set_threshold(100_000, 20, 50)
+    gc.set_threshold(500_000, 20, 50)
 
 
 def give_back() -> None:
