@@ -7,39 +7,64 @@ call it: nobody reads past it, and the next marker of the same producer decides 
 marker is about. So it has to be decided before anything else is written.
 """
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from msgspec import Struct
 
-KeyValue = tuple[bytes | None, bytes | None]
+At = tuple[str, int]
+"""Topic and partition."""
 
 
-async def hanging(
-    client: Mapping[str, Any], stable_ends: Mapping[tuple[str, int], int]
-) -> Mapping[tuple[str, int], KeyValue]:
-    """Of each partition with records behind the offset up to which it can be read: the last of them.
+class Tail(Struct, frozen=True):
+    """The records between the last that can be read and the end of the log. Markers are no records."""
 
-    `client` is what every aiokafka client is told; `stable_ends` are the ends as `read_committed` sees them.
+    key: bytes | None = None
+    """Of the last one."""
+    value: bytes | None = None
+    headers: frozenset[str] = frozenset()
+    """The names of all their headers."""
+
+
+async def hanging(client: Mapping[str, Any], partitions: Iterable[At]) -> Mapping[At, Tail]:
+    """The tails of the partitions that have one. `client` is what every aiokafka client is told.
+
+    Where others write, transactions that are under way are among them.
     """
-    reader = AIOKafkaConsumer(**client, isolation_level="read_uncommitted", enable_auto_commit=False)
-    await reader.start()
-    try:
-        ends = await reader.end_offsets([TopicPartition(*tp) for tp in stable_ends])
+    asked = [TopicPartition(*at) for at in partitions]
+    async with AsyncExitStack() as stack:
+        everything, decided = [
+            await stack.enter_async_context(_reader(client, isolation_level))
+            for isolation_level in ("read_uncommitted", "read_committed")
+        ]
+        # In this order: what is written meanwhile, and read at once, is no tail.
+        ends = await everything.end_offsets(asked)
+        stable_ends = await decided.end_offsets(asked)
         return {
-            (tp.topic, tp.partition): await _last(reader, tp, stable_ends[tp], end)
+            (tp.topic, tp.partition): await _tail(everything, tp, stable_ends[tp], end)
             for tp, end in ends.items()
             if stable_ends[tp] < end
         }
-    finally:
-        await reader.stop()
 
 
-async def _last(reader: AIOKafkaConsumer, tp: TopicPartition, start: int, end: int) -> KeyValue:
-    last: KeyValue = None, None
+async def _tail(reader: AIOKafkaConsumer, tp: TopicPartition, start: int, end: int) -> Tail:
+    tail, headers = Tail(), set()
     reader.assign([tp])
     reader.seek(tp, start)
     while await reader.position(tp) < end:
         for records in (await reader.getmany(timeout_ms=200)).values():
-            last = records[-1].key, records[-1].value
-    return last
+            headers |= {name for record in records for name, _ in record.headers}
+            tail = Tail(records[-1].key, records[-1].value, frozenset(headers))
+    return tail
+
+
+@asynccontextmanager
+async def _reader(client: Mapping[str, Any], isolation_level: str) -> AsyncIterator[AIOKafkaConsumer]:
+    reader = AIOKafkaConsumer(**client, isolation_level=isolation_level, enable_auto_commit=False)
+    await reader.start()
+    try:
+        yield reader
+    finally:
+        await reader.stop()

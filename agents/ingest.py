@@ -18,8 +18,8 @@ from faust.types import TP, EventT
 
 from agents import failpoints
 from agents.deadletter import DeadLetterLimits, dead_letter
-from agents.errors import Mended, Stalled, TablesWrong, TopicsWrong
-from agents.hanging import KeyValue
+from agents.errors import Mended, Stalled, TablesWrong, TakenOver, TopicsWrong
+from agents.hanging import At, Tail
 from agents.ledger import NO_HEADERS, Ledger, Record
 from agents.microbatch import MicroBatch
 from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY
@@ -174,11 +174,14 @@ class Ingest:
         restored = [
             TP(table.changelog_topic_name, number) for number in new for table in (self._funnel, self._leads)
         ]
-        letters = [TP(self._dead_letters, number) for number in new]
-        asked = [*source, *restored, *letters]
+        asked = [*source, *restored]
         earliest = await consumer.earliest_offsets(*asked) if asked else {}
         ends = await consumer.highwaters(*asked) if asked else {}
-        hanging = await self._ledger.hanging({tp: ends[tp] for tp in (*restored, *letters)})
+        try:
+            hanging = await self._hanging(new, restored) if new else {}
+        except TakenOver:
+            if self._app.consumer_generation_id == generation:
+                raise
         if self._app.consumer_generation_id != generation:
             return None
         for tp in restored:
@@ -186,8 +189,6 @@ class Ingest:
             self._ledger.ends[tp] = ends[tp]
         if hanging:
             await self._decide(hanging)
-            if self._app.consumer_generation_id != generation:
-                return None
         for tp in source:  # without an await: a rebalance comes before all of it or after
             lane = self.lanes.get(tp.partition)
             if lane is None:
@@ -220,41 +221,58 @@ class Ingest:
                 f"{copy.stop - 1} were restored: recovery went wrong; start again"
             )
 
-    async def _check_owned(self, partition: int) -> None:
-        """Raise `TakenOver` when another worker owns the partition by now.
+    async def _hanging(self, new: list[int], changelogs: list[TP]) -> Mapping[At, Tail]:
+        """What Kafka left undecided in the changelogs of the new partitions (see `agents.hanging`).
+
+        What it left of dead letters and rerouted events is committed: better twice than lost. An event that
+        is told twice counts once.
+        """
+        everywhere = [TP(self._source, number) for number in range(self._funnel.partitions)]
+        found = await self._ledger.hanging([*changelogs, *everywhere])
+        rerouted = [tp for tp in everywhere if tp in found and REROUTED in found[tp].headers]
+        await asyncio.gather(*[self._check_owned(number, rerouted) for number in new])
+        return {tp: found[tp] for tp in changelogs if tp in found}
+
+    async def _check_owned(self, partition: int, rerouted: Iterable[TP] = ()) -> None:
+        """Raise `TakenOver` when another worker owns the partition by now: tried by an empty commit.
 
         What a former owner reads is no evidence of anything: the new owner may be in the middle of a commit.
-        Asked by an abort over the dead letters, for one over the changelogs could decide what hangs there.
         """
-        await self._ledger.end_nothing(partition, [(self._dead_letters, partition)], commit=False)
+        covered = [(self._dead_letters, partition), *rerouted]
+        await self._ledger.end_nothing(partition, covered, commit=True)
 
-    async def _decide(self, hanging: Mapping[tuple[str, int], KeyValue]) -> None:
-        """End what Kafka left undecided (see `agents.hanging`), and this process: it has not restored that.
+    async def _decide(self, hanging: Mapping[At, Tail]) -> None:
+        """Commit what one changelog has, abort what neither has, and end: that was not restored.
 
-        What one changelog has was committed; what neither has is done again. Where they contradict each
-        other in another way, nothing is touched, and `Mismatch` tells. Dead letters alone are committed:
-        better twice than lost.
+        Where they contradict each other in another way, nothing is touched, and `Mismatch` tells.
         """
-        decided = []
+        decided: dict[At, str] = {}
         for number in sorted({partition for _, partition in hanging}):
-            letters = self._dead_letters, number
             positions = {
                 (table.changelog_topic_name, number): (key, table.rows.row(number, key))
                 for table, key in ((self._funnel, POSITION_KEY), (self._leads, LEADS_POSITION_KEY))
             }
-            if not positions.keys() & hanging.keys():
-                await self._ledger.end_nothing(number, [letters], commit=True)
-                continue
             commit = _was_committed(positions, hanging)
             if commit is not None:
-                await self._ledger.end_nothing(number, [*positions, letters], commit=commit)
-                decided.append(f"partition {number} ({'committed' if commit else 'aborted'})")
-        if decided:
-            raise Mended(
-                f"Kafka had left the last transaction undecided in a changelog of {', '.join(decided)}: "
-                "it is decided now, as in all its topics; start again. Should this repeat, it is another "
-                "producer's: kafka-transactions.sh finds what hangs, and aborts it"
+                await self._ledger.end_nothing(number, positions, commit=commit)
+                decided |= dict.fromkeys(positions, "committed" if commit else "aborted")
+        if not decided:
+            return
+        for number in {number for _, number in decided}:
+            await self._check_owned(number)  # begins when the markers of the transaction before it are there
+        for topic, number in await self._ledger.hanging(decided):
+            await self._check_owned(number)
+            raise TablesWrong(
+                f"{topic}/{number} ends with a part of a transaction that has to be "
+                f"{decided[topic, number]}, and its producer is forgotten: nobody can. Delete both "
+                "changelogs to rebuild from the source topic, or use a new app id."
             )
+        told = {number: verdict for (_, number), verdict in decided.items()}
+        raise Mended(
+            "Kafka had left the last transaction undecided in a changelog of "
+            + ", ".join(f"partition {number} ({verdict})" for number, verdict in told.items())
+            + ": it is decided now; start again"
+        )
 
     def ready(self, source: Iterable[TP]) -> None:
         """Recovery is over and the source is flowing."""
@@ -439,17 +457,22 @@ class Ingest:
 
 
 def _was_committed(
-    positions: Mapping[tuple[str, int], KeyValue], hanging: Mapping[tuple[str, int], KeyValue]
+    positions: Mapping[At, tuple[bytes, bytes | None]], hanging: Mapping[At, Tail]
 ) -> bool | None:
     """Whether what hangs belongs to a committed transaction; None when the changelogs do not tell.
 
-    `positions` has the key and the committed value of the position in both changelogs, `hanging` the last
-    row of each that hangs: it is a position where all of a transaction is there.
+    `positions` has the key and the committed value of the position in both changelogs. The position is the
+    last row of a transaction: where another one is last, not all of it is there.
     """
     one, other = positions
     if positions[one][1] == positions[other][1]:
         return False
     for behind, ahead in ((one, other), (other, one)):
-        if ahead not in hanging and hanging.get(behind) == (positions[behind][0], positions[ahead][1]):
+        tail = hanging.get(behind)
+        if (
+            tail is not None
+            and ahead not in hanging
+            and (tail.key, tail.value) == (positions[behind][0], positions[ahead][1])
+        ):
             return True
     return None

@@ -7,6 +7,7 @@ paused, partitioned or declared dead can wake at any time and do no harm.
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -70,6 +71,8 @@ class Ledger:
         self._client = client
         self._timeout_ms = int(transaction_timeout_seconds * 1000)
         self._producers: dict[int, Producer] = {}
+        self._ending: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """A producer that is stopped amid an empty transaction would never answer."""
         self.ends: dict[tuple[str, int], int] = {}
         """The changelogs of owned partitions go up to here at least, or they are others than they were."""
 
@@ -138,9 +141,11 @@ class Ledger:
 
         Raises `TakenOver` when another worker owns the partition by now, `WriteFailed` for anything else.
         """
-        producer = self._producers[partition]
+        producer = self._producers.get(partition)
+        if producer is None:
+            raise _taken_over(partition)
         try:
-            async with asyncio.timeout(self._timeout_ms / 1000):
+            async with self._ending[partition], asyncio.timeout(self._timeout_ms / 1000):
                 await producer.begin_transaction()
                 await producer.add_partitions(covered)
                 await (producer.commit_transaction() if commit else producer.abort_transaction())
@@ -149,11 +154,15 @@ class Ledger:
         except (KafkaError, IllegalOperation, TimeoutError) as error:
             raise _write_failed(partition, covered, error) from error
 
-    async def hanging(
-        self, stable_ends: Mapping[tuple[str, int], int]
-    ) -> Mapping[tuple[str, int], hanging.KeyValue]:
-        """Of each partition with records behind its stable end: the last of them."""
-        return await hanging.hanging(self._client, stable_ends) if stable_ends else {}
+    async def hanging(self, partitions: Iterable[tuple[str, int]]) -> Mapping[tuple[str, int], hanging.Tail]:
+        """The partitions that end with something undecided, and with what: see `agents.hanging`."""
+        try:
+            return await hanging.hanging(self._client, partitions)
+        except KafkaError as error:
+            raise WriteFailed(
+                f"what a former transaction may have left in {_topics(partitions)} was not told: {error!r}. "
+                "Check the brokers and this worker's permissions, then start again."
+            ) from error
 
     async def _open(self, partition: int) -> None:
         producer = Producer(
@@ -175,7 +184,12 @@ class Ledger:
         self._producers[partition] = producer
 
     async def _close(self, partitions: Iterable[int]) -> None:
-        await asyncio.gather(*[self._producers.pop(partition).stop() for partition in sorted(partitions)])
+        await asyncio.gather(*map(self._stop, sorted(partitions)))
+
+    async def _stop(self, partition: int) -> None:
+        producer = self._producers.pop(partition)
+        async with self._ending[partition]:
+            await producer.stop()
 
 
 def _taken_over(partition: int) -> TakenOver:
@@ -183,12 +197,15 @@ def _taken_over(partition: int) -> TakenOver:
 
 
 def _write_failed(partition: int, partitions: Iterable[tuple[str, int]], error: BaseException) -> WriteFailed:
-    topics = ", ".join(sorted({topic for topic, _ in partitions}))
     return WriteFailed(
-        f"writing partition {partition} ({topics}) failed: {error!r}. Check the brokers, the topics' "
-        "min.insync.replicas and this worker's permissions, then start again: it goes on where the "
+        f"writing partition {partition} ({_topics(partitions)}) failed: {error!r}. Check the brokers, the "
+        "topics' min.insync.replicas and this worker's permissions, then start again: it goes on where the "
         "tables end."
     )
+
+
+def _topics(partitions: Iterable[tuple[str, int]]) -> str:
+    return ", ".join(sorted({topic for topic, _ in partitions}))
 
 
 def _batches(producer: Producer, records: Sequence[Record], now_ms: int) -> Iterable[Batch]:

@@ -8,7 +8,7 @@ import pytest
 from agents import topics
 from agents.connection import aiokafka_options
 from agents.errors import TakenOver
-from agents.hanging import hanging
+from agents.hanging import Tail, hanging
 from agents.ledger import Ledger
 from schemas.topics import funnel_changelog
 
@@ -48,20 +48,25 @@ def test_a_former_owner_is_told_so_when_it_ends_nothing(settings):
 def test_of_what_hangs_the_last_record_is_found(settings):
     changelog = funnel_changelog(settings.app_id), 0
     client = aiokafka_options(settings)
-    rows = [(b"row", b"1", [], None), (b"position", b"2", [], None)]
+    rows = [(b"row", b"1", [("trace", b"")], None), (b"position", b"2", [], None)]
 
     async def main():
         async with owner(settings) as ledger:
-            end = (await ledger.write(0, {changelog: rows}))[changelog] + 2  # behind the marker
-            assert await hanging(client, {changelog: end}) == {}
+            await ledger.write(0, {changelog: rows})
+            await ledger.end_nothing(
+                0, [changelog], commit=True
+            )  # returns when the marker before it is there
+            assert await hanging(client, [changelog]) == {}
             producer = ledger._producers[0]
             await producer.begin_transaction()
             await producer.add_partitions([changelog])
             batch = producer.create_batch()
             batch.fill(rows, 0)
             await (await producer.send_batch(batch, changelog[0], partition=0))
-            assert await hanging(client, {changelog: end}) == {changelog: (b"position", b"2")}
+            expected = Tail(b"position", b"2", frozenset({"trace"}))
+            assert await hanging(client, [changelog]) == {changelog: expected}
             await producer.abort_transaction()
-            assert await hanging(client, {changelog: end + 3}) == {}
+            await ledger.end_nothing(0, [(settings.dead_letter_topic, 0)], commit=True)
+            assert await hanging(client, [changelog]) == {}
 
     asyncio.run(main())

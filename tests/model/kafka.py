@@ -7,7 +7,7 @@ the schedule decides.
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 from aiokafka.errors import ProducerFenced
@@ -35,6 +35,8 @@ class Transaction:
         """Whether the worker itself aborted it."""
         self.torn_from: Transaction | None = None
         """What it belonged to before its marker was left out: it hangs since then."""
+        self.left_out: set[TP] = set()
+        """Where its marker was left out."""
         self.holes: dict[int, list[tuple[int, int]]] = {}
         """What the worker said was gone from the source before it made this."""
 
@@ -119,7 +121,9 @@ class Log:
 
 
 class Kafka:
-    def __init__(self) -> None:
+    def __init__(self, changelogs: Collection[str]) -> None:
+        self.changelogs = changelogs
+        """The topics that a transaction of a partition always writes to."""
         self.logs: defaultdict[TP, Log] = defaultdict(Log)
         self.former: dict[TP, Log] = {}
         """Partitions as they were before they were made anew."""
@@ -131,8 +135,8 @@ class Kafka:
         """By source partition, what committed transactions say was gone."""
         self.hanging: dict[Transaction, TP] = {}
         """Parts of transactions that nobody has decided, and where they are."""
-        self.torn: set[int] = set()
-        """Partitions of which no reader can tell any more what hung there."""
+        self.torn: set[TP] = set()
+        """Where something was aborted that is committed elsewhere."""
 
     def fetch(self, tp: TP, start: int, end: int, generation: int) -> MicroBatch:
         batch = MicroBatch(*tp, start, min(end, self.logs[tp].stable_end), generation)
@@ -212,25 +216,34 @@ class Kafka:
                 del self.hanging[part]
                 part.verdict = transaction.verdict
                 if part.torn_from.verdict and not part.verdict:
-                    assert not transaction.is_by_hand, "what is committed in one changelog is aborted"
-                    self.torn.add(tp.partition)
+                    self._tear(part.torn_from, transaction, tp)
         log.append(None, None, transaction=transaction, is_marker=True)
+
+    def _tear(self, whole: Transaction, by: Transaction, tp: TP) -> None:
+        """What was committed is aborted here: nowhere else, unless this happens to both its changelogs."""
+        if {
+            TP(topic, tp.partition) for topic in self.changelogs
+        } <= whole.left_out and tp.topic in self.changelogs:
+            return
+        assert not by.is_by_hand, f"what is committed elsewhere is aborted in {tp}"
+        self.torn.add(tp)
 
     def leave_out(self, transaction: Transaction, tp: TP) -> None:
         """The marker will never reach this partition, as if that had been deleted."""
         del transaction.unmarked[tp]
+        transaction.left_out.add(tp)
         log = self.logs[tp]
         if transaction in log.open:
             part = Transaction(transaction.owner)
             part.torn_from = transaction
+            for before in log.open:
+                if before.torn_from is not None and before.torn_from.verdict != transaction.verdict:
+                    self.torn.add(tp)
             log.open[part] = log.open.pop(transaction)
             log.entries = [
                 entry._replace(transaction=part) if entry.transaction is transaction else entry
                 for entry in log.entries
             ]
-            for before in log.open:
-                if before.torn_from is not None and before.torn_from.verdict != transaction.verdict:
-                    self.torn.add(tp.partition)
             self.hanging[part] = tp
 
     def settle(self, name: str) -> None:

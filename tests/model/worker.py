@@ -11,9 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from faust.types import TP
-from model.kafka import Kafka, Name, Transaction
+from model.kafka import Entry, Kafka, Name, Transaction
 
 from agents.deadletter import DeadLetterLimits
+from agents.hanging import Tail
 from agents.recovery import Recovery
 from agents.tables import RestoredRows
 from schemas.codec import Decoder, Limits
@@ -179,19 +180,26 @@ class Producer:
         await self._worker.call("abort " + self._name, abort)
 
 
-async def hanging(client: Mapping[str, Any], stable_ends: Mapping[Any, int]) -> Mapping[Any, Any]:
-    """What hangs, asked by a client of its own."""
+async def hanging(client: Mapping[str, Any], partitions: Iterable[Any]) -> Mapping[Any, Tail]:
+    """What hangs, asked by clients of its own."""
     worker: Worker = client["worker"]
+    logs = {at: worker.kafka.logs[TP(*at)] for at in partitions}
+    ends = await worker.call("asks for the ends of logs", lambda: {at: log.end for at, log in logs.items()})
 
-    def ask() -> Mapping[Any, Any]:
-        logs = {TP(*at): worker.kafka.logs[TP(*at)] for at in stable_ends}
+    def ask() -> Mapping[Any, Tail]:
         return {
-            at: (log.entries[-1].key, log.entries[-1].value)
+            at: _tail([entry for entry in log.entries if log.stable_end <= entry.offset < ends[at]])
             for at, log in logs.items()
-            if stable_ends[at] < log.end
+            if log.stable_end < ends[at]
         }
 
     return await worker.call("asks what hangs", ask)  # type: ignore[no-any-return]
+
+
+def _tail(entries: list[Entry]) -> Tail:
+    records = [entry for entry in entries if not entry.is_marker]
+    headers = frozenset(name for entry in records for name, _ in entry.headers)
+    return Tail(records[-1].key, records[-1].value, headers) if records else Tail()
 
 
 class Worker:

@@ -9,8 +9,9 @@ from msgspec.json import encode
 from prometheus_client import CollectorRegistry
 
 from agents.deadletter import DeadLetterLimits
-from agents.errors import Mended, Stalled, TablesWrong, TopicsWrong, WriteFailed
+from agents.errors import Failure, Mended, Stalled, TablesWrong, TopicsWrong, WriteFailed
 from agents.exposition import engine_metrics
+from agents.hanging import Tail
 from agents.ingest import REROUTED, Ingest
 from agents.microbatch import MicroBatch
 from schemas.codec import Decoder, Limits
@@ -65,6 +66,9 @@ class Consumer:
 class Ledger:
     """The transactions written, until it is told to fail."""
 
+    forgets = False
+    """Whether what hangs is of another producer."""
+
     def __init__(self):
         self.written = []
         self.owned = None
@@ -76,13 +80,15 @@ class Ledger:
     async def own(self, partitions):
         self.owned = partitions
 
-    async def hanging(self, stable_ends):
-        return self.hangs
+    async def hanging(self, partitions):
+        return {at: tail for at, tail in self.hangs.items() if at in partitions}
 
     async def end_nothing(self, partition, covered, *, commit):
         if self.failure:
             raise self.failure
         self.ended.append((partition, [topic for topic, _ in covered], commit))
+        if not self.forgets:
+            self.hangs = {at: tail for at, tail in self.hangs.items() if at not in covered}
 
     async def write(self, partition, records):
         if self.failure:
@@ -558,22 +564,26 @@ def position(offset):
     return encode_position(Position(offset=offset, watermark_ms=T, fold=FOLD.id)) if offset else None
 
 
-def decided(funnel, leads, hangs):
-    """Take over with these committed positions (0: none) and last rows that hang: what it says and ends."""
+def taken_over_with(funnel, leads, hangs):
+    """With these committed positions (0: none) and what hangs: what came of it, and what it ended."""
 
     async def main():
         worker = Worker()
         worker.funnel.held = {0: {POSITION_KEY: position(funnel)} if funnel else {}}
         worker.leads.held = {0: {LEADS_POSITION_KEY: position(leads)} if leads else {}}
-        worker.ledger.hangs = hangs
-        with pytest.raises((Mended, TablesWrong)) as caught:
-            await worker.take_over()
-        return caught.value, worker.ledger.ended
+        worker.ledger.hangs = {at: Tail(*last) for at, last in hangs.items()}
+        try:
+            return await worker.take_over(), worker.ledger.ended
+        except Failure as failure:
+            return failure, worker.ledger.ended
+        finally:
+            await worker.ingest.close()
 
     return asyncio.run(main())
 
 
-COVERED = [FUNNEL, LEADS, DEAD]
+IS_OWNED = (0, [DEAD], True)
+"""An empty commit over the dead letters."""
 
 
 @pytest.mark.parametrize(
@@ -585,10 +595,10 @@ COVERED = [FUNNEL, LEADS, DEAD]
     ],
 )
 def test_what_the_other_changelog_has_was_committed(funnel, leads, hangs):
-    failure, ended = decided(funnel, leads, hangs)
+    failure, ended = taken_over_with(funnel, leads, hangs)
     assert isinstance(failure, Mended)
     assert "partition 0 (committed)" in str(failure)
-    assert ended == [(0, COVERED, True)]
+    assert ended == [IS_OWNED, (0, [FUNNEL, LEADS], True), IS_OWNED]
 
 
 @pytest.mark.parametrize(
@@ -601,21 +611,10 @@ def test_what_the_other_changelog_has_was_committed(funnel, leads, hangs):
     ],
 )
 def test_what_no_changelog_has_is_done_again(at, hangs):
-    failure, ended = decided(at, at, hangs)
+    failure, ended = taken_over_with(at, at, hangs)
     assert isinstance(failure, Mended)
     assert "partition 0 (aborted)" in str(failure)
-    assert ended == [(0, COVERED, False)]
-
-
-def test_dead_letters_that_hang_alone_are_committed():
-    async def main():
-        worker = Worker()
-        worker.ledger.hangs = {(DEAD, 0): (None, b"{")}
-        assert await worker.take_over() == {SOURCE: 0}
-        await worker.ingest.close()
-        return worker.ledger.ended
-
-    assert asyncio.run(main()) == [(0, [DEAD], True)]
+    assert ended == [IS_OWNED, (0, [FUNNEL, LEADS], False), IS_OWNED]
 
 
 @pytest.mark.parametrize(
@@ -628,7 +627,22 @@ def test_dead_letters_that_hang_alone_are_committed():
     ],
 )
 def test_what_the_changelogs_do_not_tell_is_left_to_a_person(hangs):
-    failure, ended = decided(40, 30, hangs)
+    failure, ended = taken_over_with(40, 30, hangs)
     assert isinstance(failure, TablesWrong)
     assert "do not belong together" in str(failure)
-    assert ended == [(0, [DEAD], False)], "asked whether it is the owner, and nothing more"
+    assert ended == [IS_OWNED, IS_OWNED]
+
+
+def test_what_nobody_can_decide_any_more_is_left_to_a_person(monkeypatch):
+    monkeypatch.setattr(Ledger, "forgets", True)
+    failure, ended = taken_over_with(40, 40, {(FUNNEL, 0): (b"half of it", b"")})
+    assert isinstance(failure, TablesWrong)
+    assert "has to be aborted, and its producer is forgotten" in str(failure)
+    assert ended == [IS_OWNED, (0, [FUNNEL, LEADS], False), IS_OWNED, IS_OWNED]
+
+
+def test_rerouted_events_that_hang_are_committed_and_what_others_write_is_left_alone():
+    ours, anothers = (b"lead", b"{}", frozenset({REROUTED, "trace"})), (b"lead", b"{}", frozenset({"trace"}))
+    result, ended = taken_over_with(0, 0, {(SOURCE.topic, 3): ours, (SOURCE.topic, 4): anothers})
+    assert result == {SOURCE: 0}
+    assert ended == [(0, [DEAD, SOURCE.topic], True)]
