@@ -40,6 +40,7 @@ def judge(left, expected):
 def test_a_right_run_has_no_differences(left, expected):
     verdict = judge(left, expected)
     assert (verdict.lost, verdict.doubled, verdict.holes, verdict.differences) == (0, 0, 0, [])
+    assert verdict.exact
 
 
 def first_row(left):
@@ -56,6 +57,7 @@ def test_a_cell_too_small_is_lost_and_a_cell_too_large_is_doubled(left, expected
     assert verdict.doubled == 7
     assert verdict.lost > 0
     assert len(verdict.differences) >= 3
+    assert not verdict.exact
 
 
 def test_a_record_that_nobody_accounts_for_is_a_hole(left, expected):

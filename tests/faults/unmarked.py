@@ -14,9 +14,10 @@ from agents import cli, ledger
 
 class Producer(ledger.Producer):
     async def add_partitions(self, partitions: Iterable[tuple[str, int]]) -> None:
-        left_out = [tp for tp in partitions if tp[0] == os.environ["LEFT_OUT"]]
-        await super().add_partitions(tp for tp in partitions if tp not in left_out)
-        self._txn_manager._txn_partitions.update(TopicPartition(*tp) for tp in left_out)
+        asked = list(partitions)
+        told = [tp for tp in asked if tp[0] != os.environ["LEFT_OUT"]] or asked
+        await super().add_partitions(told)
+        self._txn_manager._txn_partitions.update(TopicPartition(*tp) for tp in asked if tp not in told)
 
 
 ledger.Producer = Producer  # type: ignore[misc]

@@ -145,6 +145,8 @@ class Verdict(msgspec.Struct):
     doubled: int = 0
     holes: int = 0
     replayed: int = 0
+    exact: bool = True
+    """Whether every number is right; what else is not as it must be is a matter of time."""
     differences: list[str] = []
 
     def __str__(self) -> str:
@@ -182,4 +184,5 @@ def compare(
         verdict.lost += max(0, want - got)
         verdict.doubled += max(0, got - want)
         verdict.expect(want == got, f"dead letters of {letter}: expected {want}, got {got}")
+    verdict.exact = not verdict.differences
     return verdict
