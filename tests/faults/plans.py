@@ -46,10 +46,10 @@ PLANS = {
         Size(20_000, 2, 20),
     ),
     "markers": Plan(
-        "a topic never hears how a transaction ended",
+        "a changelog never hears how a transaction ended",
         brokers.markers,
-        Size(10_000, 3, 0),
-        Size(50_000, 15, 0),
+        Size(10_000, 2, 0),
+        Size(50_000, 12, 0),
     ),
     "leaders": Plan(
         "the leader of the source, a changelog, the group goes; 3 brokers",
