@@ -62,7 +62,12 @@ async def _tail(reader: AIOKafkaConsumer, tp: TopicPartition, start: int, end: i
 
 @asynccontextmanager
 async def _reader(client: Mapping[str, Any], isolation_level: str) -> AsyncIterator[AIOKafkaConsumer]:
-    reader = AIOKafkaConsumer(**client, isolation_level=isolation_level, enable_auto_commit=False)
+    reader = AIOKafkaConsumer(
+        **client,
+        isolation_level=isolation_level,
+        enable_auto_commit=False,
+        retry_backoff_ms=10,  # it waits so long for each topic that it has not heard of
+    )
     await reader.start()
     try:
         yield reader
