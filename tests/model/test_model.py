@@ -116,6 +116,11 @@ class LeftUndecided(Ingest):
     async def _decide(self, hanging: Any) -> None: ...
 
 
+class ReroutedLeftUndecided(Ingest):
+    async def _check_owned(self, partition: int, rerouted: Any = ()) -> None:
+        await super()._check_owned(partition)
+
+
 class HolesNotCounted(Ingest):
     def _accept_hole(self, lane: Any, earliest: int) -> None:
         lane.state.offset = earliest
@@ -139,6 +144,7 @@ SWITCHED_OFF = {
     "a source that was cut off is noticed": Rules(ingest=CutOffUnseen),
     "what retention took is counted": Rules(ingest=HolesNotCounted),
     "what Kafka left undecided is decided first": Rules(ingest=LeftUndecided),
+    "rerouted events that hang are committed": Rules(ingest=ReroutedLeftUndecided),
     "an event counts once": Rules(patches=(("streams.lead.Lead.has_seen", lambda *_: False),)),
     "what was aborted is never read": Rules(patches=(("model.kafka.Log.committed", aborted_too),)),
     "a rebalance waits for no refused batch": Rules(patches=(("model.worker.Worker.drop", lambda *_: None),)),
