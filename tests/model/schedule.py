@@ -373,19 +373,19 @@ class Schedule:
                     worker.deliver(tp, 100)
             await settle()
             self._check_reasons()
-            if self._truncated or self._torn:
-                if any(isinstance(worker.reason, TablesWrong) for worker in self._workers):
-                    return
-            elif not self._kafka.hanging and all(map(self._is_complete, range(self._partitions))):
+            if any(isinstance(worker.reason, TablesWrong) for worker in self._workers):
                 return
-            elif self._kafka.hanging and turn % 20 == 9:  # the next commit decides, or the next start
+            hangs = bool(self._kafka.hanging)
+            if not (self._truncated or hangs) and all(map(self._is_complete, range(self._partitions))):
+                return
+            if hangs and turn % 20 == 9:  # the next commit decides, or the next start
                 for worker in self._living():
                     worker.die()
             if turn % 20 == 19:
                 self._watchdog()
         raise Violation(
-            f"the source of {self._truncated} was cut off, {self._torn} are torn, and no worker says so"
-            if self._truncated or self._torn
+            f"the source of {self._truncated} was cut off, and no worker says so"
+            if self._truncated
             else "no progress: " + ", ".join(f"{worker.name} {what}" for worker, what, _ in self.parked)
         )
 
@@ -469,7 +469,7 @@ class Schedule:
 
     @property
     def _torn(self) -> set[int]:
-        """Partitions of which nobody can tell any more what hung in their changelogs."""
+        """Partitions of which it may be that nobody can tell any more what hung in their changelogs."""
         return {tp.partition for tp in self._kafka.torn if tp.topic in (FUNNEL, LEADS)}
 
     def _source_log(self, partition: int) -> Any:
