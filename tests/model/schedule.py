@@ -503,7 +503,8 @@ class Schedule:
             for entry in self._kafka.logs[TP(DEAD_LETTERS, number)].ever_committed()
         )
         if self.counts["markers left out"]:
-            dead = sorted({offset for offset in dead if offset < position.offset})
+            done = {offset for offset in dead if offset < position.offset}
+            dead = sorted(offset for offset in done if not self._was_gone(number, offset))
             if TP(DEAD_LETTERS, number) in self._kafka.torn:
                 dead = sorted({*dead, *expected.rejected})
         if dead != expected.rejected:
