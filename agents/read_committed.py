@@ -11,6 +11,7 @@ from collections import defaultdict, deque
 from typing import Any
 
 from aiokafka.consumer import fetcher
+from aiokafka.consumer.fetcher import READ_COMMITTED
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 
 
@@ -57,7 +58,8 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
             if first >= fetch_offset
             or (not first < ended[producer] < fetch_offset and ahead.aborts.get(producer, True))
         ]
-        ended.update(ahead.ended)
+        if options[-1] == READ_COMMITTED:  # another is ahead, and would hide what is behind it
+            ended.update(ahead.ended)
         super().__init__(tp, ahead, aborted, fetch_offset, *options)
 
     def _contains_abort_marker(self, next_batch: Any) -> bool:

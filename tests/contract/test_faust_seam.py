@@ -233,6 +233,14 @@ def test_what_a_reader_has_seen_the_end_of_hides_nothing_that_comes_later(monkey
     assert drained(fetched(REPAIRED, ABORTED_AND_COMMITTED[3:4], at=4, **how)[0]).offsets == seen
 
 
+def test_what_another_has_read_uncommitted_further_on_hides_nothing(monkeypatch):
+    monkeypatch.setattr(read_committed, "_ended", defaultdict(lambda: defaultdict(lambda: -1)))
+    how = {"aborted": [(1, 0)], "isolation": READ_COMMITTED}
+    drained(fetched(REPAIRED, ABORTED_AND_COMMITTED[:3], at=0, **how)[0])
+    drained(fetched(REPAIRED, ABORTED_AND_COMMITTED[3:], at=4, isolation=READ_UNCOMMITTED)[0])
+    assert drained(fetched(REPAIRED, ABORTED_AND_COMMITTED[3:4], at=4, **how)[0]).offsets == [4]
+
+
 def test_what_lies_before_the_position_is_skipped(answer):
     result, _ = answer(batch([5, 6, 7, 8]), at=7)
     taken = drained(result)
