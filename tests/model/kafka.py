@@ -236,9 +236,8 @@ class Kafka:
         if transaction in log.open:
             part = Transaction(transaction.owner)
             part.torn_from = transaction
-            for before in log.open:
-                if before.torn_from is not None and before.torn_from.verdict != transaction.verdict:
-                    self.torn.add(tp)
+            if any(before.torn_from is not None for before in log.open):  # two that hang in a row
+                self.torn.add(tp)
             log.open[part] = log.open.pop(transaction)
             log.entries = [
                 entry._replace(transaction=part) if entry.transaction is transaction else entry
