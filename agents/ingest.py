@@ -246,7 +246,7 @@ class Ingest:
 
         Where they contradict each other in another way, nothing is touched, and `Mismatch` tells.
         """
-        decided: dict[At, str] = {}
+        decided: dict[int, str] = {}
         for number in sorted({partition for _, partition in hanging}):
             positions = {
                 (table.changelog_topic_name, number): (key, table.rows.row(number, key))
@@ -255,22 +255,21 @@ class Ingest:
             commit = _was_committed(positions, hanging)
             if commit is not None:
                 await self._ledger.end_nothing(number, positions, commit=commit)
-                decided |= dict.fromkeys(positions, "committed" if commit else "aborted")
+                decided[number] = "committed" if commit else "aborted"
         if not decided:
             return
-        for number in {number for _, number in decided}:
+        for number in decided:
             await self._check_owned(number)  # begins when the markers of the transaction before it are there
-        for topic, number in await self._ledger.hanging(decided):
+        for topic, number in await self._ledger.hanging([at for at in hanging if at[1] in decided]):
             await self._check_owned(number)
             raise TablesWrong(
-                f"{topic}/{number} ends with a part of a transaction that has to be "
-                f"{decided[topic, number]}, and its producer is forgotten: nobody can. Delete both "
-                "changelogs to rebuild from the source topic, or use a new app id."
+                f"{topic}/{number} ends with a part of a transaction that has to be {decided[number]}, and "
+                "its producer is forgotten: nobody can. Delete both changelogs to rebuild from the source "
+                "topic, or use a new app id."
             )
-        told = {number: verdict for (_, number), verdict in decided.items()}
         raise Mended(
             "Kafka had left the last transaction undecided in a changelog of "
-            + ", ".join(f"partition {number} ({verdict})" for number, verdict in told.items())
+            + ", ".join(f"partition {number} ({verdict})" for number, verdict in decided.items())
             + ": it is decided now; start again"
         )
 

@@ -42,7 +42,7 @@ cdef extern from "compiled.hpp" namespace "callfunnel" nogil:
 
     cdef cppclass Group:
         int rollup
-        string tail
+        string_view tail
 
     cdef cppclass Cell:
         int group, time
@@ -355,7 +355,7 @@ cdef list add_counts(object rows, Counts& counts, int64_t watermark_ms):
             head, held = panes[cell.time]
             tail = tails[cell.group]
             if tail is None:
-                tail = tails[cell.group] = as_bytes(string_view(counts.groups[cell.group].tail.data(), counts.groups[cell.group].tail.size()))
+                tail = tails[cell.group] = as_bytes(counts.groups[cell.group].tail)
             former = held.get(tail)
             sum = added(string_view(b"{}", 2) if former is None else view(former), cell.delta, _names, buffer)
             if sum.size() > 2:

@@ -24,7 +24,7 @@ from faults.verify import Verdict
 from schemas.topics import funnel_changelog, leads_changelog
 
 OUTAGE_SECONDS = 5.0
-UNMARKED = Path(__file__).with_name("unmarked.py")
+UNMARKED = (str(Path(__file__).with_name("unmarked.py")),)
 
 
 def restarts(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dict[str, Any]]:

@@ -13,7 +13,7 @@ import threading
 import time
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import islice
 from multiprocessing import get_context
@@ -31,7 +31,7 @@ from faults import stream
 from faults.stream import Expected, Mix, Sent
 from faults.verify import Reader, Verdict, compare
 from faults.watch import Answers, Promtool, Watch, business, fetch
-from integration.workers import Worker, variables
+from integration.workers import PROGRAM, Worker, variables
 
 PARTITIONS = 6
 HELD_BACK = 0.05
@@ -66,7 +66,7 @@ class Slot:
         return body if status == 200 else ""
 
     def start(
-        self, environ: Mapping[str, str] | None = None, program: Path | None = None, **changes: Any
+        self, environ: Mapping[str, str] | None = None, program: Sequence[str] = PROGRAM, **changes: Any
     ) -> Worker:
         run = self._run
         self.starts += 1
@@ -74,12 +74,7 @@ class Slot:
         settings = msgspec.structs.replace(run.settings, **{"http_port": self.port, **named} | changes)
         clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         own = clean | variables(settings) | {"TMPDIR": str(run.folder)} | dict(environ or {})
-        self.worker = Worker(
-            settings,
-            run.folder / f"{self.name}-{self.starts}.log",
-            own,
-            *([(str(program),)] if program else []),
-        )
+        self.worker = Worker(settings, run.folder / f"{self.name}-{self.starts}.log", own, program)
         self.wanted = True
         return self.worker
 

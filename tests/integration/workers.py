@@ -50,6 +50,9 @@ SEED = int(os.environ.get("FUNNEL_TEST_SEED", "20080505"))
 PARTITIONS = 4
 BATCH_EVENTS = 100
 
+PROGRAM = ("-m", "agents.cli")
+"""What Python runs as a worker."""
+
 Event = dict[str, Any]
 
 
@@ -157,7 +160,7 @@ class Worker:
         settings: Settings,
         log: Path,
         environ: Mapping[str, str],
-        program: Sequence[str] = ("-m", "agents.cli"),
+        program: Sequence[str] = PROGRAM,
     ) -> None:
         self.settings = settings
         self.url = f"http://127.0.0.1:{settings.http_port}"

@@ -221,9 +221,8 @@ class Kafka:
 
     def _tear(self, whole: Transaction, by: Transaction, tp: TP) -> None:
         """What was committed is aborted here: nowhere else, unless this happens to both its changelogs."""
-        if {
-            TP(topic, tp.partition) for topic in self.changelogs
-        } <= whole.left_out and tp.topic in self.changelogs:
+        both = {TP(topic, tp.partition) for topic in self.changelogs}
+        if tp in both <= whole.left_out:
             return
         assert not by.is_by_hand, f"what is committed elsewhere is aborted in {tp}"
         self.torn.add(tp)
