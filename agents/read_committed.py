@@ -7,11 +7,11 @@ over at the producer's next marker, whether that was read before or is in the an
 commits was not aborted before. No other module knows the fetcher of aiokafka.
 """
 
+from bisect import bisect, bisect_left, insort
 from collections import defaultdict, deque
 from typing import Any
 
 from aiokafka.consumer import fetcher
-from aiokafka.consumer.fetcher import READ_COMMITTED
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 
 
@@ -23,8 +23,8 @@ class _Batches:
         """Producer: whether its first marker in this answer is an abort."""
         self.markers: dict[int, bool] = {}
         """Offset of a marker: whether it is an abort."""
-        self.ended: dict[int, int] = {}
-        """Producer: the offset of its last marker in this answer."""
+        self.ends: list[tuple[int, int]] = []
+        """Producer and offset of each abort marker."""
         self._batches: deque[Any] = deque()
         while records.has_next():
             batch = records.next_batch()
@@ -33,7 +33,8 @@ class _Batches:
                 abort = ControlRecord.parse(next(batch).key) == ABORT_MARKER
                 self.markers[batch.base_offset] = abort
                 self.aborts.setdefault(batch.producer_id, abort)
-                self.ended[batch.producer_id] = batch.base_offset
+                if abort:
+                    self.ends.append((batch.producer_id, batch.base_offset))
 
     def has_next(self) -> bool:
         return bool(self._batches)
@@ -42,8 +43,8 @@ class _Batches:
         return self._batches.popleft()
 
 
-_ended: defaultdict[Any, defaultdict[int, int]] = defaultdict(lambda: defaultdict(lambda: -1))
-"""By partition and producer, the offset of the last marker that was read in this process."""
+_ends: defaultdict[Any, defaultdict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+"""By partition and producer, the offsets of the abort markers that any reader of this process has met."""
 
 
 class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
@@ -51,15 +52,20 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
         self, tp: Any, records: Any, aborted_transactions: Any, fetch_offset: int, *options: Any
     ) -> None:
         ahead = self._ahead = _Batches(records)
-        ended = _ended[tp]
+        ends = _ends[tp]
+        for producer, end in ahead.ends:
+            if end not in ends[producer]:
+                insort(ends[producer], end)
+
+        def over(producer: int, first: int) -> bool:
+            known = ends[producer]
+            return bisect(known, first) < bisect_left(known, fetch_offset)
+
         aborted = [
             (producer, first)
             for producer, first in aborted_transactions or ()
-            if first >= fetch_offset
-            or (not first < ended[producer] < fetch_offset and ahead.aborts.get(producer, True))
+            if first >= fetch_offset or (not over(producer, first) and ahead.aborts.get(producer, True))
         ]
-        if options[-1] == READ_COMMITTED:  # another is ahead, and would hide what is behind it
-            ended.update(ahead.ended)
         super().__init__(tp, ahead, aborted, fetch_offset, *options)
 
     def _contains_abort_marker(self, next_batch: Any) -> bool:

@@ -227,17 +227,19 @@ def test_a_transaction_aborted_before_the_answer_hides_nothing_committed_in_it()
 @pytest.mark.parametrize(("read_before", "seen"), [(3, [4]), (2, [])], ids=["after its abort", "amid it"])
 def test_what_a_reader_has_seen_the_end_of_hides_nothing_that_comes_later(monkeypatch, read_before, seen):
     """While another transaction is open, committed records come in an answer without their marker."""
-    monkeypatch.setattr(read_committed, "_ended", defaultdict(lambda: defaultdict(lambda: -1)))
+    monkeypatch.setattr(read_committed, "_ends", defaultdict(lambda: defaultdict(list)))
     how = {"aborted": [(1, 0)], "isolation": READ_COMMITTED}
     drained(fetched(REPAIRED, ABORTED_AND_COMMITTED[:read_before], at=0, **how)[0])
     assert drained(fetched(REPAIRED, ABORTED_AND_COMMITTED[3:4], at=4, **how)[0]).offsets == seen
 
 
-def test_what_another_has_read_uncommitted_further_on_hides_nothing(monkeypatch):
-    monkeypatch.setattr(read_committed, "_ended", defaultdict(lambda: defaultdict(lambda: -1)))
+@pytest.mark.parametrize("isolation", [READ_COMMITTED, READ_UNCOMMITTED])
+def test_what_another_reader_has_read_further_on_hides_nothing(monkeypatch, isolation):
+    monkeypatch.setattr(read_committed, "_ends", defaultdict(lambda: defaultdict(list)))
     how = {"aborted": [(1, 0)], "isolation": READ_COMMITTED}
     drained(fetched(REPAIRED, ABORTED_AND_COMMITTED[:3], at=0, **how)[0])
-    drained(fetched(REPAIRED, ABORTED_AND_COMMITTED[3:], at=4, isolation=READ_UNCOMMITTED)[0])
+    further_on = (*ABORTED_AND_COMMITTED[3:], batch([7], producer=1), batch([8], producer=1, marker="abort"))
+    drained(fetched(REPAIRED, further_on, at=4, aborted=[(1, 7)], isolation=isolation)[0])
     assert drained(fetched(REPAIRED, ABORTED_AND_COMMITTED[3:4], at=4, **how)[0]).offsets == [4]
 
 
