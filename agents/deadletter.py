@@ -29,7 +29,7 @@ def dead_letter(batch: MicroBatch, index: int, why: Rejected, received_ms: int, 
     key, value = batch.keys[index], batch.values[index]
     if key is None and value is None:
         value = b""  # a record of nothing at all cannot be written
-    return key, value, headers, None
+    return (key, value), headers, None
 
 
 class DeadLetterLimits:

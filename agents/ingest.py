@@ -9,8 +9,9 @@ The law here:
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
+from itertools import repeat
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +21,7 @@ from agents import failpoints
 from agents.deadletter import DeadLetterLimits, dead_letter
 from agents.errors import Mended, Stalled, TablesWrong, TakenOver, TopicsWrong
 from agents.hanging import At, Tail
-from agents.ledger import NO_HEADERS, Ledger, Record
+from agents.ledger import Ledger, Record
 from agents.microbatch import MicroBatch
 from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY
 from streams.engine import Mismatch, Partition
@@ -421,26 +422,24 @@ class Ingest:
         )
         lane.state.offset = earliest
 
-    def _records(self, batch: MicroBatch, effects: Effects) -> dict[tuple[str, int], list[Record]]:
+    def _records(self, batch: MicroBatch, effects: Effects) -> dict[At, Iterable[Record]]:
         number = batch.partition
-        records: dict[tuple[str, int], list[Record]] = {
-            (self._funnel.changelog_topic_name, number): [
-                (key, value, NO_HEADERS, None) for key, value in effects.funnel
-            ],
-            (self._leads.changelog_topic_name, number): [
-                (key, value, NO_HEADERS, None) for key, value in effects.leads
-            ],
+        no_headers: list[tuple[str, bytes]] = []
+        records: dict[At, Iterable[Record]] = {
+            (table.changelog_topic_name, number): zip(rows, repeat(no_headers), repeat(None))
+            for table, rows in ((self._funnel, effects.funnel), (self._leads, effects.leads))
         }
         if effects.rejected:
             received_ms = int(time.time() * 1000)
             records[self._dead_letters, number] = [
                 dead_letter(batch, i, why, received_ms, self._app.conf.id) for i, why in effects.rejected
             ]
+        rerouted: defaultdict[At, list[Record]] = defaultdict(list)
         for i, home in effects.foreign:
             headers = [*batch.headers[i], (REROUTED, b"1")]
-            record = (batch.keys[i], batch.values[i], headers, batch.timestamps[i])
-            records.setdefault((self._source, home), []).append(record)
-        return records
+            record = (batch.keys[i], batch.values[i]), headers, batch.timestamps[i]
+            rerouted[self._source, home].append(record)
+        return records | rerouted
 
     def _observe(self, batch: MicroBatch, effects: Effects, seconds: float) -> None:
         metrics = self._metrics

@@ -8,7 +8,8 @@ paused, partitioned or declared dead can wake at any time and do no harm.
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -18,10 +19,8 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from agents import failpoints, hanging
 from agents.errors import TablesWrong, TakenOver, WriteFailed
 
-Record = tuple[bytes | None, bytes | None, list[tuple[str, bytes]], int | None]
-"""key, value, headers, timestamp in ms (None: now)"""
-
-NO_HEADERS: list[tuple[str, bytes]] = []
+Record = tuple[tuple[bytes | None, bytes | None], list[tuple[str, bytes]], int | None]
+"""key and value, headers, timestamp in ms (None: now)"""
 
 LOOK_SECONDS = 0.001
 """How often is looked whether the broker has answered: nothing else in aiokafka tells."""
@@ -31,16 +30,17 @@ BATCH_BYTES = 900_000
 
 
 class Batch(BatchBuilder):  # type: ignore[misc]
-    def fill(self, records: Sequence[Record], now_ms: int) -> int:
-        """Append the records, as many as there is room for, and close; how many. Not less than one."""
-        append, count = self._builder.append, 0
-        for key, value, headers, timestamp in records:
+    def fill(self, records: Iterator[Record], now_ms: int) -> Record | None:
+        """Append records, not less than one, and close; the one, if any, that there was no room left for."""
+        append, count, left = self._builder.append, 0, None
+        for (key, value), headers, timestamp in records:
             if append(count, now_ms if timestamp is None else timestamp, key, value, headers) is None:
+                left = (key, value), headers, timestamp
                 break
             count += 1
         self._relative_offset = count
         self.close()
-        return count
+        return left
 
 
 class Producer(AIOKafkaProducer):  # type: ignore[misc]
@@ -86,7 +86,7 @@ class Ledger:
         await self._close(set(self._producers))
 
     async def write(
-        self, partition: int, records: Mapping[tuple[str, int], list[Record]]
+        self, partition: int, records: Mapping[tuple[str, int], Iterable[Record]]
     ) -> Mapping[tuple[str, int], int]:
         """Append the records, by (topic, partition), in one transaction; the offset of the last one in each.
 
@@ -106,7 +106,7 @@ class Ledger:
             raise _write_failed(partition, records, error) from error
 
     async def _write(
-        self, partition: int, records: Mapping[tuple[str, int], list[Record]]
+        self, partition: int, records: Mapping[tuple[str, int], Iterable[Record]]
     ) -> Mapping[tuple[str, int], int]:
         producer = self._producers[partition]
         now_ms = int(time.time() * 1000)
@@ -208,9 +208,10 @@ def _topics(partitions: Iterable[tuple[str, int]]) -> str:
     return ", ".join(sorted({topic for topic, _ in partitions}))
 
 
-def _batches(producer: Producer, records: Sequence[Record], now_ms: int) -> Iterable[Batch]:
-    taken = 0
-    while taken < len(records):
+def _batches(producer: Producer, records: Iterable[Record], now_ms: int) -> Iterable[Batch]:
+    rest: Iterator[Record] | None = iter(records)
+    while rest:
         batch = producer.create_batch()
-        taken += batch.fill(records[taken:] if taken else records, now_ms)
+        left = batch.fill(rest, now_ms)
         yield batch
+        rest = left and chain([left], rest)

@@ -48,7 +48,7 @@ def test_a_former_owner_is_told_so_when_it_ends_nothing(settings):
 def test_of_what_hangs_the_last_record_is_found(settings):
     changelog = funnel_changelog(settings.app_id), 0
     client = aiokafka_options(settings)
-    rows = [(b"row", b"1", [("trace", b"")], None), (b"position", b"2", [], None)]
+    rows = [((b"row", b"1"), [("trace", b"")], None), ((b"position", b"2"), [], None)]
 
     async def main():
         async with owner(settings) as ledger:
@@ -61,7 +61,7 @@ def test_of_what_hangs_the_last_record_is_found(settings):
             await producer.begin_transaction()
             await producer.add_partitions([changelog])
             batch = producer.create_batch()
-            batch.fill(rows, 0)
+            batch.fill(iter(rows), 0)
             await (await producer.send_batch(batch, changelog[0], partition=0))
             expected = Tail(b"position", b"2", frozenset({"trace"}))
             assert await hanging(client, [changelog]) == {changelog: expected}

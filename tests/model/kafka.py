@@ -190,7 +190,7 @@ class Kafka:
         log = self.logs[tp]
         first = log.end
         log.open.setdefault(transaction, first)
-        for key, value, headers, timestamp in records:
+        for (key, value), headers, timestamp in records:
             log.append(key, value, headers, timestamp, transaction)
         return first
 

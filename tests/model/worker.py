@@ -6,7 +6,8 @@ Each call to the broker is a turn, where the schedule may let others act, lose t
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
@@ -82,9 +83,9 @@ class RecordBatch:
     def __init__(self) -> None:
         self.records: list[Any] = []
 
-    def fill(self, records: Sequence[Any], now_ms: int) -> int:
-        self.records = list(records[:3])
-        return len(self.records)
+    def fill(self, records: Iterator[Any], now_ms: int) -> Any:
+        self.records = list(islice(records, 3))
+        return next(records, None)
 
     def record_count(self) -> int:
         return len(self.records)

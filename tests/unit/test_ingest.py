@@ -93,6 +93,7 @@ class Ledger:
     async def write(self, partition, records):
         if self.failure:
             raise self.failure
+        records = {at: list(its_records) for at, its_records in records.items()}
         self.written.append((partition, records))
         return {at: sum(len(batch.get(at, ())) for _, batch in self.written) - 1 for at in records}
 
@@ -352,9 +353,9 @@ async def test_a_batch_is_one_transaction_of_rows_leads_and_dead_letters(worker)
     ((partition, records),) = worker.ledger.written
     assert partition == 0
     assert records.keys() == {(FUNNEL, 0), (LEADS, 0), (DEAD, 0)}
-    assert records[FUNNEL, 0][-1] == (POSITION_KEY, encode_position(worker.state.written), [], None)
-    assert [key for key, *_ in records[LEADS, 0]] == [b"l0", b"\0position"]
-    ((key, value, headers, _),) = records[DEAD, 0]
+    assert records[FUNNEL, 0][-1] == ((POSITION_KEY, encode_position(worker.state.written)), [], None)
+    assert [key for (key, _), *_ in records[LEADS, 0]] == [b"l0", b"\0position"]
+    (((key, value), headers, _),) = records[DEAD, 0]
     assert (key, value) == (None, b"{")
     assert dict(headers)["callfunnel.reason"] == b"not_json"
     assert worker.count("events_rejected", reason="not_json") == 1
@@ -366,7 +367,7 @@ def test_an_event_of_another_partition_is_sent_home_as_it_came_and_marked():
         await worker.take_over()
         await worker.take(batch(0, 1, headers=[[("trace", b"t")]]))
         ((_, records),) = worker.ledger.written
-        record = (None, batch(0, 1).values[0], [("trace", b"t"), (REROUTED, b"1")], T)
+        record = (None, batch(0, 1).values[0]), [("trace", b"t"), (REROUTED, b"1")], T
         assert records[SOURCE.topic, 4] == [record]
         assert dials(worker) == 0
         assert worker.count("events_rerouted") == 1

@@ -12,13 +12,12 @@ from agents import ledger
 from agents.errors import TablesWrong, TakenOver, WriteFailed
 
 ROWS = "app-funnel-changelog"
-RECORDS = {(ROWS, 0): [(b"key", b"value", [], None)]}
+RECORDS = {(ROWS, 0): [((b"key", b"value"), [], None)]}
 
 
 class Batch(list):
     def fill(self, records, now_ms):
         self += records
-        return len(records)
 
     def record_count(self):
         return len(self)
