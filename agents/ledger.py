@@ -14,6 +14,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import IllegalOperation, KafkaError, OutOfOrderSequenceNumber, ProducerFenced
+from aiokafka.producer import producer as client
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from agents import failpoints, hanging
@@ -41,6 +42,17 @@ class Batch(BatchBuilder):  # type: ignore[misc]
         self._relative_offset = count
         self.close()
         return left
+
+
+class _TransactionManager(client.TransactionManager):  # type: ignore[misc]
+    _sequence_numbers: dict[TopicPartition, int]
+
+    def increment_sequence_number(self, tp: TopicPartition, increment: int) -> None:
+        """After 2,147,483,647 comes 0. aiokafka goes on below zero, which the broker refuses."""
+        self._sequence_numbers[tp] = (self._sequence_numbers[tp] + increment) & 0x7FFFFFFF
+
+
+client.TransactionManager = _TransactionManager
 
 
 class Producer(AIOKafkaProducer):  # type: ignore[misc]

@@ -164,6 +164,8 @@ async def fetch_by(consumer: AIOKafkaConsumer, take: Callable[[], Fetched], seco
     deadline = time.monotonic() + seconds
     with subscriptions.fetch_context():
         while True:
+            if fetcher._fetch_task.done():
+                fetcher._fetch_task.result()  # raises what nobody else would tell: it fetches no more
             if subscriptions.reassignment_in_progress:
                 await subscriptions.wait_for_assignment()
             taken = take()

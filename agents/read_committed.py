@@ -3,38 +3,59 @@
 With an answer the broker names the aborted transactions that reach into it. noida-db 0.2.3 names all that
 ever were in the partition, and aiokafka then drops everything that their producers committed later.
 The law that decides here holds on any broker: a producer has one transaction at a time, so a transaction is
-over at the producer's next marker, whether that was read before or is in the answer, and what a marker
-commits was not aborted before. No other module knows the fetcher of aiokafka.
+over at the producer's next marker. Where that can lie between an aborted transaction and the place where a
+reader began, the reader goes back to see. No other module knows the fetcher of aiokafka.
 """
 
 from bisect import bisect, bisect_left, insort
 from collections import defaultdict, deque
 from typing import Any
+from weakref import WeakKeyDictionary
 
+from aiokafka import TopicPartition
 from aiokafka.consumer import fetcher
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
+
+
+class Read:
+    """What one reader has read of a partition, without a gap."""
+
+    def __init__(self, start: int) -> None:
+        self.start = self.end = start
+        self.first: dict[int, int] = {}
+        """Producer: the offset of its first marker since the start."""
+        self.aborts: defaultdict[int, list[int]] = defaultdict(list)
+        """Producer: the offsets of its abort markers since the start."""
+
+    def is_over(self, producer: int, first: int, at: int) -> bool | None:
+        """Whether the aborted transaction that began at `first` ended before `at`; None: not to be known."""
+        if first >= self.start:
+            aborts = self.aborts[producer]
+            return bisect(aborts, first) < bisect_left(aborts, at)
+        return True if self.first.get(producer, at) < at else None
 
 
 class _Batches:
     """The batches of an answer, looked at ahead of time."""
 
     def __init__(self, records: Any) -> None:
-        self.aborts: dict[int, bool] = {}
-        """Producer: whether its first marker in this answer is an abort."""
-        self.markers: dict[int, bool] = {}
-        """Offset of a marker: whether it is an abort."""
-        self.ends: list[tuple[int, int]] = []
-        """Producer and offset of each abort marker."""
+        self.markers: dict[int, tuple[int, bool]] = {}
+        """Offset of a marker: its producer, and whether it is an abort."""
+        self.producers: set[int] = set()
+        """Of the records."""
+        self.end = 0
         self._batches: deque[Any] = deque()
         while records.has_next():
             batch = records.next_batch()
             self._batches.append(batch)
+            self.end = batch.next_offset
             if batch.is_control_batch:
-                abort = ControlRecord.parse(next(batch).key) == ABORT_MARKER
-                self.markers[batch.base_offset] = abort
-                self.aborts.setdefault(batch.producer_id, abort)
-                if abort:
-                    self.ends.append((batch.producer_id, batch.base_offset))
+                self.markers[batch.base_offset] = batch.producer_id, _is_abort(batch)
+            else:
+                self.producers.add(batch.producer_id)
+
+    def clear(self) -> None:
+        self._batches.clear()
 
     def has_next(self) -> bool:
         return bool(self._batches)
@@ -43,35 +64,86 @@ class _Batches:
         return self._batches.popleft()
 
 
-_ends: defaultdict[Any, defaultdict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
-"""By partition and producer, the offsets of the abort markers that any reader of this process has met."""
+def _is_abort(batch: Any) -> bool:
+    try:
+        abort: bool = ControlRecord.parse(next(batch).key) == ABORT_MARKER
+    except Exception:  # compacted away, or damaged: whoever reads the batch looks at its checksum
+        return False
+    return abort
 
 
-class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
-    def __init__(
-        self, tp: Any, records: Any, aborted_transactions: Any, fetch_offset: int, *options: Any
-    ) -> None:
-        ahead = self._ahead = _Batches(records)
-        ends = _ends[tp]
-        for producer, end in ahead.ends:
-            if end not in ends[producer]:
-                insort(ends[producer], end)
+class Repaired(fetcher.PartitionRecords):  # type: ignore[misc]
+    _aborted_transactions: list[tuple[int, int]]
 
-        def over(producer: int, first: int) -> bool:
-            known = ends[producer]
-            return bisect(known, first) < bisect_left(known, fetch_offset)
+    def __init__(self, tp: Any, records: Any, *more: Any) -> None:
+        self._ahead = _Batches(records)
+        super().__init__(tp, self._ahead, *more)
 
-        aborted = [
-            (producer, first)
-            for producer, first in aborted_transactions or ()
-            if first >= fetch_offset or (not over(producer, first) and ahead.aborts.get(producer, True))
-        ]
-        super().__init__(tp, ahead, aborted, fetch_offset, *options)
+    def follow(self, read: Read) -> list[int]:
+        """Forget the transactions that were over before; where those begin of which it cannot be known."""
+        ahead, at = self._ahead, self.next_fetch_offset
+        for offset, (producer, abort) in ahead.markers.items():
+            read.first.setdefault(producer, offset)
+            if abort and offset not in read.aborts[producer]:
+                insort(read.aborts[producer], offset)
+        read.end = max(read.end, ahead.end)
+        next_is_abort = dict(reversed(ahead.markers.values()))
+        aborted, unknown = [], []
+        for producer, first in self._aborted_transactions:
+            over = first < at and read.is_over(producer, first, at)
+            if over is None:
+                over = not next_is_abort.get(producer, True)
+                if producer in ahead.producers and producer not in next_is_abort:
+                    unknown.append(first)
+            if not over:
+                aborted.append((producer, first))
+        self._aborted_transactions = aborted
+        return unknown
 
     def _contains_abort_marker(self, next_batch: Any) -> bool:
-        return self._ahead.markers[next_batch.base_offset]
+        return self._ahead.markers[next_batch.base_offset][1]
+
+
+class Reader:
+    def __init__(self) -> None:
+        self.read: dict[TopicPartition, Read] = {}
+        self.sought: set[tuple[TopicPartition, int]] = set()
+        """Where it has gone back to: once, for it may have been deleted."""
+
+    def follow(self, tp: TopicPartition, records: Repaired) -> int | None:
+        """Where to go back to before the records may be seen."""
+        at = records.next_fetch_offset
+        read = self.read.get(tp)
+        if read is None or not read.start <= at <= read.end:
+            read = self.read[tp] = Read(at)
+        unknown = [first for first in records.follow(read) if (tp, first) not in self.sought]
+        if not unknown:
+            return None
+        before = min(unknown)
+        self.sought.add((tp, before))
+        return before
+
+
+_fetch = fetcher.Fetcher._proc_fetch_request
+_readers: WeakKeyDictionary[fetcher.Fetcher, Reader] = WeakKeyDictionary()
+
+
+async def _fetch_and_follow(self: Any, assignment: Any, node_id: Any, request: Any) -> Any:
+    woken = await _fetch(self, assignment, node_id, request)
+    reader = _readers.setdefault(self, Reader())
+    for topic, partitions in request.topics:
+        for partition, at, _ in partitions:
+            tp = TopicPartition(topic, partition)
+            records = getattr(self._records.get(tp), "_partition_records", None)
+            if isinstance(records, Repaired) and records.next_fetch_offset == at:
+                before = reader.follow(tp, records)
+                if before is not None:
+                    del self._records[tp]
+                    assignment.state_value(tp).consumed_to(before)
+    return woken
 
 
 def repair() -> None:
     """Let every aiokafka consumer of this process, from now on, see what is committed."""
-    fetcher.PartitionRecords = _PartitionRecords
+    fetcher.PartitionRecords = Repaired
+    fetcher.Fetcher._proc_fetch_request = _fetch_and_follow

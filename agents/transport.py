@@ -78,6 +78,17 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
         return consumer
 
+    def highwater(self, tp: TP) -> int | None:
+        """The end of what may be read; None where nothing was heard of it, or it is another's since a moment.
+
+        Faust asks for the end of the log: behind a transaction that stays open nobody can read on.
+        """
+        try:
+            end: int | None = self._ensure_consumer().last_stable_offset(tp)
+        except (AssertionError, KeyError):
+            return None
+        return end
+
     async def _fetch_records(
         self,
         consumer: Any,

@@ -9,6 +9,8 @@ from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
 
+from agents import read_committed
+
 TP = TopicPartition("call-events", 3)
 _CRC, _ATTRIBUTES, _LAST_OFFSET, _COUNT = 17, 21, 23, 57
 _CONTROL = 0x20
@@ -62,12 +64,14 @@ class State:
 
 
 def fetched(
-    partition_records, batches, *, at, aborted=(), isolation=1, check_crcs=True
+    partition_records, batches, *, at, aborted=(), isolation=1, check_crcs=True, reader=None
 ) -> tuple[FetchResult, State]:
     """An answer of the broker as aiokafka holds it, fetched from offset `at`."""
     records = partition_records(
         TP, MemoryRecords(b"".join(batches)), list(aborted), at, None, None, check_crcs, isolation
     )
+    if isinstance(records, read_committed.Repaired):
+        assert (reader or read_committed.Reader()).follow(TP, records) is None
     state = State(at)
     assignment = SimpleNamespace(active=True, state_value=lambda tp: state)
     return FetchResult(TP, assignment=assignment, partition_records=records, backoff=0), state

@@ -7,15 +7,18 @@ integration tests, and only then put the new fingerprint here.
 import asyncio
 import hashlib
 import inspect
-from collections import defaultdict
+import struct
 from importlib.metadata import version
 from types import SimpleNamespace
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer import fetcher, subscription_state
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator
 from aiokafka.producer.transaction_manager import TransactionManager
+from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
 from faust.stores import base as stores
 from faust.tables import base as tables
@@ -23,14 +26,14 @@ from faust.tables import manager, recovery
 from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import aiokafka as driver
 
-from agents import read_committed, transport
+from agents import ledger, read_committed, transport
 from agents.errors import TopicsWrong
-from agents.microbatch import drain
+from agents.microbatch import drain, fetch
 from agents.recovery import Recovery, TableManager
 from agents.tables import ChangelogTable, RestoredRows
 from contract.batches import TP, batch, fetched
 
-REPAIRED = read_committed._PartitionRecords
+REPAIRED = read_committed.Repaired
 PARTITION_RECORDS = {cls.__name__: cls for cls in (REPAIRED, REPAIRED.__mro__[1])}
 
 LEANT_ON = {
@@ -55,6 +58,7 @@ LEANT_ON = {
     faust_consumer.Consumer.ack: "5fcf41cf4515",
     # agents/microbatch.py and agents/read_committed.py
     PARTITION_RECORDS["PartitionRecords"]: "94aa0da0dbec",
+    read_committed._fetch: "59bf948fff47",
     # agents/recovery.py
     recovery.Recovery.on_recovery_completed: "6ef567acf072",
     recovery.Recovery.on_rebalance: "aa4d997a1795",
@@ -71,6 +75,7 @@ LEANT_ON = {
     TransactionManager.maybe_add_partition_to_txn: "e0a118be379a",
     TransactionManager.partitions_to_add: "a591d8c59649",
     TransactionManager.partition_added: "fa545b6995db",
+    TransactionManager.increment_sequence_number: "0fce01d42f0f",
     TransactionManager.error_transaction: "5c72d40ab25e",
     TransactionManager.fatal_error: "8e9fd08dc500",
     TransactionManager.wait_for_transaction_end: "67dc578aafc3",
@@ -141,7 +146,7 @@ def test_an_override_takes_as_many_arguments_as_what_it_overrides(ours, theirs, 
 # What `drain` takes out of an answer of the broker.
 
 
-@pytest.fixture(params=["PartitionRecords", "_PartitionRecords"])
+@pytest.fixture(params=["PartitionRecords", "Repaired"])
 def answer(request):
     def make(*batches, **how):
         return fetched(PARTITION_RECORDS[request.param], batches, **how)
@@ -224,23 +229,57 @@ def test_a_transaction_aborted_before_the_answer_hides_nothing_committed_in_it()
     assert drained(fetched(REPAIRED, batches, **how)[0]).offsets == [4]
 
 
-@pytest.mark.parametrize(("read_before", "seen"), [(3, [4]), (2, [])], ids=["after its abort", "amid it"])
-def test_what_a_reader_has_seen_the_end_of_hides_nothing_that_comes_later(monkeypatch, read_before, seen):
-    """While another transaction is open, committed records come in an answer without their marker."""
-    monkeypatch.setattr(read_committed, "_ends", defaultdict(lambda: defaultdict(list)))
-    how = {"aborted": [(1, 0)], "isolation": READ_COMMITTED}
-    drained(fetched(REPAIRED, ABORTED_AND_COMMITTED[:read_before], at=0, **how)[0])
-    assert drained(fetched(REPAIRED, ABORTED_AND_COMMITTED[3:4], at=4, **how)[0]).offsets == seen
+# While another transaction is open, committed records come in an answer without their marker.
+WITHOUT_ITS_MARKER = ABORTED_AND_COMMITTED[3:4]
 
 
-@pytest.mark.parametrize("isolation", [READ_COMMITTED, READ_UNCOMMITTED])
-def test_what_another_reader_has_read_further_on_hides_nothing(monkeypatch, isolation):
-    monkeypatch.setattr(read_committed, "_ends", defaultdict(lambda: defaultdict(list)))
-    how = {"aborted": [(1, 0)], "isolation": READ_COMMITTED}
+def test_what_a_reader_has_seen_the_end_of_hides_nothing_that_comes_later():
+    how = {"aborted": [(1, 0)], "isolation": READ_COMMITTED, "reader": read_committed.Reader()}
     drained(fetched(REPAIRED, ABORTED_AND_COMMITTED[:3], at=0, **how)[0])
-    further_on = (*ABORTED_AND_COMMITTED[3:], batch([7], producer=1), batch([8], producer=1, marker="abort"))
-    drained(fetched(REPAIRED, further_on, at=4, aborted=[(1, 7)], isolation=isolation)[0])
-    assert drained(fetched(REPAIRED, ABORTED_AND_COMMITTED[3:4], at=4, **how)[0]).offsets == [4]
+    assert drained(fetched(REPAIRED, WITHOUT_ITS_MARKER, at=4, **how)[0]).offsets == [4]
+
+
+def test_of_a_long_transaction_that_was_aborted_every_part_is_left_out():
+    how = {"aborted": [(1, 0)], "isolation": READ_COMMITTED, "reader": read_committed.Reader()}
+    drained(fetched(REPAIRED, [batch([0, 1], producer=1)], at=0, **how)[0])
+    assert drained(fetched(REPAIRED, [batch([2, 3], producer=1)], at=2, **how)[0]).offsets == []
+
+
+def test_a_reader_that_goes_back_sees_the_same_again():
+    aborted_later = batch([7], producer=1), batch([8], producer=1, marker="abort")
+    how = {"isolation": READ_COMMITTED, "reader": read_committed.Reader()}
+    answer = {"aborted": [(1, 0), (1, 7)], **how}
+    drained(fetched(REPAIRED, (*ABORTED_AND_COMMITTED, *aborted_later), at=0, **answer)[0])
+    assert drained(fetched(REPAIRED, WITHOUT_ITS_MARKER, at=4, **answer)[0]).offsets == [4]
+
+
+def test_what_one_reader_has_read_is_nothing_to_another():
+    how = {"aborted": [(1, 0)], "isolation": READ_COMMITTED}
+    drained(fetched(REPAIRED, ABORTED_AND_COMMITTED, at=0, reader=read_committed.Reader(), **how)[0])
+    assert drained(fetched(REPAIRED, [batch([0, 1], producer=1)], at=0, **how)[0]).offsets == []
+
+
+def test_a_reader_that_cannot_know_whether_records_were_aborted_goes_back_once():
+    reader = read_committed.Reader()
+
+    def follow(batches, at):
+        records = MemoryRecords(b"".join(batches))
+        return reader.follow(TP, REPAIRED(TP, records, [(1, 0)], at, None, None, True, READ_COMMITTED))
+
+    assert follow([batch([6], producer=3)], at=6) is None, "no record is concerned"
+    assert follow(WITHOUT_ITS_MARKER, at=4) == 0
+    assert follow(WITHOUT_ITS_MARKER, at=4) is None, "what was there is deleted by now"
+
+
+@pytest.mark.parametrize("kind", ["compacted away", "damaged"])
+def test_a_control_batch_without_a_marker_in_it_is_none(kind):
+    empty = bytearray(batch([3], producer=1, marker="abort"))
+    del empty[61:]
+    struct.pack_into(">i", empty, 8, len(empty) - 12)
+    struct.pack_into(">i", empty, 57, 0 if kind == "compacted away" else 1)
+    struct.pack_into(">I", empty, 17, calc_crc32c(bytes(empty[21:])))
+    batches = [batch([0, 1], producer=1), bytes(empty), batch([4], producer=2)]
+    assert drained(fetched(REPAIRED, batches, at=0, isolation=READ_COMMITTED)[0]).offsets == [0, 1, 4]
 
 
 def test_what_lies_before_the_position_is_skipped(answer):
@@ -351,3 +390,38 @@ def test_nothing_flows_from_the_moment_a_rebalance_is_told(monkeypatch):
     ours.app = SimpleNamespace(consumer=consumer)
     asyncio.run(ours.on_rebalance({TP}, set(), {TP}, 7))
     assert flowing == [False]
+
+
+# What aiokafka gets wrong, or says by an assertion.
+
+
+def test_a_partition_that_was_revoked_this_moment_has_no_end():
+    async def main():
+        thread = SimpleNamespace(_ensure_consumer=AIOKafkaConsumer)
+        assert transport._ConsumerThread.highwater(thread, TP) is None
+
+    asyncio.run(main())
+
+
+def test_sequence_numbers_begin_again_as_the_broker_wants_it():
+    async def main():
+        manager = ledger.client.TransactionManager("app-0", 1_000)
+        manager.increment_sequence_number(TP, 2**31 - 3)
+        manager.increment_sequence_number(TP, 10)
+        assert manager.sequence_number(TP) == 7
+
+    asyncio.run(main())
+
+
+def test_who_fetches_hears_that_the_client_has_ceased_to():
+    async def main():
+        consumer = AIOKafkaConsumer()
+        ended = asyncio.get_running_loop().create_future()
+        ended.set_exception(TypeError("a bug"))
+        consumer._fetcher = SimpleNamespace(
+            _closed=False, _subscriptions=consumer._subscription, _fetch_task=ended
+        )
+        with pytest.raises(TypeError, match="a bug"):
+            await fetch(consumer, 1, 0.1)
+
+    asyncio.run(main())
