@@ -8,12 +8,18 @@ from agents.ledger import Record
 from agents.microbatch import MicroBatch
 from schemas.codec import Rejected
 
+MOST_BYTES = 7 * 2**20
+"""Of a dead letter's value; its topic takes 8 MiB. Who compresses can publish more."""
+
 _ADVICE = "Look at the dead-letter topic for the reasons, mend the publisher, or raise"
 _SAFE = "Nothing is lost: these records are read again."
 
 
 def dead_letter(batch: MicroBatch, index: int, why: Rejected, received_ms: int, app_id: str) -> Record:
-    """The record for the dead-letter topic: key and value untouched; headers of Connect and of our own."""
+    """The record for the dead-letter topic: key and value untouched; headers of Connect and of our own.
+
+    A value that the topic would refuse is left out, and a header says how many bytes it had.
+    """
     headers = [
         *batch.headers[index],
         ("__connect.errors.topic", batch.topic.encode()),
@@ -29,6 +35,9 @@ def dead_letter(batch: MicroBatch, index: int, why: Rejected, received_ms: int, 
     key, value = batch.keys[index], batch.values[index]
     if key is None and value is None:
         value = b""  # a record of nothing at all cannot be written
+    if value is not None and len(value) > MOST_BYTES:
+        headers.append(("callfunnel.left_out", b"%d" % len(value)))
+        value = b""
     return (key, value), headers, None
 
 

@@ -22,7 +22,7 @@ from agents.deadletter import DeadLetterLimits, dead_letter
 from agents.errors import Mended, Stalled, TablesWrong, TakenOver, TopicsWrong
 from agents.hanging import At, Tail
 from agents.ledger import Ledger, Record
-from agents.microbatch import MicroBatch
+from agents.microbatch import MOST_BYTES, MicroBatch
 from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY
 from streams.engine import Mismatch, Partition
 from streams.tables import Effects
@@ -65,12 +65,14 @@ class Lane:
         async with self._changed:
             await self._changed.wait_for(lambda: self.waiting)
             taken = [self.waiting.popleft()]
-            records = len(taken[0].value)
+            records, size = len(taken[0].value), taken[0].value.size
             while self.waiting:
                 last, following = taken[-1].value, self.waiting[0].value
                 records += len(following)
+                size += following.size
                 if (
                     records > self._most_records
+                    or size > MOST_BYTES
                     or following.start != last.end
                     or following.generation != last.generation
                 ):
@@ -83,6 +85,7 @@ class Lane:
         return (
             len(self.waiting) < MOST_WAITING
             and sum(len(event.value) for event in self.waiting) < self._most_records
+            and sum(event.value.size for event in self.waiting) < MOST_BYTES
         )
 
 

@@ -7,7 +7,7 @@ delivery. Records are read committed: what a fenced owner left behind is never s
 
 import asyncio
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -19,6 +19,9 @@ from agents.errors import TopicsWrong
 LOOK_AGAIN_SECONDS = 0.1
 """How long a fetch waits before it looks anew at what it may take: partitions are resumed amid it."""
 
+MOST_BYTES = 16 * 2**20
+"""Of values in a transaction: however large records are, folding them holds the event loop for a moment."""
+
 Headers = Sequence[tuple[str, bytes]]
 
 
@@ -26,7 +29,7 @@ class MicroBatch:
     """Undecoded records of one partition in offset order, from fetch position `start` up to `end`."""
 
     __slots__ = (  # noqa: RUF023  (grouped by what they are)
-        "__weakref__", "topic", "partition", "generation", "start", "end",
+        "__weakref__", "topic", "partition", "generation", "start", "end", "size",
         "offsets", "timestamps", "keys", "values", "headers",
     )  # fmt: skip
 
@@ -37,6 +40,8 @@ class MicroBatch:
         self.end = end
         self.generation = generation
         """The consumer group's generation in which it was fetched."""
+        self.size = 0
+        """Bytes of all values."""
         self.offsets: list[int] = []
         self.timestamps: list[int] = []
         self.keys: list[bytes | None] = []
@@ -55,6 +60,7 @@ class MicroBatch:
         for part in (self, *following):
             for field in ("offsets", "timestamps", "keys", "values", "headers"):
                 getattr(whole, field).extend(getattr(part, field))
+            whole.size += part.size
             whole.end = part.end
         return whole
 
@@ -64,7 +70,12 @@ class MicroBatch:
         first = next((i for i, o in enumerate(self.offsets) if o >= offset), len(self.offsets))
         for field in ("offsets", "timestamps", "keys", "values", "headers"):
             setattr(rest, field, getattr(self, field)[first:])
+        rest.size = _size(rest.values)
         return rest
+
+
+def _size(values: Iterable[bytes | None]) -> int:
+    return sum(map(len, filter(None, values)))
 
 
 Fetched = dict[TopicPartition, MicroBatch]
@@ -72,7 +83,7 @@ Fetched = dict[TopicPartition, MicroBatch]
 
 
 def drain(result: FetchResult, limit: int, generation: int) -> MicroBatch | None:
-    """Take record batches out of aiokafka's buffer, whole ones, until there are `limit` records or more."""
+    """Take whole record batches out of aiokafka's buffer, up to `limit` records, or `MOST_BYTES`, or more."""
     tp = result._topic_partition
     if not result.has_more() or not result.check_assignment(tp):
         return None
@@ -80,7 +91,7 @@ def drain(result: FetchResult, limit: int, generation: int) -> MicroBatch | None
     start = fetched.next_fetch_offset
     batch = MicroBatch(tp.topic, tp.partition, start, start, generation)
     try:
-        while fetched._records.has_next() and len(batch) < limit:
+        while fetched._records.has_next() and len(batch) < limit and batch.size < MOST_BYTES:
             _take(batch, fetched)
     except BaseException:
         result._partition_records = None  # the position has not moved: from there it is fetched again
@@ -115,7 +126,9 @@ def _take(batch: MicroBatch, fetched: Any) -> None:
         batch.offsets += [record.offset for record in records]
         batch.timestamps += [record.timestamp for record in records]
         batch.keys += [record.key for record in records]
-        batch.values += [record.value for record in records]
+        values = [record.value for record in records]
+        batch.values += values
+        batch.size += _size(values)
         batch.headers += [record.headers for record in records]
     batch.end = record_batch.next_offset
 

@@ -73,7 +73,7 @@ def fold_of(settings: Settings) -> Fold:
     return Fold(
         hangup_ms=int(settings.hangup_seconds * 1000),
         late_ms=int(settings.late_seconds * 1000),
-        lead_events=100_000,
+        lead_events=4_000,
         timezone=settings.timezone,
         partitioner=settings.partitioner,
         resolutions=resolutions(

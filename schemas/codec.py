@@ -127,8 +127,10 @@ class Decoder:
             text = value.decode()
         except UnicodeDecodeError as error:
             return Rejected("not_utf8", f"the value stops being UTF-8 at byte {error.start}")
-        if (depth := _depth(value)) > limits.max_depth:
-            return Rejected("too_deep", f"the value is nested {depth} deep, allowed are {limits.max_depth}")
+        if _is_deeper(value, limits.max_depth):
+            return Rejected(
+                "too_deep", f"the value is nested deeper than {limits.max_depth}, the most allowed"
+            )
         try:
             content = _JSON.decode(text)
         except json.JSONDecodeError as error:
@@ -179,15 +181,16 @@ def _is_plain(value: bytes) -> bool:
     )
 
 
-def _depth(value: bytes) -> int:
-    """How deep arrays and objects are nested. Seen before parsing: a parser's own limit varies by caller."""
-    if value.count(b"{") + value.count(b"[") <= 1:
-        return 1
-    deepest = depth = 0
+def _is_deeper(value: bytes, limit: int) -> bool:
+    """Whether anything is nested deeper. Seen before parsing: a parser's own limit varies by caller."""
+    if value.count(b"{") + value.count(b"[") <= limit:
+        return False
+    depth = 0
     for bracket in _STRING.sub(b"", value).translate(None, _NOT_BRACKETS):
         depth += 1 if bracket in b"{[" else -1
-        deepest = max(deepest, depth)
-    return deepest
+        if depth > limit:
+            return True
+    return False
 
 
 class _NotJSONError(Exception):

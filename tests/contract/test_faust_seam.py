@@ -26,7 +26,7 @@ from faust.tables import manager, recovery
 from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import aiokafka as driver
 
-from agents import ledger, read_committed, transport
+from agents import ledger, microbatch, read_committed, transport
 from agents.errors import TopicsWrong
 from agents.microbatch import drain, fetch
 from agents.recovery import Recovery, TableManager
@@ -300,6 +300,14 @@ def test_the_limit_ends_at_a_whole_record_batch_and_the_next_drain_goes_on(answe
     assert (second.start, second.end, second.offsets) == (first.end, 7, [6])
     assert not result.has_more()
     assert drained(result) is None
+
+
+def test_large_records_end_a_drain_as_many_do(answer, monkeypatch):
+    result, _ = answer(batch([5, 6]), batch([7]), batch([8, 9]), at=5)
+    monkeypatch.setattr(microbatch, "MOST_BYTES", len(b"value 5" + b"value 6" + b"value 7"))
+    first, second = drained(result), drained(result)
+    assert (first.offsets, first.size, first.since(7).size) == ([5, 6, 7], 21, 7)
+    assert (second.offsets, first.joined([second]).size) == ([8, 9], 35)
 
 
 def test_aborts_are_remembered_from_one_drain_to_the_next(answer):

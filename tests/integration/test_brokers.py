@@ -1,5 +1,6 @@
 """Both brokers of the tests do what the engine needs of a broker, and leave nothing behind."""
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from agents.broker import (
@@ -21,6 +23,8 @@ from agents.broker import (
 from agents.config import Settings
 from agents.connection import admin_client
 from agents.errors import BrokerUnavailable
+from agents.microbatch import fetch
+from agents.read_committed import repair
 from deploy.kafka import kraft
 
 
@@ -54,6 +58,47 @@ def test_a_transaction_shows_all_of_its_records_or_none(broker):
         end()
     producer.close()
     assert committed(broker.address, topic) == [b"kept", b"kept too"]
+
+
+def test_who_begins_between_an_abort_and_an_open_transaction_misses_nothing(broker):
+    (topic,) = broker.topics("rows")
+    tp = TopicPartition(topic, 0)
+
+    def producer(name):
+        one = KafkaProducer(bootstrap_servers=broker.address, transactional_id=f"{broker.prefix}-{name}")
+        one.init_transactions()
+        return one
+
+    def send(producer, value):
+        producer.begin_transaction()
+        return producer.send(topic, value, partition=0).get(10).offset
+
+    async def read(start):
+        consumer = AIOKafkaConsumer(bootstrap_servers=broker.address, isolation_level="read_committed")
+        await consumer.start()
+        values = []
+        try:
+            consumer.assign([tp])
+            consumer.seek(tp, start)
+            deadline = time.monotonic() + 10
+            while b"committed" not in values and time.monotonic() < deadline:
+                for batch in (await fetch(consumer, 100, 0.1)).values():
+                    values += batch.since(start).values
+        finally:
+            await consumer.stop()
+        return values
+
+    repair()
+    first, second = producer("first"), producer("second")
+    send(first, b"aborted")
+    first.abort_transaction()
+    start = send(first, b"committed")
+    send(second, b"open")
+    first.commit_transaction()
+    assert asyncio.run(read(start)) == [b"committed"]
+    second.abort_transaction()
+    first.close()
+    second.close()
 
 
 def test_topics_of_two_tests_do_not_meet(broker):

@@ -1,6 +1,6 @@
 import pytest
 
-from agents.deadletter import DeadLetterLimits, dead_letter
+from agents.deadletter import MOST_BYTES, DeadLetterLimits, dead_letter
 from agents.errors import TablesWrong
 from agents.microbatch import MicroBatch
 from schemas.codec import Rejected
@@ -43,6 +43,13 @@ def test_a_rejected_tombstone_stays_one():
 
 def test_a_record_of_nothing_at_all_becomes_one_that_can_be_written():
     assert dead_letter(a_batch(None, None), 1, WHY, 99, "callfunnel")[0] == (None, b"")
+
+
+def test_a_value_that_the_topic_would_refuse_is_left_out_and_its_size_told():
+    for size, left in [(MOST_BYTES, MOST_BYTES), (MOST_BYTES + 1, 0)]:
+        (_, value), headers, _ = dead_letter(a_batch(b"k", b"x" * size), 1, WHY, 99, "callfunnel")
+        assert len(value) == left
+    assert headers[-1] == ("callfunnel.left_out", b"%d" % (MOST_BYTES + 1))
 
 
 def limits(max_share=0.5, window=10, max_run=3):

@@ -13,7 +13,7 @@ from agents.errors import Failure, Mended, Stalled, TablesWrong, TopicsWrong, Wr
 from agents.exposition import engine_metrics
 from agents.hanging import Tail
 from agents.ingest import REROUTED, Ingest
-from agents.microbatch import MicroBatch
+from agents.microbatch import MOST_BYTES, MicroBatch
 from schemas.codec import Decoder, Limits
 from schemas.events import Dial
 from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, encode_position
@@ -540,6 +540,15 @@ async def test_a_transaction_takes_no_more_than_it_may(worker):
     await given(worker, batch(3, 5), batch(5, 9))
     assert len(worker.ledger.written) == 3  # [0, 3), [3, 5), [5, 9)
     assert dials(worker) == 9
+
+
+@with_worker
+async def test_large_records_make_smaller_transactions(worker):
+    batches = [batch(0, 2), batch(2, 3), batch(3, 4)]
+    for one in batches:
+        one.size = MOST_BYTES // 2
+    await given(worker, *batches)
+    assert len(worker.ledger.written) == 2  # [0, 3), [3, 4)
 
 
 @with_worker

@@ -4,8 +4,12 @@ import pytest
 from msgspec.json import encode
 from msgspec.structs import replace
 
+from agents.config import Settings
+from agents.topics import wanted
+from agents.worker import fold_of
 from schemas.codec import Decoder, Limits
 from schemas.events import CallEnded, Connect, Dial, DmReached, LeadCreated, Lost, Won
+from schemas.topics import leads_changelog
 from streams import choice, oracle
 from streams.choice import NotBuilt, tables_for
 from streams.engine import Partition
@@ -91,6 +95,24 @@ def test_a_leads_record_that_is_none_is_refused_not_misread(tables):
         state.tables.leads[b"l"] = record
         with pytest.raises(ValueError, match=r"\w"):
             state.apply([encode(event(Dial, 2, lead_id="l"))], [None], [-1], None, 2)
+
+
+def test_the_record_of_the_most_crowded_lead_fits_its_changelog(tables):
+    settings, some = Settings(), 200
+    text = "\U0001f600" * 60
+
+    def of_one_lead():
+        own = dict.fromkeys(("lead_id", "campaign", "source", "location", "agent", "team"), text)
+        for n in range(some):
+            yield DmReached(event_id=f"{text}{n:04}", occurred_at=T + n, call_id=f"{text}{n:04}", **own)
+
+    partition = Partition(0, fold_of(settings), Decoder(Limits(clock="event")).decode_all, None, tables)
+    values = [encode(event) for event in of_one_lead()]
+    effects = partition.apply(values, [None] * some, [T] * some, None, some)
+    ((_, record), _) = effects.leads
+    (leads,) = (topic for topic in wanted(settings) if topic.name == leads_changelog(settings.app_id))
+    most = fold_of(settings).lead_events
+    assert len(record) / some * most < int(leads.config["max.message.bytes"])
 
 
 def fold_upon(tables, row):
