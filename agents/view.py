@@ -314,7 +314,7 @@ class View:
                 if end or whole:
                     finished = unfinished[partition]
                     finished.update(zip(keys[:end], values[:end], strict=True))
-                    await self._apply(funnel, partition, finished)
+                    await self._apply(funnel, partition, finished, position)
                     unfinished[partition] = dict(zip(keys[end:], values[end:], strict=True))
                     behind.discard(partition)
                     changed |= bool(finished)
@@ -333,15 +333,17 @@ class View:
                 looked = clock
                 await self._look(consumer, partitions)
 
-    async def _apply(self, funnel: Funnel, partition: TopicPartition, changes: Changes) -> None:
+    async def _apply(self, funnel: Funnel, partition: TopicPartition, changes: Changes, read_to: int) -> None:
         for n, (key, value) in enumerate(changes.items()):
             if n % _RECORDS_AT_ONCE == _RECORDS_AT_ONCE - 1:
                 await asyncio.sleep(0)  # a whole log may take seconds, and we may be told to stop
             try:
                 funnel.apply(partition.partition, key or b"", value)
             except (msgspec.MsgspecError, ValueError, TypeError) as error:
-                at = f"{partition.topic}[{partition.partition}]"
-                raise RuntimeError(f"{at} holds no row of the funnel table under {key!r}: {error}") from error
+                raise RuntimeError(
+                    f"{partition.topic}[{partition.partition}] holds what is no row of the funnel table "
+                    f"(rollup {_rollup(key)}, before offset {read_to}): {error}"
+                ) from error
 
     def _refresh(self, funnel: Funnel, changed: bool) -> None:
         """Take a new snapshot if it would tell anything new."""
@@ -369,6 +371,15 @@ class View:
         if consumer.partitions_for_topic(self._topic) != {partition.partition for partition in partitions}:
             raise _StartOverError("the number of its partitions changed")
         self._state = "live"
+
+
+def _rollup(key: bytes | None) -> str:
+    """All that is told of a key: its dimension values name people."""
+    try:
+        _, _, rollup, *_ = decode_key(key or b"")
+    except (msgspec.MsgspecError, ValueError):
+        return "unknown"
+    return rollup if rollup in ROLLUPS else "unknown"
 
 
 def _end_of_batches(keys: Sequence[bytes | None]) -> int:
