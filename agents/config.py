@@ -113,9 +113,15 @@ class Settings(Struct, frozen=True, kw_only=True):
         Seconds, _doc("an event that arrives this long after it happened counts as late")
     ] = 600.0
     pane_retention_minute_hours: Annotated[
-        int, Meta(ge=1, le=876_000), _doc("hours that minute rows are kept")
+        int,
+        Meta(ge=5, le=876_000),
+        _doc("hours that minute rows are kept: ages read 4 of them, events may be 1 ahead of the clock"),
     ] = 6
-    pane_retention_hour_days: Annotated[Days, _doc("days that hour rows are kept")] = 3
+    pane_retention_hour_days: Annotated[
+        int,
+        Meta(ge=2, le=36_500),
+        _doc("days that hour rows are kept: what was seen in 2 of them is shown"),
+    ] = 3
     pane_retention_day_days: Annotated[Days, _doc("days that day rows are kept")] = 400
 
     # the worker

@@ -416,11 +416,11 @@ class Ingest:
             )
 
     def _accept_hole(self, lane: Lane, earliest: int) -> None:
-        """Retention took records before they were read: go on, and say exactly what is missing."""
+        """Retention took records before they were read: go on, and say how much is missing at most."""
         missing = earliest - lane.state.offset  # type: ignore[operator]
         self._metrics.source_gap_events.labels(str(lane.state.number)).inc(missing)
         log.error(
-            "%s/%s: offsets %s to %s are gone from the topic (retention): %s events were never counted",
+            "%s/%s: offsets %s to %s are gone from the topic (retention): at most %s events were not counted",
             *(self._source, lane.state.number, lane.state.offset, earliest - 1, missing),
         )
         lane.state.offset = earliest

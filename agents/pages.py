@@ -1,7 +1,7 @@
 """The HTTP pages: metrics, health, the live funnel and its API, in a thread of their own.
 
-The law: no numbers before the view has caught up, and a slow scrape delays nobody, neither other requests nor
-the worker. Only GET and HEAD exist; nothing here changes anything.
+The law: no numbers before the view has caught up or after it failed, and a slow scrape delays nobody, neither
+other requests nor the worker. Only GET and HEAD exist; nothing here changes anything.
 """
 
 import asyncio
@@ -110,8 +110,9 @@ class Pages:
             await runner.cleanup()
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        if self._view is not None and not self._view.caught_up:
-            return _text(503, self._view.state)
+        view = self._view
+        if view is not None and (view.failure is not None or not view.caught_up):
+            return _text(503, view.state)
         openmetrics = accepts_openmetrics(request.headers.get("Accept", ""))
         zipped = gzip_accepted(request.headers.get("Accept-Encoding", ""))
         rendering = self._rendering.get((openmetrics, zipped))
@@ -150,7 +151,7 @@ class Pages:
                 404, {"error": "no view in this process: ask a worker that has one, or `callfunnel view`"}
             )
         snapshot = view.snapshot
-        if snapshot is None:
+        if snapshot is None or view.failure is not None:
             return _json(503, {"error": view.state})
         try:
             document = funnel_document(

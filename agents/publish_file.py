@@ -8,9 +8,8 @@ import logging
 import signal
 import sys
 import time
-from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Iterable
-from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO
 
@@ -50,14 +49,19 @@ class LinePublisher:
         self._publisher = publisher
         self._before = done
         self._rate = rate
+        self._line = done.line
+        self._refused = done.refused
+        self._refused_ahead: deque[int] = deque()
+        """Refused lines behind one that is not settled yet."""
 
     @property
     def done(self) -> Done:
         """What is settled by now, with what earlier runs settled."""
-        line = max(self._before.line, self._publisher.settled_through)
-        refused = bisect_right(self._publisher.refused, line, key=attrgetter("position"))
-        acknowledged = self._before.acknowledged + self._publisher.acknowledged
-        return Done(line, acknowledged, self._before.refused + refused)
+        line = max(self._before.line, min(self._publisher.settled_through, self._line))
+        while self._refused_ahead and self._refused_ahead[0] <= line:
+            self._refused_ahead.popleft()
+            self._refused += 1
+        return Done(line, self._before.acknowledged + self._publisher.acknowledged, self._refused)
 
     def publish(
         self,
@@ -78,8 +82,10 @@ class LinePublisher:
                 continue
             if self._rate:
                 time.sleep(max(0.0, started + sent / self._rate - time.monotonic()))
-            if self._publisher.publish(event, position=number):
-                on_refused(self._publisher.refused[-1])
+            if verdict := self._publisher.publish(event, position=number):
+                self._refused_ahead.append(number)
+                on_refused(Refused(number, verdict.reason, verdict.detail))
+            self._line = number  # last: a Ctrl-C before this leaves the line to the next run
             sent += 1
             if time.monotonic() - noted >= _NOTE_SECONDS:
                 noted = time.monotonic()
@@ -112,12 +118,15 @@ def _publish(
         replay=replay,
     )
     lines = LinePublisher(publisher, before, rate)
+    refusals: list[Refused] = []
     code = exit_codes.OK
     with _bar(stderr, size) as bar:
         task = bar.add_task("publishing", total=size, settled=0)
 
         def tell(refused: Refused) -> None:
             stderr.print(f"line {refused.position}: {refused.reason}: {refused.detail}")
+            if as_json:
+                refusals.append(refused)
 
         def note(bytes_read: int) -> None:
             done = lines.done
@@ -142,7 +151,7 @@ def _publish(
         checkpoint.remove()
     elif checkpoint:
         checkpoint.save(done)
-    _report(done, publisher.refused, finished, time.monotonic() - started, bool(checkpoint), as_json, stderr)
+    _report(done, refusals, finished, time.monotonic() - started, bool(checkpoint), as_json, stderr)
     return code
 
 

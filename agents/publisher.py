@@ -28,6 +28,9 @@ _CONNECT_MS = 10_000
 MOST_IN_FLIGHT = 20_000
 """Most events sent and not acknowledged. The client knows no limit: a long file would pile up in memory."""
 
+REFUSED_HELD = 1_000
+"""Most refused events that a publisher remembers."""
+
 _PRODUCER = {
     "acks": "all",
     "enable_idempotence": True,
@@ -73,7 +76,7 @@ class Publisher:
         timeout_seconds: float = 60.0,
     ) -> None:
         self.topic = topic
-        self.refused: list[Refused] = []
+        self._refused: deque[Refused] = deque(maxlen=REFUSED_HELD)
         self._bootstrap = bootstrap
         self._decode = Decoder(limits or Limits()).decode
         self._replay = replay
@@ -116,6 +119,11 @@ class Publisher:
         self._settle()
         return self._in_flight[0][0] - 1 if self._in_flight else self._position
 
+    @property
+    def refused(self) -> list[Refused]:
+        """The newest refused events, oldest first: `REFUSED_HELD` at most. `publish` tells each one."""
+        return list(self._refused)
+
     def publish(self, event: Mapping[str, Any] | bytes, *, position: int | None = None) -> Rejected | None:
         """Send one event (bytes as they are), or return why the contract refuses it.
 
@@ -131,7 +139,7 @@ class Publisher:
             position = self._position + 1
         verdict = self._decode(value, None, -1 if self._replay else time.time_ns() // 1_000_000)
         if isinstance(verdict, Rejected):
-            self.refused.append(Refused(position, verdict.reason, verdict.detail))
+            self._refused.append(Refused(position, verdict.reason, verdict.detail))
             self._position = position
             return verdict
         if self._would_vanish(verdict.at_ms):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
+from functools import partial
 from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo
 
@@ -79,8 +80,9 @@ class _StartOverError(Exception):
 class Funnel:
     """The rows of all partitions and their sum, kept as rows come."""
 
-    def __init__(self, zone: tzinfo) -> None:
+    def __init__(self, zone: tzinfo, days_kept: int = 400) -> None:
         self._zone = zone
+        self._days_kept_s = days_kept * 86_400
         self._held: dict[int, dict[bytes, bytes]] = {}
         self._tables: dict[str, dict[str, dict[int, dict[Dimensions, Columns]]]] = {}
         self.positions: dict[int, Position] = {}
@@ -147,7 +149,7 @@ class Funnel:
             offsets={partition: position.offset for partition, position in self.positions.items()},
             windows=windows,
             due={window: self._due(window, now_s) for window in windows},
-            uncalled=uncalled(segments, now_s),
+            uncalled=uncalled(segments, now_s, self._days_kept_s),
             seen={rollup: seen(table, now_s) for rollup, table in tables.items()},
             rows=sum(map(len, self._held.values())),
         )
@@ -176,13 +178,14 @@ class View:
         topic: str,
         *,
         zone: tzinfo,
+        days_kept: int = 400,
         clock: Literal["wall", "event"] = "wall",
         refresh_seconds: float = 0.2,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._connection = dict(connection)
         self._topic = topic
-        self._zone = zone
+        self._new_funnel = partial(Funnel, zone, days_kept)
         self._clock = clock
         self._refresh_seconds = refresh_seconds
         self._now = now
@@ -199,6 +202,7 @@ class View:
             aiokafka_options(settings),
             funnel_changelog(settings.app_id),
             zone=ZoneInfo(settings.timezone),
+            days_kept=settings.pane_retention_day_days,
             clock=settings.clock,
             refresh_seconds=settings.view_refresh_seconds,
         )
@@ -285,7 +289,7 @@ class View:
         return partitions
 
     async def _follow(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
-        funnel = Funnel(self._zone)
+        funnel = self._new_funnel()
         for partition, start in (await consumer.beginning_offsets(partitions)).items():
             consumer.seek(partition, start)
         ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
@@ -310,7 +314,7 @@ class View:
                 if end or whole:
                     finished = unfinished[partition]
                     finished.update(zip(keys[:end], values[:end], strict=True))
-                    await self._apply(funnel, partition, finished)
+                    await self._apply(funnel, partition, finished, position)
                     unfinished[partition] = dict(zip(keys[end:], values[end:], strict=True))
                     behind.discard(partition)
                     changed |= bool(finished)
@@ -329,15 +333,17 @@ class View:
                 looked = clock
                 await self._look(consumer, partitions)
 
-    async def _apply(self, funnel: Funnel, partition: TopicPartition, changes: Changes) -> None:
+    async def _apply(self, funnel: Funnel, partition: TopicPartition, changes: Changes, read_to: int) -> None:
         for n, (key, value) in enumerate(changes.items()):
             if n % _RECORDS_AT_ONCE == _RECORDS_AT_ONCE - 1:
                 await asyncio.sleep(0)  # a whole log may take seconds, and we may be told to stop
             try:
                 funnel.apply(partition.partition, key or b"", value)
             except (msgspec.MsgspecError, ValueError, TypeError) as error:
-                at = f"{partition.topic}[{partition.partition}]"
-                raise RuntimeError(f"{at} holds no row of the funnel table under {key!r}: {error}") from error
+                raise RuntimeError(
+                    f"{partition.topic}[{partition.partition}] holds what is no row of the funnel table "
+                    f"(rollup {_rollup(key)}, before offset {read_to}): {error}"
+                ) from error
 
     def _refresh(self, funnel: Funnel, changed: bool) -> None:
         """Take a new snapshot if it would tell anything new."""
@@ -365,6 +371,15 @@ class View:
         if consumer.partitions_for_topic(self._topic) != {partition.partition for partition in partitions}:
             raise _StartOverError("the number of its partitions changed")
         self._state = "live"
+
+
+def _rollup(key: bytes | None) -> str:
+    """All that is told of a key: its dimension values name people."""
+    try:
+        _, _, rollup, *_ = decode_key(key or b"")
+    except (msgspec.MsgspecError, ValueError):
+        return "unknown"
+    return rollup if rollup in ROLLUPS else "unknown"
 
 
 def _end_of_batches(keys: Sequence[bytes | None]) -> int:

@@ -10,13 +10,11 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from schemas.rows import Columns
-from streams.panes import LENGTH_SECONDS, pane_start, resolutions
+from streams.panes import LENGTH_SECONDS, pane_start
 
 WINDOWS = ("5m", "1h", "1d", "today")
 """The windows of the metrics. A fifth, `all`, is the time since the beginning."""
 _PANES = {"5m": ("1m", 5), "1h": ("1m", 60), "1d": ("1h", 24), "today": ("1d", 1), "all": ("all", 1)}
-
-_DAYS_KEPT_SECONDS = resolutions()[2].kept
 
 DUE_SECONDS = 300
 """A new lead is to be called within five minutes."""
@@ -96,8 +94,8 @@ def seen(table: Table, now_s: int) -> set[Dimensions]:
     return {row for pane, rows in table.get("1h", {}).items() if pane >= first for row in rows}
 
 
-def uncalled(table: Table, now_s: int) -> dict[Dimensions, Uncalled]:
-    """The uncalled leads of each `campaign+source` by age at `now_s`.
+def uncalled(table: Table, now_s: int, days_kept_s: int) -> dict[Dimensions, Uncalled]:
+    """The uncalled leads of each `campaign+source` by age at `now_s`; day panes are kept for `days_kept_s`.
 
     Ages are differences of spans that lie inside each other (the last four hours of minutes, the last day of
     hours, all), so no creation is counted twice or left out. A pane counts as a whole, a future one as new.
@@ -107,12 +105,12 @@ def uncalled(table: Table, now_s: int) -> dict[Dimensions, Uncalled]:
     for resolution, count in _YOUNGER:
         length = LENGTH_SECONDS[resolution]
         spans.append(_uncalled_since(table, resolution, now_s - now_s % length - (count - 1) * length))
-    oldest = _oldest_uncalled(table, totals)
+    oldest = _oldest_uncalled(table, totals, now_s - days_kept_s)
     result = {}
     for row, n in totals.items():
         younger = (0, *(span.get(row, 0) for span in spans), n)
         ages = tuple(after - before for before, after in pairwise(younger))
-        result[row] = Uncalled(ages, oldest.get(row, now_s - _DAYS_KEPT_SECONDS))
+        result[row] = Uncalled(ages, oldest[row])
     return result
 
 
@@ -126,18 +124,23 @@ def _uncalled_since(table: Table, resolution: str, first: int) -> dict[Dimension
     return sums
 
 
-def _oldest_uncalled(table: Table, totals: Mapping[Dimensions, int]) -> dict[Dimensions, int]:
+def _oldest_uncalled(
+    table: Table, totals: Mapping[Dimensions, int], days_begin_s: int
+) -> dict[Dimensions, int]:
     """The start of each row's oldest pane with an uncalled lead, in the finest resolution that holds all.
 
     A dropped pane is missing from the sum of its resolution, whichever partition dropped it: an equal sum
-    proves that the oldest is in a pane that is held.
+    proves that the oldest is in a pane that is held. Where not even the days hold all, the oldest is from
+    before `days_begin_s`.
     """
     oldest: dict[Dimensions, int] = {}
-    for resolution in ("1m", "1h"):
+    for resolution in ("1m", "1h", "1d"):
         held = _uncalled_since(table, resolution, 0)
         complete = {row for row, n in totals.items() if row not in oldest and held.get(row) == n}
         oldest |= _first_uncalled(table, resolution, complete)
-    return oldest | _first_uncalled(table, "1d", totals.keys() - oldest.keys())
+    beyond = totals.keys() - oldest.keys()
+    first = _first_uncalled(table, "1d", beyond)
+    return oldest | {row: min(first.get(row, days_begin_s), days_begin_s) for row in beyond}
 
 
 def _first_uncalled(table: Table, resolution: str, wanted: Iterable[Dimensions]) -> dict[Dimensions, int]:

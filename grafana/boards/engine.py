@@ -167,8 +167,8 @@ def events() -> Section:
             ),
             lines(
                 "Lost before they were read",
-                "Records that the broker deleted before a worker could read them: each is missing in the "
-                "numbers. No line is the good case.",
+                "Offsets that the broker deleted before a worker could read them: at most so many events are "
+                "missing in the numbers. No line is the good case.",
                 COUNT,
                 Query(
                     scope.rate("callfunnel_worker_source_gap_events_total", "partition", "increase"),

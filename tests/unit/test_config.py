@@ -67,6 +67,8 @@ def test_a_misspelt_variable_is_refused_with_the_nearest_name():
     [
         ("partitions", "0", "a whole number from 1 to 10000"),
         ("partitions", "many", "a whole number from 1 to 10000"),
+        ("pane_retention_minute_hours", "4", "a whole number from 5 to 876000"),
+        ("pane_retention_hour_days", "1", "a whole number from 2 to 36500"),
         ("hangup_seconds", "-1", "a number from 0 to 31536000"),
         ("hangup_seconds", "nan", "a number from 0 to 31536000"),
         ("wait_seconds", "inf", "a number from 0 to 31536000"),

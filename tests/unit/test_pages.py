@@ -194,6 +194,13 @@ def test_a_view_that_died_is_not_healthy():
     assert (dead.status, dead.body) == (503, b"stopped: no row\n")
 
 
+def test_a_view_that_died_gives_no_numbers_any_more():
+    dead = view(state="stopped: no row", failure=RuntimeError("no row"))
+    metrics, api = ask(dead, ("GET", "/metrics", {}), ("GET", "/api/v1/funnel", {}))
+    assert (metrics.status, metrics.body) == (503, b"stopped: no row\n")
+    assert (api.status, orjson.loads(api.body)) == (503, {"error": "stopped: no row"})
+
+
 @pytest.mark.parametrize("path", ["/", "/metrics", "/api/v1/funnel", "/-/ready", "/-/healthy", "/page.js"])
 def test_only_get_and_head_exist(path):
     head, *others = ask(

@@ -1,17 +1,21 @@
 from collections import deque
 
+import orjson
 import pytest
 
-from agents.checkpoint import Done
-from agents.publish_file import LinePublisher
-from agents.publisher import Refused
+from agents import exit_codes
+from agents.checkpoint import Checkpoint, Done
+from agents.config import Settings
+from agents.publish_file import LinePublisher, publish_file
+from agents.publisher import REFUSED_HELD
+from schemas.codec import Rejected
 
 
 class Broker:
     """Stands in for a publisher: refuses lines that say so, acknowledges when it is told to."""
 
     def __init__(self):
-        self.sent, self.refused, self.acknowledged, self._last = [], [], 0, 0
+        self.sent, self.acknowledged, self._last = [], 0, 0
         self._waiting = deque()
 
     @property
@@ -21,8 +25,7 @@ class Broker:
     def publish(self, event, *, position):
         self._last = position
         if event == b"bad":
-            self.refused.append(Refused(position, "not_json", "bad"))
-            return self.refused[-1]
+            return Rejected("not_json", "bad")
         self.sent.append(event)
         self._waiting.append(position)
         return None
@@ -70,6 +73,46 @@ def test_what_waits_for_its_acknowledgement_is_not_done_and_neither_is_what_come
     assert run.done == Done(line=1, acknowledged=1, refused=0)
     broker.acknowledge(1)
     assert run.done == Done(line=3, acknowledged=2, refused=1)
+
+
+def test_a_refused_line_that_could_not_be_told_is_left_to_the_next_run():
+    def interrupt(refused):
+        raise KeyboardInterrupt
+
+    run = LinePublisher(Broker(), Done())
+    with pytest.raises(KeyboardInterrupt):
+        run.publish([b"bad\n"], interrupt, lambda bytes_read: None)
+    assert run.done == Done()
+
+
+def test_settled_refusals_are_counted_and_not_held():
+    broker = Broker()
+    run, told, _ = publish(broker, [b"one", *[b"bad"] * 5_000])
+    assert run.done.refused == len(told) == 5_000
+    assert not run._refused_ahead
+
+
+def test_the_report_names_every_refused_line_however_many(monkeypatch, tmp_path, capfdbinary):
+    class Publisher(Broker):
+        def __init__(self, *settings, **others):
+            super().__init__()
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setattr("agents.publish_file.Publisher", Publisher)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    file = tmp_path / "events"
+    file.write_bytes(b"bad\n" * (REFUSED_HELD + 1))
+    checkpoint = Checkpoint(tmp_path / "progress", file, "here")
+    code = publish_file(Settings(), file, checkpoint, replay=True, rate=None, as_json=True)
+    report = orjson.loads(capfdbinary.readouterr().out)
+    assert code == exit_codes.NEGATIVE
+    assert [each["line"] for each in report["refusals"]] == list(range(1, REFUSED_HELD + 2))
+    assert report["refused"] == REFUSED_HELD + 1
 
 
 def test_the_rate_is_kept(monkeypatch):

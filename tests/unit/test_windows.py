@@ -1,16 +1,20 @@
+import re
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from streams.panes import pane_start
-from streams.windows import AGES, Panes, due_panes, seen, total, uncalled, window_panes
+from agents.config import in_force
+from streams.funnel import horizon
+from streams.panes import pane_start, resolutions
+from streams.windows import AGES, WINDOWS, Panes, due_panes, seen, total, uncalled, window_panes
 
 NOW = int(datetime(2026, 3, 29, 14, 7, 31, tzinfo=UTC).timestamp())
 MINUTE = NOW - NOW % 60
 HOUR = NOW - NOW % 3_600
 BERLIN = ZoneInfo("Europe/Berlin")
 SPRING = ("spring", "web")
+KEPT = 400 * 86_400
 
 
 def at(text: str, zone=UTC) -> int:
@@ -103,7 +107,7 @@ def test_every_uncalled_lead_has_one_age():
                     rows[resolution].setdefault(pane_start(resolution, start, UTC), {}).setdefault(SPRING, {})
                 )
                 columns["uncalled"] = columns.get("uncalled", 0) + n
-    found = uncalled(rows, NOW)[SPRING]
+    found = uncalled(rows, NOW, KEPT)[SPRING]
     assert dict(zip(AGES, found.by_age, strict=True)) == {
         "0-5m": 1 + 2,
         "5-15m": 4 + 8,
@@ -117,10 +121,11 @@ def test_every_uncalled_lead_has_one_age():
 
 def test_the_oldest_uncalled_lead_is_told_as_finely_as_it_is_held():
     lead = {"uncalled": 1}
-    everything = {"1m": {MINUTE: lead}, "1h": {HOUR: lead}, "1d": {at("2026-03-29"): lead}, "all": {0: lead}}
-    assert uncalled(table(**everything), NOW)[SPRING].oldest_s == MINUTE
-    assert uncalled(table(**everything | {"1m": {}}), NOW)[SPRING].oldest_s == HOUR
-    assert uncalled(table(**everything | {"1m": {}, "1h": {}}), NOW)[SPRING].oldest_s == at("2026-03-29")
+    day = at("2026-03-29")
+    everything = {"1m": {MINUTE: lead}, "1h": {HOUR: lead}, "1d": {day: lead}, "all": {0: lead}}
+    assert uncalled(table(**everything), NOW, KEPT)[SPRING].oldest_s == MINUTE
+    assert uncalled(table(**everything | {"1m": {}}), NOW, KEPT)[SPRING].oldest_s == HOUR
+    assert uncalled(table(**everything | {"1m": {}, "1h": {}}), NOW, KEPT)[SPRING].oldest_s == day
 
 
 def test_a_minute_that_is_held_does_not_hide_an_older_lead_that_is_not():
@@ -132,15 +137,53 @@ def test_a_minute_that_is_held_does_not_hide_an_older_lead_that_is_not():
             "all": {0: {"uncalled": 2}},
         }
     )
-    assert uncalled(rows, NOW)[SPRING].oldest_s == HOUR - 7 * 3_600
+    assert uncalled(rows, NOW, KEPT)[SPRING].oldest_s == HOUR - 7 * 3_600
 
 
 def test_a_lead_older_than_every_day_held_is_at_least_that_old():
-    assert uncalled(table(all={0: {"uncalled": 1}}), NOW)[SPRING].oldest_s == NOW - 400 * 86_400
+    assert uncalled(table(all={0: {"uncalled": 1}}), NOW, KEPT)[SPRING].oldest_s == NOW - KEPT
+
+
+def test_a_day_that_is_held_does_not_hide_an_older_lead_that_is_not():
+    days_30 = 30 * 86_400
+    rows = table(**{"1d": {at("2026-03-29"): {"uncalled": 1}}, "all": {0: {"uncalled": 2}}})
+    assert uncalled(rows, NOW, days_30)[SPRING].oldest_s == NOW - days_30
+    rows["1d"][at("2026-02-20")] = {SPRING: {"uncalled": 0}}
+    assert uncalled(rows, NOW, days_30)[SPRING].oldest_s == NOW - days_30
+
+
+def test_a_day_that_a_slow_partition_still_holds_is_older_than_what_is_kept():
+    rows = table(**{"1d": {at("2026-02-20"): {"uncalled": 1}}, "all": {0: {"uncalled": 2}}})
+    assert uncalled(rows, NOW, 30 * 86_400)[SPRING].oldest_s == at("2026-02-20")
+
+
+def least_kept():
+    """What the settings ask for at least, and nothing more."""
+    allowed = {setting.name: setting.allowed for setting in in_force({})}
+    names = ("minute_hours", "hour_days", "day_days")
+    least = {name: re.search(r"from (\d+) to", allowed[f"pane_retention_{name}"])[1] for name in names}
+    return resolutions(**{name: int(n) for name, n in least.items()})
+
+
+@pytest.mark.parametrize("now", [HOUR - 1, HOUR, MINUTE - 1, MINUTE, at("2026-10-25T22:59:59")])
+def test_the_least_retention_keeps_what_is_read_while_a_watermark_is_an_hour_ahead_of_the_clock(now):
+    everything = {"all": {0: {SPRING: {"uncalled": 3 * 1_440 + 1}}}}
+    kept = dict(everything)
+    for resolution in least_kept()[:3]:
+        name, gone = resolution.name, horizon(resolution, now + 3_600)
+        starts = {pane_start(name, now - 60 * minutes, BERLIN) for minutes in range(3 * 1_440)}
+        lead_a_minute = {"uncalled": resolution.length // 60}
+        everything[name] = {start: {SPRING: lead_a_minute, (str(start), ""): {}} for start in starts}
+        kept[name] = {start: rows for start, rows in everything[name].items() if start > gone}
+    assert uncalled(kept, now, KEPT)[SPRING].by_age == uncalled(everything, now, KEPT)[SPRING].by_age
+    assert seen(kept, now) == seen(everything, now)
+    for window in WINDOWS:
+        panes = window_panes(window, now, BERLIN), *due_panes(window, now, BERLIN)
+        assert [total(kept, each) for each in panes] == [total(everything, each) for each in panes]
 
 
 def test_a_called_lead_is_not_among_the_uncalled():
-    assert uncalled(table(all={0: {"awaited": 1}}), NOW) == {}
+    assert uncalled(table(all={0: {"awaited": 1}}), NOW, KEPT) == {}
 
 
 def test_dimensions_without_an_event_for_two_days_are_not_seen():
