@@ -54,9 +54,6 @@ class _Batches:
             else:
                 self.producers.add(batch.producer_id)
 
-    def clear(self) -> None:
-        self._batches.clear()
-
     def has_next(self) -> bool:
         return bool(self._batches)
 
@@ -108,11 +105,12 @@ class Reader:
     def __init__(self) -> None:
         self.read: dict[TopicPartition, Read] = {}
         self.sought: set[tuple[TopicPartition, int]] = set()
-        """Where it has gone back to: once, for it may have been deleted."""
+        """Where it has gone back to and not arrived: what was there is deleted."""
 
     def follow(self, tp: TopicPartition, records: Repaired) -> int | None:
         """Where to go back to before the records may be seen."""
         at = records.next_fetch_offset
+        self.sought.discard((tp, at))
         read = self.read.get(tp)
         if read is None or not read.start <= at <= read.end:
             read = self.read[tp] = Read(at)

@@ -259,7 +259,7 @@ def test_what_one_reader_has_read_is_nothing_to_another():
     assert drained(fetched(REPAIRED, [batch([0, 1], producer=1)], at=0, **how)[0]).offsets == []
 
 
-def test_a_reader_that_cannot_know_whether_records_were_aborted_goes_back_once():
+def test_a_reader_that_cannot_know_whether_records_were_aborted_goes_back_as_far_as_it_gets():
     reader = read_committed.Reader()
 
     def follow(batches, at):
@@ -268,7 +268,11 @@ def test_a_reader_that_cannot_know_whether_records_were_aborted_goes_back_once()
 
     assert follow([batch([6], producer=3)], at=6) is None, "no record is concerned"
     assert follow(WITHOUT_ITS_MARKER, at=4) == 0
-    assert follow(WITHOUT_ITS_MARKER, at=4) is None, "what was there is deleted by now"
+    assert follow(ABORTED_AND_COMMITTED[:3], at=0) is None
+    assert follow(WITHOUT_ITS_MARKER, at=4) is None
+    assert follow([batch([9], producer=3)], at=9) is None, "a leap: others had the partition"
+    assert follow([batch([12], producer=1)], at=12) == 0
+    assert follow([batch([12], producer=1)], at=12) is None, "what was there is deleted by now"
 
 
 @pytest.mark.parametrize("kind", ["compacted away", "damaged"])
