@@ -25,8 +25,8 @@ from agents.threads import LoopThread
 from agents.view import View
 
 TURN_SECONDS = 0.001
-"""While a page is rendered, whoever waits for the interpreter gets it after this time, not after 5 ms. Always, it
-would cost the fold a tenth."""
+"""While a page is rendered, whoever waits for the interpreter gets it after this time, not after 5 ms. Kept at
+all times it would cost the fold a tenth."""
 
 _STATIC = Path(__file__).parent / "static"
 _FILES = {
