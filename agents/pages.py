@@ -25,8 +25,9 @@ from agents.threads import LoopThread
 from agents.view import View
 
 TURN_SECONDS = 0.001
-"""While a page is rendered, whoever waits for the interpreter gets it after this time, not after 5 ms. Kept at
-all times it would cost the fold a tenth."""
+"""Whoever waits for the interpreter while a page is rendered gets it after this time, not after 5 ms. Kept at
+all times it would cost the fold a tenth.
+"""
 
 _STATIC = Path(__file__).parent / "static"
 _FILES = {
