@@ -305,17 +305,23 @@ class Ingest:
 
     def lags(self) -> Mapping[TP, int]:
         """Records behind the end of each owned source partition, as far as this worker has heard."""
-        lags = {}
+        return self._behind(self._app.consumer.highwater)
+
+    def _behind(self, end_of: Callable[[TP], int | None]) -> Mapping[TP, int]:
+        behind = {}
         for partition, lane in self.lanes.items():
             tp = TP(self._source, partition)
-            highwater = self._app.consumer.highwater(tp)
-            if highwater is not None and lane.state.offset is not None:
-                lags[tp] = max(0, highwater - lane.state.offset)
-        return lags
+            end = end_of(tp)
+            if end is not None and lane.state.offset is not None:
+                behind[tp] = max(0, end - lane.state.offset)
+        return behind
 
     def stalled(self, now: float, seconds: float) -> str | None:
-        """What has had work but no progress for so long, in words; None when nothing. `now` is monotonic."""
-        for tp, lag in self.lags().items() if self._is_ready else ():
+        """What has had work but no progress for so long, in words; None when nothing. `now` is monotonic.
+
+        What lies behind a publisher's open transaction is no work yet.
+        """
+        for tp, lag in self._behind(self._app.consumer.stable_end).items() if self._is_ready else ():
             lane = self.lanes[tp.partition]
             if not lag:
                 lane.progress_at = now

@@ -79,15 +79,16 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return consumer
 
     def highwater(self, tp: TP) -> int | None:
-        """The end of what may be read; None where nothing was heard of it, or it is another's since a moment.
+        """The end of the log; None where nothing was heard of it, or it is another's since a moment."""
+        with suppress(AssertionError, KeyError):
+            return self._ensure_consumer().highwater(tp)  # type: ignore[no-any-return]
+        return None
 
-        Faust asks for the end of the log: behind a transaction that stays open nobody can read on.
-        """
-        try:
-            end: int | None = self._ensure_consumer().last_stable_offset(tp)
-        except (AssertionError, KeyError):
-            return None
-        return end
+    def stable_end(self, tp: TP) -> int | None:
+        """As `highwater`, of what may be read: up to the first transaction that is open."""
+        with suppress(AssertionError, KeyError):
+            return self._ensure_consumer().last_stable_offset(tp)  # type: ignore[no-any-return]
+        return None
 
     async def _fetch_records(
         self,
@@ -127,6 +128,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
             key=None, value=batch, checksum=None, serialized_key_size=0, serialized_value_size=0, tp=tp,
             generation_id=batch.generation,
         )  # fmt: skip
+
+    def stable_end(self, tp: TP) -> int | None:
+        end: int | None = self._thread.stable_end(tp)
+        return end
 
     def drop(self, event: EventT) -> None:
         """The batch is not acknowledged: a rebalance must not wait for it, whoever still holds it."""

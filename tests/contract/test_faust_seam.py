@@ -411,6 +411,7 @@ def test_a_partition_that_was_revoked_this_moment_has_no_end():
     async def main():
         thread = SimpleNamespace(_ensure_consumer=AIOKafkaConsumer)
         assert transport._ConsumerThread.highwater(thread, TP) is None
+        assert transport._ConsumerThread.stable_end(thread, TP) is None
 
     asyncio.run(main())
 

@@ -369,7 +369,7 @@ class Worker:
     def topic_partitions(self, topic: str) -> int:
         return self.partitions
 
-    def highwater(self, tp: TP) -> int:
+    def stable_end(self, tp: TP) -> int:
         return self.kafka.logs[tp].stable_end
 
     async def seek(self, tp: TP, offset: int) -> None:

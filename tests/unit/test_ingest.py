@@ -39,6 +39,8 @@ class Consumer:
 
     def __init__(self):
         self.begins, self.ends = 0, 1_000
+        self.open_since = None
+        """Where a publisher's transaction begins that has not ended."""
         self.changelogs_end = 0
         self.partitions = 8
         self.sought = []
@@ -55,6 +57,9 @@ class Consumer:
 
     def highwater(self, tp):
         return self.ends
+
+    def stable_end(self, tp):
+        return self.ends if self.open_since is None else self.open_since
 
     async def seek(self, tp, offset):
         self.sought.append((tp, offset))
@@ -503,6 +508,10 @@ async def test_only_work_without_progress_is_a_stall(worker):
     assert (
         worker.ingest.stalled(now + 161, seconds=60) == "call-events/0 is 5 records behind and does not move"
     )
+    worker.consumer.open_since = 0
+    assert worker.ingest.stalled(now + 161, seconds=60) is None
+    assert worker.ingest.lags() == {SOURCE: 5}
+    worker.consumer.open_since = None
     await worker.ingest.fence({SOURCE})
     assert worker.ingest.stalled(now + 999, seconds=60) is None
 
