@@ -33,6 +33,9 @@ REROUTED = "callfunnel.rerouted"
 """The header of an event that was sent to its lead's home partition: it is applied wherever it is found."""
 
 
+DECIDE_TIMES = 3
+"""The marker that decides what hangs may be left out as the one before it was."""
+
 MOST_WAITING = 64
 """Batches that may wait for a partition, however small they are."""
 
@@ -250,7 +253,7 @@ class Ingest:
 
         Where they contradict each other in another way, nothing is touched, and `Mismatch` tells.
         """
-        decided: dict[int, str] = {}
+        verdicts: dict[int, tuple[bool, Iterable[At]]] = {}
         for number in sorted({partition for _, partition in hanging}):
             positions = {
                 (table.changelog_topic_name, number): (key, table.rows.row(number, key))
@@ -258,13 +261,19 @@ class Ingest:
             }
             commit = _was_committed(positions, hanging)
             if commit is not None:
-                await self._ledger.end_nothing(number, positions, commit=commit)
-                decided[number] = "committed" if commit else "aborted"
-        if not decided:
+                verdicts[number] = commit, positions
+        if not verdicts:
             return
-        for number in decided:
-            await self._check_owned(number)  # begins when the markers of the transaction before it are there
-        for topic, number in await self._ledger.hanging([at for at in hanging if at[1] in decided]):
+        decided = {number: "committed" if commit else "aborted" for number, (commit, _) in verdicts.items()}
+        for _ in range(DECIDE_TIMES):
+            for number, (commit, covered) in verdicts.items():
+                await self._ledger.end_nothing(number, covered, commit=commit)
+            for number in verdicts:
+                await self._check_owned(number)  # begins when the markers of the one before it are there
+            left = await self._ledger.hanging([at for at in hanging if at[1] in verdicts])
+            if not left:
+                break
+        for topic, number in left:
             await self._check_owned(number)
             raise TablesWrong(
                 f"{topic}/{number} ends with a part of a transaction that has to be {decided[number]}, and "
