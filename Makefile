@@ -92,7 +92,7 @@ $(READY): pyproject.toml deploy/requirements.txt
 	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)
 
-$(COMPILED): $(wildcard streams/*.py streams/compiled.*pp streams/compiled.pyx schemas/*.py) deploy/compile.py | $(READY)
+$(COMPILED): $(wildcard streams/*.py streams/compiled.*pp streams/compiled.pyx schemas/*.py schemas/*.hpp) deploy/compile.py | $(READY)
 	@$(BIN)/python deploy/compile.py --optional && touch $@
 
 $(PEERS): tests/bench/peers.txt | $(READY)

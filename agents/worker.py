@@ -94,7 +94,7 @@ def partitions_of(settings: Settings, count: int) -> Callable[[int], Partition]:
         raise SettingError(str(error)) from None
     logger.info("folding with %s", "compiled tables" if tables is not Tables else "tables in plain Python")
     homes_of = homes(count, settings.partitioner, tables.murmur2_of_all)
-    return lambda number: Partition(number, fold, decoder.decode_all, homes_of, tables)
+    return lambda number: Partition(number, fold, decoder, homes_of, tables)
 
 
 def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str) -> App:

@@ -45,7 +45,8 @@ def build() -> None:
             [sys.executable, "-m", "cython", "--cplus", "-3", STREAMS / "compiled.pyx", "-o", made],
             [
                 *(program, "-std=c++20", "-O2", "-DNDEBUG", "-shared", "-fPIC", "-w"),
-                *(f'-DCALLFUNNEL_SOURCES="{digest()}"', f"-I{STREAMS}", f"-I{include}", made, "-o", module),
+                *(f'-DCALLFUNNEL_SOURCES="{digest()}"', f"-I{STREAMS}", f"-I{ROOT}", f"-I{include}"),
+                *(made, "-o", module),
             ],
         ):
             if subprocess.run(command).returncode:

@@ -75,7 +75,7 @@ class Decoder:
     """Judges records by their bytes and their own time. A time of -1 means there is none to judge by."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._typed = msgspec.json.Decoder(Event)
 
     def decode(self, value: bytes | None, key: bytes | None, timestamp_ms: int) -> Event | Rejected:
@@ -86,8 +86,8 @@ class Decoder:
     ) -> list[Event | Rejected]:
         """One verdict for each record, in their order."""
         verdicts: list[Event | Rejected] = []
-        give, typed, max_bytes = verdicts.append, self._typed.decode, self._limits.max_bytes
-        earliest_ms, latest_ms = self._bounds(timestamps)
+        give, typed, max_bytes = verdicts.append, self._typed.decode, self.limits.max_bytes
+        earliest_ms, latest_ms = self.bounds_ms(timestamps)
         earliest, latest = (_EPOCH + timedelta(milliseconds=ms) for ms in (earliest_ms, latest_ms))
         for value, key, timestamp_ms in zip(values, keys, timestamps, strict=True):
             try:
@@ -107,16 +107,16 @@ class Decoder:
             give(self._judge(value, key, timestamp_ms))
         return verdicts
 
-    def _bounds(self, timestamps: Sequence[int]) -> tuple[int, int]:
+    def bounds_ms(self, timestamps: Sequence[int]) -> tuple[int, int]:
         """From when to when, both inclusive, an event is in time for every record of a batch."""
-        known = [ms for ms in timestamps if ms >= 0] if self._limits.clock == "wall" else []
+        known = [ms for ms in timestamps if ms >= 0] if self.limits.clock == "wall" else []
         if not known:
             return 0, _LAST_MS
-        earliest_ms, latest_ms = max(known) - self._limits.retention_ms, min(known) + self._limits.future_ms
+        earliest_ms, latest_ms = max(known) - self.limits.retention_ms, min(known) + self.limits.future_ms
         return min(max(earliest_ms, 0), _LAST_MS + 1), min(latest_ms, _LAST_MS)
 
     def _judge(self, value: bytes | None, key: bytes | None, timestamp_ms: int) -> Event | Rejected:
-        limits = self._limits
+        limits = self.limits
         if value is None:
             return Rejected("not_json", "the record has no value (a tombstone): publish only events")
         if len(value) > limits.max_bytes:
@@ -149,7 +149,7 @@ class Decoder:
         return self._in_time(event, timestamp_ms)
 
     def _in_time(self, event: Event, timestamp_ms: int) -> Event | Rejected:
-        limits, at_ms = self._limits, event.at_ms
+        limits, at_ms = self.limits, event.at_ms
         if not 0 <= at_ms <= _LAST_MS:
             return Rejected("bad_value", "`$.occurred_at` must be in the years 1970 to 2100, and is not")
         if limits.clock == "event" or timestamp_ms < 0:

@@ -12,7 +12,8 @@ Choice = Literal["auto", "python", "compiled"]
 
 _SOURCES = (
     *("streams/columns.py", "streams/compiled.hpp", "streams/compiled.pyx", "streams/counts.py"),
-    *("streams/funnel.py", "streams/lead.py", "streams/tables.py", "schemas/events.py", "schemas/rows.py"),
+    *("streams/funnel.py", "streams/lead.py", "streams/tables.py"),
+    *("schemas/codec.hpp", "schemas/codec.py", "schemas/events.py", "schemas/rows.py"),
 )
 
 

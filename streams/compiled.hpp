@@ -17,9 +17,9 @@
 #include <unordered_map>
 #include <vector>
 
-namespace callfunnel {
+#include "schemas/codec.hpp"
 
-using std::string_view;
+namespace callfunnel {
 
 constexpr int STAGES = 6;
 constexpr int BINS = 16;  // of a response time
@@ -44,9 +44,6 @@ enum Column : int {
     COLUMNS,
 };
 static_assert(COLUMNS <= 64, "a bit for each column");
-
-// By the rank of the type.
-enum Kind : int { CREATED, DIAL, CONNECT, DM_REACHED, QUALIFIED, WON, CALL_ENDED, DISQUALIFIED, LOST };
 
 // Text under construction, in memory that is used again and again.
 class Buffer {
@@ -310,6 +307,7 @@ struct At {
     int64_t rank = 0;
     string_view id;
 
+    static At of(const Event& event) { return {event.at_ms, event.kind, event.event_id}; }
     int compare(const At& other) const {
         if (ms != other.ms) return ms < other.ms ? -1 : 1;
         if (rank != other.rank) return rank < other.rank ? -1 : 1;
@@ -363,21 +361,6 @@ struct Call {
         if (!soon && (!end.has_talk || end.talk_seconds * 1000 >= (double)hangup_ms)) return -1;
         return end.has_hangup && end.hangup_by == "agent" ? AGENT_HANGUPS : DM_HANGUPS;
     }
-};
-
-// An event as far as a lead is concerned; an empty text is a missing field.
-struct Event {
-    Kind kind;
-    At at;
-    string_view campaign, source, team, agent, location;
-    bool machine = false;
-    bool of_call = false;
-    uint64_t call_key = 0;
-    bool has_talk = false;
-    double talk_seconds = 0;
-    string_view hangup_by;
-
-    int stage() const { return kind < STAGES && !machine ? (int)kind : -1; }
 };
 
 // msgpack, as much as a lead's record has of it
@@ -613,26 +596,27 @@ public:
         return false;
     }
 
-    // Take in one event that was not seen before. True when the lead's contributions may have changed.
-    bool absorb(const Event& event, string_view fingerprint) {
+    // Take in one event that was not seen before, with its fingerprint and its call's. True when the lead's
+    // contributions may have changed.
+    bool absorb(const Event& event, string_view fingerprint, uint64_t call_key) {
         newly_seen_ += fingerprint;
+        At at = At::of(event);
         bool changed = false;
-        changed |= earliest(campaign_, event.at, event.campaign);
-        changed |= earliest(source_, event.at, event.source);
-        changed |= earliest(location_, event.at, event.location);
-        bool of_call = event.kind >= DM_REACHED && event.kind <= DISQUALIFIED && event.of_call;
+        changed |= earliest(campaign_, at, event.campaign);
+        changed |= earliest(source_, at, event.source);
+        changed |= earliest(location_, at, event.location);
+        bool of_call = event.kind >= DM_REACHED && event.kind <= DISQUALIFIED && !event.call_id.empty();
         if (of_call) {
-            changed |= absorb_call(event);
+            changed |= absorb_call(event, call_key);
             if (event.kind == DM_REACHED) return changed;
         }
         if ((event.kind == DISQUALIFIED || event.kind == LOST || event.kind == WON) && !closed_) {
             closed_ = true;
             changed = true;
         }
-        int stage = event.stage();
-        if (stage < 0) return changed;
-        Arrival& first = arrivals_[stage];
-        if (first.known && event.at.compare(first.at) > 0) return changed;
+        if (event.kind >= STAGES || event.machine) return changed;
+        Arrival& first = arrivals_[event.kind];
+        if (first.known && at.compare(first.at) > 0) return changed;
         first = arrival_of(event);
         return true;
     }
@@ -755,7 +739,7 @@ private:
         to.text(arrival.agent);
     }
     static Arrival arrival_of(const Event& event) {
-        return {true, event.at, or_none(event.team), or_none(event.agent)};
+        return {true, At::of(event), or_none(event.team), or_none(event.agent)};
     }
     static bool earliest(First& first, const At& at, string_view value) {
         if (value.empty() || (first.known && at.compare(first.at) > 0)) return false;
@@ -763,25 +747,26 @@ private:
         return true;
     }
 
-    bool absorb_call(const Event& event) {
+    bool absorb_call(const Event& event, uint64_t key) {
+        At at = At::of(event);
         Call* call = nullptr;
         for (Call& other : calls_)
-            if (other.key == event.call_key) call = &other;
+            if (other.key == key) call = &other;
         if (!call) {
             calls_.emplace_back();
             call = &calls_.back();
-            call->key = event.call_key;
+            call->key = key;
         }
         if (event.kind == DM_REACHED) {
-            if (call->reach.arrival.known && call->reach.arrival.at.compare(event.at) < 0) return false;
+            if (call->reach.arrival.known && call->reach.arrival.at.compare(at) < 0) return false;
             call->reach = {
                 arrival_of(event), or_none(event.campaign), or_none(event.source), or_none(event.location)};
             return true;
         }
         if (event.kind == CALL_ENDED) {
             End& end = call->end;
-            if (end.known && end.at.compare(event.at) < 0) return false;
-            end = {true, event.at, event.has_talk, event.talk_seconds, !event.hangup_by.empty(), event.hangup_by};
+            if (end.known && end.at.compare(at) < 0) return false;
+            end = {true, at, event.has_talk, event.talk_seconds, !event.hangup_by.empty(), event.hangup_by};
         } else {
             if (call->verdict) return false;
             call->verdict = true;

@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=False
 """The tables of one partition, compiled: what `streams.tables` does in plain Python, and the same to the byte.
 
-`compiled.hpp` has the facts of a lead and the sums; here is what touches Python objects. Leads and rows are held as
-the changelogs have them: nothing outlives a batch but bytes.
+`schemas/codec.hpp` reads ordinary records, `compiled.hpp` has the facts of a lead and the sums; here is what touches
+Python objects. Leads and rows are held as the changelogs have them: nothing outlives a batch but bytes.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -16,7 +16,7 @@ from libcpp.vector cimport vector
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 from schemas.codec import Rejected
-from schemas.events import TYPES, Envelope
+from schemas.events import TYPES, CallEnded, Connect
 from schemas.rows import decode_columns, key_head, split_key
 from streams import columns, funnel, tables
 from streams.panes import pane_start
@@ -28,13 +28,29 @@ cdef extern from "<string_view>" namespace "std" nogil:
         string_view(const char*, size_t)
         const char* data()
         size_t size()
+        cbool empty()
+        cbool operator==(string_view)
 
 
 cdef extern from "compiled.hpp" namespace "callfunnel" nogil:
     const int COLUMNS, BINS, EVENTS, EVENTS_DISQUALIFIED, EVENTS_LOST, MACHINE_ANSWERS
     const int CAMPAIGNS
+    const string_view* KIND_NAMES
+    const string_view* FIELD_NAMES
+    const int KINDS, FIELDS
     cdef enum Kind:
         CONNECT, CALL_ENDED, DISQUALIFIED, LOST
+
+    cdef cppclass Event:
+        Event()
+        Kind kind
+        int64_t at_ms
+        string_view event_id, lead_id, call_id, campaign, source, team, agent, location
+        cbool machine, has_talk
+        double talk_seconds
+        string_view hangup_by
+
+    cbool read(string_view, Event&)
 
     cdef cppclass Delta:
         void add(int, int64_t) except +
@@ -68,40 +84,18 @@ cdef extern from "compiled.hpp" namespace "callfunnel" nogil:
     string_view or_none(string_view)
     uint32_t murmur2(string_view)
 
-    cdef cppclass At:
-        int64_t ms, rank
-        string_view id
-
-    cdef cppclass Event:
-        Event()
-        Kind kind
-        At at
-        string_view campaign, source, team, agent, location
-        cbool machine, of_call, has_talk
-        uint64_t call_key
-        double talk_seconds
-        string_view hangup_by
-
     cdef cppclass Lead:
         void open()
         void open(string_view) except +
         string_view packed(Buffer&) except +
         size_t events()
         cbool has_seen(string_view)
-        cbool absorb(const Event&, string_view) except +
+        cbool absorb(const Event&, string_view, uint64_t) except +
         void contribute(int64_t, const vector[int64_t]&, int64_t, Counts&) except +
 
 
 cdef extern from *:
-    """
-    #include <structmember.h>
-    // A field of a msgspec Struct without a lookup by name: an event has a dozen that are read.
-    static inline Py_ssize_t offset_of(PyObject* member) { return ((PyMemberDescrObject*)member)->d_member->offset; }
-    static inline PyObject* field_at(PyObject* owner, Py_ssize_t offset) { return *(PyObject**)((char*)owner + offset); }
-    """
     const char* CALLFUNNEL_SOURCES
-    Py_ssize_t offset_of(object)
-    PyObject* field_at(object, Py_ssize_t)
 
 SOURCES = CALLFUNNEL_SOURCES.decode()
 """`streams.choice.digest` when this was built."""
@@ -117,17 +111,10 @@ assert len(_COLUMNS) == COLUMNS and len(columns.BINS) == BINS
 cdef vector[string] _names = [f'"{column}"'.encode() for column in _COLUMNS]
 cdef vector[int64_t] _bounds_ms = [bound * 1000 for bound in columns.RESPONSE_BOUNDS_SECONDS]
 cdef dict _kinds = {cls: cls.rank for cls in TYPES.values()}
-
-cdef:
-    # Where every event has the fields of its envelope.
-    Py_ssize_t OCCURRED_AT = offset_of(Envelope.occurred_at)
-    Py_ssize_t EVENT_ID = offset_of(Envelope.event_id)
-    Py_ssize_t CAMPAIGN = offset_of(Envelope.campaign)
-    Py_ssize_t SOURCE = offset_of(Envelope.source)
-    Py_ssize_t TEAM = offset_of(Envelope.team)
-    Py_ssize_t AGENT = offset_of(Envelope.agent)
-    Py_ssize_t LOCATION = offset_of(Envelope.location)
-    Py_ssize_t CALL_ID = offset_of(Envelope.call_id)
+assert list(TYPES) == [KIND_NAMES[i].data()[:KIND_NAMES[i].size()].decode() for i in range(KINDS)]
+assert {"type", *(name for cls in TYPES.values() for name in cls.__struct_fields__)} == {
+    FIELD_NAMES[i].data()[:FIELD_NAMES[i].size()].decode() for i in range(FIELDS)
+}
 
 
 cdef inline string_view view(bytes data) noexcept:
@@ -147,37 +134,63 @@ cdef inline bytes as_bytes(string_view data):
     return PyBytes_FromStringAndSize(data.data(), data.size())
 
 
-cdef inline object field(object event, Py_ssize_t offset):
-    cdef PyObject* value = field_at(event, offset)
-    if value == NULL:
-        raise AttributeError(f"{type(event)} has a field that is not set")
-    return <object>value
+cdef Event event_of(object told) except *:
+    """The same of an event that the codec has read; its texts stay where they are."""
+    cdef Event event
+    event.kind = _kinds[type(told)]
+    event.at_ms = told.at_ms
+    event.event_id = text(told.event_id)
+    event.lead_id = text(told.lead_id)
+    event.call_id = text(told.call_id)
+    event.campaign = text(told.campaign)
+    event.source = text(told.source)
+    event.team = text(told.team)
+    event.agent = text(told.agent)
+    event.location = text(told.location)
+    event.machine = type(told) is Connect and told.answered_by == "machine"
+    if type(told) is CallEnded:
+        event.has_talk = told.talk_seconds is not None
+        event.talk_seconds = told.talk_seconds if event.has_talk else 0.0
+        event.hangup_by = text(told.hangup_by)
+    return event
 
 
-cdef Event understood(object event) except *:
-    """What a lead and the activity need of an event; its texts stay the event's."""
-    cdef Event known
-    at = field(event, OCCURRED_AT)
-    known.kind = _kinds[type(event)]
-    known.at.ms = at if type(at) is int else event.at_ms
-    known.at.rank = known.kind
-    known.at.id = text(field(event, EVENT_ID))
-    known.campaign = text(field(event, CAMPAIGN))
-    known.source = text(field(event, SOURCE))
-    known.team = text(field(event, TEAM))
-    known.agent = text(field(event, AGENT))
-    known.location = text(field(event, LOCATION))
-    known.machine = known.kind == CONNECT and event.answered_by == "machine"
-    call_id = field(event, CALL_ID)
-    known.of_call = bool(call_id)
-    if known.of_call and known.kind > CONNECT:
-        known.call_key = xxh3_64_intdigest(call_id.encode())
-    if known.kind == CALL_ENDED:
-        talk_seconds = event.talk_seconds
-        known.has_talk = talk_seconds is not None
-        known.talk_seconds = talk_seconds if known.has_talk else 0.0
-        known.hangup_by = text(event.hangup_by)
-    return known
+cdef class Verdicts:
+    """What the records of a batch say: an event each, or why it is none."""
+
+    cdef:
+        vector[Event] events
+        dict rejected
+        object _told
+
+    def __init__(self, decoder, list values, list keys, list timestamps):
+        cdef:
+            Event event
+            int64_t earliest_ms, latest_ms
+            Py_ssize_t i, max_bytes = decoder.limits.max_bytes
+            list odd = []
+        earliest_ms, latest_ms = decoder.bounds_ms(timestamps)
+        self.events.resize(len(values))
+        for i in range(len(values)):
+            value, key = values[i], keys[i]
+            if (
+                value is not None
+                and len(<bytes>value) <= max_bytes
+                and read(view(value), event)
+                and earliest_ms <= event.at_ms <= latest_ms
+                and (key is None or view(key) == event.lead_id)
+            ):
+                self.events[i] = event
+            else:
+                odd.append(i)
+        told = decoder.decode_all([values[i] for i in odd], [keys[i] for i in odd], [timestamps[i] for i in odd])
+        self.rejected = {}
+        for i, verdict in zip(odd, told):
+            if type(verdict) is Rejected:
+                self.rejected[i] = verdict
+            else:
+                self.events[i] = event_of(verdict)
+        self._told = values, told  # the texts are theirs
 
 
 cdef void count_activity(const Event& event, Counts& counts) except *:
@@ -192,9 +205,9 @@ cdef void count_activity(const Event& event, Counts& counts) except *:
         column = EVENTS_LOST
     else:
         column = EVENTS + <int>event.kind
-    counts.at(counts.campaign(or_none(event.campaign), or_none(event.source)), event.at.ms).add(column, 1)
-    counts.at(counts.team(or_none(event.team), or_none(event.agent)), event.at.ms).add(column, 1)
-    counts.at(counts.location(or_none(event.location)), event.at.ms).add(column, 1)
+    counts.at(counts.campaign(or_none(event.campaign), or_none(event.source)), event.at_ms).add(column, 1)
+    counts.at(counts.team(or_none(event.team), or_none(event.agent)), event.at_ms).add(column, 1)
+    counts.at(counts.location(or_none(event.location)), event.at_ms).add(column, 1)
 
 
 class Tables(tables.Tables):
@@ -208,29 +221,33 @@ class Tables(tables.Tables):
     def new_funnel(self, resolutions, zone):
         return Funnel(resolutions, zone)
 
-    def new_leads(self, verdicts, list keys):
+    def decode(self, list values, list keys, list timestamps):
+        return Verdicts(self._decoder, values, keys, timestamps)
+
+    def new_leads(self, Verdicts verdicts, list keys):
         cdef:
             dict leads = self.leads
             set ids = set()
-            int i
-        for i, verdict in enumerate(verdicts):
-            if type(verdict) is Rejected:
+            size_t i
+        for i in range(verdicts.events.size()):
+            if verdicts.events[i].lead_id.empty():
                 continue
-            lead_id = keys[i] or verdict.lead_id.encode()
+            lead_id = keys[i] or as_bytes(verdicts.events[i].lead_id)
             if lead_id not in leads:
                 ids.add(lead_id)
         return ids
 
-    def add(self, verdicts, list keys, list timestamps, rerouted, dict away, int64_t watermark_ms):
+    def add(self, Verdicts verdicts, list keys, list timestamps, rerouted, dict away, int64_t watermark_ms):
         cdef:
             Counts counts
             Lead lead, former
-            Event event
+            const Event* event
             Buffer buffer
             dict leads = self.leads, opened = {}
-            list ids = [], changes = [], rejected = [], foreign = []
+            list ids = [], changes = [], rejected = list(verdicts.rejected.items()), foreign = []
             vector[int] first, last, following
             int i, at
+            uint64_t call_key
             int64_t hangup_ms = self._fold.hangup_ms, late_ms = self._fold.late_ms
             size_t most_events = self._fold.lead_events
             int duplicates = 0, late = 0
@@ -238,12 +255,12 @@ class Tables(tables.Tables):
             bytes lead_id, record, packed, mark
 
         # By lead, each with its events in their order.
-        following.resize(len(verdicts), -1)
-        for i, verdict in enumerate(verdicts):
-            if type(verdict) is Rejected:
-                rejected.append((i, verdict))
+        following.resize(verdicts.events.size(), -1)
+        for i in range(<int>verdicts.events.size()):
+            event = &verdicts.events[i]
+            if event.lead_id.empty():
                 continue
-            lead_id = keys[i] or verdict.lead_id.encode()
+            lead_id = keys[i] or as_bytes(event.lead_id)
             found = opened.get(lead_id)
             if found is not None:
                 at = found
@@ -267,18 +284,20 @@ class Tables(tables.Tables):
             changed = False
             i = first[at]
             while i >= 0:
-                verdict = verdicts[i]
-                mark = xxh3_64_digest(verdict.event_id.encode())
+                event = &verdicts.events[i]
+                mark = xxh3_64_digest(as_bytes(event.event_id))
                 if lead.has_seen(view(mark)):
                     duplicates += 1
                 elif lead.events() >= most_events:
                     rejected.append((i, tables.crowded(most_events)))
                 else:
-                    event = understood(verdict)
-                    watermark_ms = max(watermark_ms, event.at.ms)
-                    late += <int64_t>timestamps[i] - event.at.ms > late_ms
-                    changed |= lead.absorb(event, view(mark))
-                    count_activity(event, counts)
+                    watermark_ms = max(watermark_ms, event.at_ms)
+                    late += <int64_t>timestamps[i] - event.at_ms > late_ms
+                    call_key = 0
+                    if event.kind > CONNECT and not event.call_id.empty():
+                        call_key = xxh3_64_intdigest(as_bytes(event.call_id))
+                    changed |= lead.absorb(event[0], view(mark), call_key)
+                    count_activity(event[0], counts)
                 i = following[i]
             if changed:
                 if record is not None:

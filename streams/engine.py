@@ -6,17 +6,11 @@ whoever calls it writes all of it, in one transaction, or ends the process.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
+from schemas.codec import Decoder
 from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, decode_position, encode_position
 from streams.partitioning import Homes
 from streams.tables import Effects, Fold, Tables, Verdict
-
-
-class Decode(Protocol):
-    def __call__(
-        self, values: Sequence[bytes | None], keys: Sequence[bytes | None], timestamps: Sequence[int]
-    ) -> Sequence[Verdict]: ...
 
 
 class Partition:
@@ -26,7 +20,7 @@ class Partition:
         self,
         number: int,
         fold: Fold,
-        decode: Decode,
+        decoder: Decoder,
         homes: Homes | None,
         tables: type[Tables] = Tables,
     ) -> None:
@@ -35,9 +29,8 @@ class Partition:
         """The next source offset to apply; None before the first batch was ever written."""
         self.written = Position(offset=0, watermark_ms=-1, fold=fold.id)
         """The position record as it was last made."""
-        self.tables = tables(fold)
+        self.tables = tables(fold, decoder)
         self._fold_id = fold.id
-        self._decode = decode
         self._homes = homes
 
     def restore(self, funnel: dict[bytes, bytes], leads: dict[bytes, bytes]) -> None:
@@ -85,7 +78,7 @@ class Partition:
         `timestamps` are the records' own, in ms. `rerouted` marks records that were already sent home once:
         they are applied wherever they are.
         """
-        verdicts = self._decode(values, keys, timestamps)
+        verdicts = self.tables.decode(values, keys, timestamps)
         before = self.written
         away = self._away(verdicts, keys)
         effects = self.tables.add(verdicts, keys, timestamps, rerouted, away, before.watermark_ms)

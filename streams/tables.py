@@ -13,7 +13,7 @@ from msgspec.json import encode
 from msgspec.structs import replace
 from xxhash import xxh3_64_hexdigest
 
-from schemas.codec import Rejected
+from schemas.codec import Decoder, Rejected
 from schemas.events import NONE, TYPES, CallEnded, Connect, Disqualified, Envelope, Lost
 from streams.columns import EVENTS, EVENTS_DISQUALIFIED, EVENTS_LOST, MACHINE_ANSWERS
 from streams.counts import Counts
@@ -65,10 +65,11 @@ class Tables:
 
     murmur2_of_all = staticmethod(murmur2_of_all)
 
-    def __init__(self, fold: Fold) -> None:
+    def __init__(self, fold: Fold, decoder: Decoder) -> None:
         self.leads: dict[bytes, bytes] = {}
         self.funnel = self.new_funnel(fold.resolutions, ZoneInfo(fold.timezone))
         self._fold = fold
+        self._decoder = decoder
 
     def new_funnel(self, resolutions: tuple[Resolution, ...], zone: tzinfo) -> Funnel:
         return Funnel(resolutions, zone)
@@ -77,6 +78,12 @@ class Tables:
         """Take over the rows of the changelogs, without their positions."""
         self.leads = leads
         self.funnel.restore(funnel)
+
+    def decode(
+        self, values: Sequence[bytes | None], keys: Sequence[bytes | None], timestamps: Sequence[int]
+    ) -> Sequence[Verdict]:
+        """What each record of a batch says: for `new_leads` and `add` alone."""
+        return self._decoder.decode_all(values, keys, timestamps)
 
     def new_leads(self, verdicts: Sequence[Verdict], keys: Sequence[bytes | None]) -> set[bytes]:
         """The leads of a batch of which nothing is known."""

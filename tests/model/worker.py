@@ -245,9 +245,7 @@ class Worker:
             dead_letters=DEAD_LETTERS,
             ledger=schedule.rules.ledger(APP, {"worker": self}, 15.0),
             batch_events=8,
-            new_partition=lambda number: Partition(
-                number, FOLD, DECODER.decode_all, homes(partitions, "murmur2")
-            ),
+            new_partition=lambda number: Partition(number, FOLD, DECODER, homes(partitions, "murmur2")),
             limits=DeadLetterLimits(1.0, 1000, 1000),
             metrics=metrics,  # type: ignore[arg-type]
             fail=self.fail,

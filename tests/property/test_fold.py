@@ -27,7 +27,7 @@ DECODER = Decoder(Limits(clock="event"))
 
 
 def partition(tables: type[Tables]) -> Partition:
-    return Partition(0, FOLD, DECODER.decode_all, None, tables)
+    return Partition(0, FOLD, DECODER, None, tables)
 
 
 def feed(state: Partition, events, changelog):

@@ -18,7 +18,7 @@ FOLD = Fold(
     partitioner="murmur2",
     resolutions=resolutions(),
 )
-DECODE = Decoder(Limits()).decode_all
+DECODER = Decoder(Limits())
 
 
 def homes(lead_ids):
@@ -28,7 +28,7 @@ def homes(lead_ids):
 
 @pytest.fixture
 def partition(tables):
-    return lambda number=0, fold=FOLD, homes=homes: Partition(number, fold, DECODE, homes, tables)
+    return lambda number=0, fold=FOLD, homes=homes: Partition(number, fold, DECODER, homes, tables)
 
 
 def event(cls=Dial, event_id="e", lead_id="l", at_ms=T, **fields):

@@ -151,14 +151,14 @@ class Worker:
         self.registry = CollectorRegistry()
         self.failures = []
         self.acked = []
-        decode = Decoder(Limits()).decode_all
+        decoder = Decoder(Limits())
         self.ingest = Ingest(
             self.app,
             source=SOURCE.topic,
             dead_letters=DEAD,
             ledger=self.ledger,
             new_partition=lambda number: Partition(
-                number, FOLD, decode, lambda lead_ids: dict.fromkeys(lead_ids, home)
+                number, FOLD, decoder, lambda lead_ids: dict.fromkeys(lead_ids, home)
             ),
             batch_events=10_000,
             limits=DeadLetterLimits(max_share=0.9, window=1_000, max_run=5),

@@ -72,8 +72,8 @@ def of_all_times():
 )
 @pytest.mark.parametrize("size", [7, 100_000])
 def test_what_is_long_odd_or_many_is_held_alike(tables, events, size):
-    decode = Decoder(Limits(clock="event")).decode_all
-    python, other = (Partition(0, FOLD, decode, None, kind) for kind in (Tables, tables))
+    decoder = Decoder(Limits(clock="event"))
+    python, other = (Partition(0, FOLD, decoder, None, kind) for kind in (Tables, tables))
     values = [encode(one) for one in events]
     for start in range(0, len(values), size):
         batch = values[start : start + size]
@@ -89,7 +89,7 @@ def test_what_is_long_odd_or_many_is_held_alike(tables, events, size):
 
 
 def test_a_leads_record_that_is_none_is_refused_not_misread(tables):
-    state = Partition(0, FOLD, Decoder(Limits(clock="event")).decode_all, None, tables)
+    state = Partition(0, FOLD, Decoder(Limits(clock="event")), None, tables)
     good = state.apply([encode(event(Dial, 1, lead_id="l"))], [None], [-1], None, 1).leads[0][1]
     for record in (good[:-1], good[:40], b"\xc0", b"\x9c", b"\x91\xc0", b"\xff" * 60):
         state.tables.leads[b"l"] = record
@@ -106,7 +106,7 @@ def test_the_record_of_the_most_crowded_lead_fits_its_changelog(tables):
         for n in range(some):
             yield DmReached(event_id=f"{text}{n:04}", occurred_at=T + n, call_id=f"{text}{n:04}", **own)
 
-    partition = Partition(0, fold_of(settings), Decoder(Limits(clock="event")).decode_all, None, tables)
+    partition = Partition(0, fold_of(settings), Decoder(Limits(clock="event")), None, tables)
     values = [encode(event) for event in of_one_lead()]
     effects = partition.apply(values, [None] * some, [T] * some, None, some)
     ((_, record), _) = effects.leads
@@ -116,7 +116,7 @@ def test_the_record_of_the_most_crowded_lead_fits_its_changelog(tables):
 
 
 def fold_upon(tables, row):
-    state = Partition(0, FOLD, Decoder(Limits(clock="event")).decode_all, None, tables)
+    state = Partition(0, FOLD, Decoder(Limits(clock="event")), None, tables)
     state.tables.restore({b'["all",0,"campaign+source","none","none"]': row}, {})
     state.apply([encode(event(Dial, 1, lead_id="l"))], [None], [-1], None, 1)
 
@@ -132,9 +132,7 @@ def test_an_hour_may_lie_in_two_days_more_than_once(tables):
     zone = "America/St_Johns"
     start = 1_289_097_000_000  # 2010-11-07T02:30Z
     events = [event(Dial, n, lead_id=f"l{n}", at_ms=start + n * 60_000, location="x") for n in range(-25, 25)]
-    state = Partition(
-        0, replace(FOLD, timezone=zone), Decoder(Limits(clock="event")).decode_all, None, tables
-    )
+    state = Partition(0, replace(FOLD, timezone=zone), Decoder(Limits(clock="event")), None, tables)
     state.apply([encode(one) for one in events], [None] * 50, [-1] * 50, None, 50)
     kept = {"minute_hours": 6, "hour_days": 3, "day_days": 400}
     expected = oracle.tables(events, timezone=zone, **kept)
