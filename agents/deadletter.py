@@ -1,7 +1,7 @@
 """What becomes of rejected records: bytes as they came, the reason in the headers, a limit to patience."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from agents.errors import TablesWrong
 from agents.ledger import Record
@@ -15,30 +15,38 @@ _ADVICE = "Look at the dead-letter topic for the reasons, mend the publisher, or
 _SAFE = "Nothing is lost: these records are read again."
 
 
-def dead_letter(batch: MicroBatch, index: int, why: Rejected, received_ms: int, app_id: str) -> Record:
-    """The record for the dead-letter topic: key and value untouched; headers of Connect and of our own.
+def dead_letters(
+    batch: MicroBatch, rejected: Iterable[tuple[int, Rejected]], received_ms: int, app_id: str
+) -> Iterator[Record]:
+    """What goes to the dead-letter topic: keys and values untouched; headers of Connect and of our own.
 
     A value that the topic would refuse is left out, and a header says how many bytes it had.
     """
-    headers = [
-        *batch.headers[index],
-        ("__connect.errors.topic", batch.topic.encode()),
-        ("__connect.errors.partition", b"%d" % batch.partition),
-        ("__connect.errors.offset", b"%d" % batch.offsets[index]),
-        ("__connect.errors.connector.name", app_id.encode()),
-        ("__connect.errors.exception.class.name", why.reason.encode()),
-        ("__connect.errors.exception.message", why.detail.encode()),
-        ("callfunnel.reason", why.reason.encode()),
-        ("callfunnel.detail", why.detail.encode()),
-        ("callfunnel.received_at", b"%d" % received_ms),
-    ]
-    key, value = batch.keys[index], batch.values[index]
-    if key is None and value is None:
-        value = b""  # a record of nothing at all cannot be written
-    if value is not None and len(value) > MOST_BYTES:
-        headers.append(("callfunnel.left_out", b"%d" % len(value)))
-        value = b""
-    return (key, value), headers, None
+    topic = "__connect.errors.topic", batch.topic.encode()
+    partition = "__connect.errors.partition", b"%d" % batch.partition
+    connector = "__connect.errors.connector.name", app_id.encode()
+    received_at = "callfunnel.received_at", b"%d" % received_ms
+    for index, why in rejected:
+        reason, detail = why.reason.encode(), why.detail.encode()
+        headers = [
+            *batch.headers[index],
+            topic,
+            partition,
+            ("__connect.errors.offset", b"%d" % batch.offsets[index]),
+            connector,
+            ("__connect.errors.exception.class.name", reason),
+            ("__connect.errors.exception.message", detail),
+            ("callfunnel.reason", reason),
+            ("callfunnel.detail", detail),
+            received_at,
+        ]
+        key, value = batch.keys[index], batch.values[index]
+        if key is None and value is None:
+            value = b""  # a record of nothing at all cannot be written
+        if value is not None and len(value) > MOST_BYTES:
+            headers.append(("callfunnel.left_out", b"%d" % len(value)))
+            value = b""
+        yield (key, value), headers, None
 
 
 class DeadLetterLimits:

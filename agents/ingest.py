@@ -9,7 +9,7 @@ The law here:
 import asyncio
 import logging
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from itertools import repeat
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from typing import Any
 from faust.types import TP, EventT
 
 from agents import failpoints
-from agents.deadletter import DeadLetterLimits, dead_letter
+from agents.deadletter import DeadLetterLimits, dead_letters
 from agents.errors import Mended, Stalled, TablesWrong, TakenOver, TopicsWrong
 from agents.hanging import At, Tail
 from agents.ledger import Ledger, Record
@@ -449,9 +449,9 @@ class Ingest:
         }
         if effects.rejected:
             received_ms = int(time.time() * 1000)
-            records[self._dead_letters, number] = [
-                dead_letter(batch, i, why, received_ms, self._app.conf.id) for i, why in effects.rejected
-            ]
+            records[self._dead_letters, number] = dead_letters(
+                batch, effects.rejected, received_ms, self._app.conf.id
+            )
         rerouted: defaultdict[At, list[Record]] = defaultdict(list)
         for i, home in effects.foreign:
             headers = [*batch.headers[i], (REROUTED, b"1")]
@@ -462,8 +462,8 @@ class Ingest:
     def _observe(self, batch: MicroBatch, effects: Effects, seconds: float) -> None:
         metrics = self._metrics
         metrics.events_consumed.labels(batch.topic, str(batch.partition)).inc(len(batch))
-        for _, rejected in effects.rejected:
-            metrics.events_rejected.labels(rejected.reason).inc()
+        for reason, n in Counter(why.reason for _, why in effects.rejected).items():
+            metrics.events_rejected.labels(reason).inc(n)
         metrics.events_duplicate.inc(effects.duplicates)
         metrics.events_late.inc(effects.late)
         metrics.events_rerouted.inc(len(effects.foreign))

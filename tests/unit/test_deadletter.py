@@ -1,6 +1,6 @@
 import pytest
 
-from agents.deadletter import MOST_BYTES, DeadLetterLimits, dead_letter
+from agents.deadletter import MOST_BYTES, DeadLetterLimits, dead_letters
 from agents.errors import TablesWrong
 from agents.microbatch import MicroBatch
 from schemas.codec import Rejected
@@ -15,14 +15,19 @@ def a_batch(key, value, headers=()):
     return batch
 
 
+def dead_letter(batch, received_ms=99):
+    (letter,) = dead_letters(batch, [(1, WHY)], received_ms, "callfunnel")
+    return letter
+
+
 def test_a_dead_letter_is_the_record_as_it_came():
-    (key, value), _, timestamp = dead_letter(a_batch(b"\xff", b"{nonsense"), 1, WHY, 99, "callfunnel")
+    (key, value), _, timestamp = dead_letter(a_batch(b"\xff", b"{nonsense"))
     assert (key, value, timestamp) == (b"\xff", b"{nonsense", None)
 
 
 def test_its_headers_say_where_it_was_and_why_it_is_here():
     trace = ("trace", b"t1")
-    headers = dead_letter(a_batch(b"k", b"v", (trace,)), 1, WHY, 1_750_000_000_123, "callfunnel")[1]
+    headers = dead_letter(a_batch(b"k", b"v", (trace,)), 1_750_000_000_123)[1]
     assert headers[0] == trace
     assert dict(headers[1:]) == {
         "__connect.errors.topic": b"call-events",
@@ -38,16 +43,16 @@ def test_its_headers_say_where_it_was_and_why_it_is_here():
 
 
 def test_a_rejected_tombstone_stays_one():
-    assert dead_letter(a_batch(b"k", None), 1, WHY, 99, "callfunnel")[0] == (b"k", None)
+    assert dead_letter(a_batch(b"k", None))[0] == (b"k", None)
 
 
 def test_a_record_of_nothing_at_all_becomes_one_that_can_be_written():
-    assert dead_letter(a_batch(None, None), 1, WHY, 99, "callfunnel")[0] == (None, b"")
+    assert dead_letter(a_batch(None, None))[0] == (None, b"")
 
 
 def test_a_value_that_the_topic_would_refuse_is_left_out_and_its_size_told():
     for size, left in [(MOST_BYTES, MOST_BYTES), (MOST_BYTES + 1, 0)]:
-        (_, value), headers, _ = dead_letter(a_batch(b"k", b"x" * size), 1, WHY, 99, "callfunnel")
+        (_, value), headers, _ = dead_letter(a_batch(b"k", b"x" * size))
         assert len(value) == left
     assert headers[-1] == ("callfunnel.left_out", b"%d" % (MOST_BYTES + 1))
 
