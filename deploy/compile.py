@@ -68,6 +68,10 @@ def main() -> None:
         if "--optional" not in sys.argv:
             raise
         print(f"{error}. Going on in plain Python.", file=sys.stderr)
+        return
+    use = "from streams.choice import tables_for; tables_for('compiled')"
+    if subprocess.run([sys.executable, "-c", use], cwd=ROOT).returncode:
+        raise SystemExit("built, but of no use: see above. Does schemas/codec.hpp know every type and field?")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ enum Kind : int { CREATED, DIAL, CONNECT, DM_REACHED, QUALIFIED, WON, CALL_ENDED
 constexpr string_view KIND_NAMES[KINDS] = {
     "lead_created", "dial", "connect", "dm_reached", "qualified", "won", "call_ended", "disqualified", "lost"};
 
-// Of an event of any type; those that are a number or one of a few words come last.
+// Of an event of any type. From EVENT_ID to LOCATION they are the identities and dimensions that every type may have.
 enum Field : int {
     EVENT_ID, LEAD_ID, CALL_ID, CAMPAIGN, SOURCE, TEAM, AGENT, LOCATION, REASON,
     TYPE, OCCURRED_AT, SCHEMA_VERSION, ANSWERED_BY, TALK_SECONDS, HANGUP_BY, AMOUNT, EXPECTED_AMOUNT, CURRENCY,
@@ -30,7 +30,7 @@ constexpr string_view FIELD_NAMES[FIELDS] = {
 // As much of an event as the tables need. An empty text is a missing field; texts stay where they were read.
 struct Event {
     Kind kind = CREATED;
-    int64_t at_ms = 0;
+    int64_t at_ms = -1;
     string_view event_id, lead_id, call_id, campaign, source, team, agent, location;
     bool machine = false;
     bool has_talk = false;
@@ -41,19 +41,19 @@ struct Event {
 // A value that is not nested, or null, which means that there is none.
 struct Value {
     enum Type : uint8_t { NONE, TEXT, NUMBER, BOOLEAN } type = NONE;
-    uint8_t decimals = 0;    // of a number
-    int characters = 0;      // of a text
-    int64_t digits = 0;      // of a number, without its point
+    uint8_t decimals = 0;  // of a number
+    int64_t unscaled = 0;  // a number without its point
+    int characters = 0;    // of a text
     string_view text;
 
     bool is(string_view word) const { return type == TEXT && text == word; }
-    bool is_name() const { return type == NONE || (type == TEXT && characters <= 64); }
+    bool is_label() const { return type == NONE || (type == TEXT && characters <= 64); }
 };
 
-constexpr std::array<bool, 256> IS_PLAIN = [] {
-    std::array<bool, 256> is_plain{};
-    for (int c = ' '; c < 0x7f; c++) is_plain[c] = c != '"' && c != '\\';
-    return is_plain;
+constexpr std::array<bool, 256> IS_TEXT = [] {
+    std::array<bool, 256> is_text{};
+    for (int c = ' '; c < 0x7f; c++) is_text[c] = c != '"' && c != '\\';
+    return is_text;
 }();
 
 // Reads JSON, as much as an ordinary record has of it: no escapes, no exponents, nothing negative, nothing nested.
@@ -76,10 +76,10 @@ public:
         const char *start = p_, *p = p_;
         int more = 0;  // bytes than characters
         for (;;) {
-            while (p != end_ && IS_PLAIN[(unsigned char)*p]) p++;
+            while (p != end_ && IS_TEXT[(unsigned char)*p]) p++;
             if (p == end_) return false;
             if (*p == '"') break;
-            size_t size = beyond_ascii(p);
+            size_t size = size_beyond_ascii(p);
             if (!size) return false;
             p += size;
             more += (int)size - 1;
@@ -120,18 +120,19 @@ private:
         const char* start = p_;
         value.type = Value::NUMBER;
         int digits = 0;
-        for (; p_ != end_ && is_digit(*p_) && digits <= 15; digits++) value.digits = value.digits * 10 + (*p_++ - '0');
+        for (; p_ != end_ && is_digit(*p_) && digits <= 15; digits++)
+            value.unscaled = value.unscaled * 10 + (*p_++ - '0');
         if (!digits || (digits > 1 && *start == '0')) return false;
         if (p_ != end_ && *p_ == '.') {
             p_++;
             for (; p_ != end_ && is_digit(*p_) && digits <= 15; digits++, value.decimals++)
-                value.digits = value.digits * 10 + (*p_++ - '0');
+                value.unscaled = value.unscaled * 10 + (*p_++ - '0');
             if (!value.decimals) return false;
         }
-        return digits <= 15;  // an exponent is then where a comma has to be
+        return digits <= 15;  // what follows, an exponent say, is for the caller, who wants a comma
     }
     // The bytes of the character there; 0 where it is not UTF-8, or may not be in a text.
-    size_t beyond_ascii(const char* p) const {
+    size_t size_beyond_ascii(const char* p) const {
         auto at = [this, p](size_t i) { return p + i < end_ ? (unsigned char)p[i] : 0; };
         unsigned char first = at(0);
         size_t size = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
@@ -141,10 +142,11 @@ private:
             code = code << 6 | (at(i) & 0x3f);
         }
         constexpr uint32_t least[] = {0xa0, 0x800, 0x10000};
-        bool is_character = first >= 0xc2 && first <= 0xf4 && code >= least[size - 2] && code <= 0x10ffff && code >> 11 != 0x1b;
-        bool turns_or_ends_a_line = code == 0x61c || code == 0x200e || code == 0x200f
+        bool is_character = first >= 0xc2 && first <= 0xf4 && code >= least[size - 2] && code <= 0x10ffff
+            && code >> 11 != 0x1b;
+        bool is_mark = code == 0x61c || code == 0x200e || code == 0x200f
             || (code >= 0x2028 && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069);
-        return is_character && !turns_or_ends_a_line ? size : 0;
+        return is_character && !is_mark ? size : 0;
     }
 };
 
@@ -159,7 +161,7 @@ inline int64_t milliseconds_of(string_view time) {
             if (!good) return 0;
             n = n * 10 + (*p - '0');
         }
-        good = n >= least && n <= most;
+        good = good && n >= least && n <= most;
         return n;
     };
     auto mark = [&](char c) { good = good && p != end && *p++ == c; };
@@ -227,7 +229,7 @@ inline bool read(string_view json, Event& event) {
     event.kind = (Kind)kind;
 
     for (int field = EVENT_ID; field <= LOCATION; field++)
-        if (!given[field].is_name()) return false;
+        if (!given[field].is_label()) return false;
     event.event_id = given[EVENT_ID].text;
     event.lead_id = given[LEAD_ID].text;
     if (event.event_id.empty() || event.lead_id.empty()) return false;
@@ -239,13 +241,13 @@ inline bool read(string_view json, Event& event) {
     event.location = given[LOCATION].text;
 
     const Value& version = given[SCHEMA_VERSION];
-    if (version.type != Value::NONE && !(version.type == Value::NUMBER && version.digits == 1 && !version.decimals))
+    if (version.type != Value::NONE && !(version.type == Value::NUMBER && version.unscaled == 1 && !version.decimals))
         return false;
 
     const Value& at = given[OCCURRED_AT];
     if (at.type == Value::TEXT) event.at_ms = milliseconds_of(at.text);
-    else if (at.type == Value::NUMBER && !at.decimals) event.at_ms = at.digits;
-    else return false;
+    else if (at.type == Value::NUMBER && !at.decimals) event.at_ms = at.unscaled;
+    if (event.at_ms < 0) return false;
 
     if (kind == CONNECT) {
         const Value& by = given[ANSWERED_BY];
@@ -257,7 +259,7 @@ inline bool read(string_view json, Event& event) {
         event.has_talk = talk.type == Value::NUMBER;
         double scale = 1;
         for (int left = talk.decimals; left; left--) scale *= 10;
-        event.talk_seconds = (double)talk.digits / scale;
+        event.talk_seconds = (double)talk.unscaled / scale;
         event.hangup_by = by.text;
         return (event.has_talk || talk.type == Value::NONE)
             && (by.type == Value::NONE || by.is("customer") || by.is("agent") || by.is("system"));
@@ -265,7 +267,7 @@ inline bool read(string_view json, Event& event) {
     if (kind == QUALIFIED || kind == WON)  // sums of money are the codec's
         return given[AMOUNT].type == Value::NONE && given[EXPECTED_AMOUNT].type == Value::NONE
             && given[CURRENCY].type == Value::NONE;
-    return kind < DISQUALIFIED || given[REASON].is_name();
+    return kind < DISQUALIFIED || given[REASON].is_label();
 }
 
 }  // namespace callfunnel

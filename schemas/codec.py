@@ -6,6 +6,8 @@ neighbours in a batch, so that `callfunnel validate` and the engine agree; and n
 Ordinary records take one typed decode and a few looks at their bytes. What that does not settle is judged in
 full by the same rules. Of a repeated key the last value counts; null, and "" in an optional field, mean that
 the field is missing; unknown fields are ignored.
+
+Compiled tables read ordinary records with `codec.hpp`: a rule that gets stricter here does so there.
 """
 
 import json

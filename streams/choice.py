@@ -37,6 +37,8 @@ def tables_for(choice: Choice) -> "type[Tables]":
         compiled = import_module("streams.compiled")
     except ImportError:
         wrong = "are not built"
+    except AssertionError:  # what they know by name is not what there is
+        wrong = "were built from other sources than these"
     else:
         if digest() == compiled.SOURCES:
             return compiled.Tables  # type: ignore[no-any-return]

@@ -701,7 +701,7 @@ public:
     }
 
 private:
-    string_view seen_;
+    string_view seen_ = "";
     std::string newly_seen_;
     bool closed_ = false;
     First campaign_, source_, location_;

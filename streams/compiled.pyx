@@ -111,6 +111,7 @@ assert len(_COLUMNS) == COLUMNS and len(columns.BINS) == BINS
 cdef vector[string] _names = [f'"{column}"'.encode() for column in _COLUMNS]
 cdef vector[int64_t] _bounds_ms = [bound * 1000 for bound in columns.RESPONSE_BOUNDS_SECONDS]
 cdef dict _kinds = {cls: cls.rank for cls in TYPES.values()}
+assert [cls.rank for cls in TYPES.values()] == list(range(KINDS))
 assert list(TYPES) == [KIND_NAMES[i].data()[:KIND_NAMES[i].size()].decode() for i in range(KINDS)]
 assert {"type", *(name for cls in TYPES.values() for name in cls.__struct_fields__)} == {
     FIELD_NAMES[i].data()[:FIELD_NAMES[i].size()].decode() for i in range(FIELDS)
@@ -135,7 +136,7 @@ cdef inline bytes as_bytes(string_view data):
 
 
 cdef Event event_of(object told) except *:
-    """The same of an event that the codec has read; its texts stay where they are."""
+    """What `read` would make of an event that the codec has read; the texts stay the codec's."""
     cdef Event event
     event.kind = _kinds[type(told)]
     event.at_ms = told.at_ms
@@ -156,7 +157,7 @@ cdef Event event_of(object told) except *:
 
 
 cdef class Verdicts:
-    """What the records of a batch say: an event each, or why it is none."""
+    """What the records of a batch say: an event each, without a lead's id where it is none, or why it is none."""
 
     cdef:
         vector[Event] events
@@ -169,6 +170,8 @@ cdef class Verdicts:
             int64_t earliest_ms, latest_ms
             Py_ssize_t i, max_bytes = decoder.limits.max_bytes
             list odd = []
+        if not len(values) == len(keys) == len(timestamps):
+            raise ValueError("a batch has a key and a time for each value")
         earliest_ms, latest_ms = decoder.bounds_ms(timestamps)
         self.events.resize(len(values))
         for i in range(len(values)):
@@ -190,7 +193,7 @@ cdef class Verdicts:
                 self.rejected[i] = verdict
             else:
                 self.events[i] = event_of(verdict)
-        self._told = values, told  # the texts are theirs
+        self._told = tuple(values), told  # the texts are theirs
 
 
 cdef void count_activity(const Event& event, Counts& counts) except *:
@@ -292,7 +295,7 @@ class Tables(tables.Tables):
                     rejected.append((i, tables.crowded(most_events)))
                 else:
                     watermark_ms = max(watermark_ms, event.at_ms)
-                    late += <int64_t>timestamps[i] - event.at_ms > late_ms
+                    late += <int64_t>timestamps[i] > event.at_ms + late_ms
                     call_key = 0
                     if event.kind > CONNECT and not event.call_id.empty():
                         call_key = xxh3_64_intdigest(as_bytes(event.call_id))

@@ -139,8 +139,22 @@ def test_an_hour_may_lie_in_two_days_more_than_once(tables):
     assert oracle.differences(expected, state.tables.funnel.rows()) == []
 
 
-def test_tables_built_from_other_sources_are_not_used(monkeypatch):
-    monkeypatch.setattr(choice, "digest", lambda: "others")
+def test_a_batch_has_a_key_and_a_time_for_each_value(tables):
+    state = Partition(0, FOLD, Decoder(Limits(clock="event")), None, tables)
+    value = encode(event(Dial, 1, lead_id="l"))
+    for keys, timestamps in (([None], [T] * 3), ([], [T] * 3), ([None] * 3, [T])):
+        with pytest.raises(ValueError, match=r"\w"):
+            state.apply([value] * 3, keys, timestamps, None, 3)
+
+
+def unlike(name):
+    """What a build says that knows other types than there are."""
+    raise AssertionError
+
+
+@pytest.mark.parametrize(("what", "instead"), [("digest", lambda: "others"), ("import_module", unlike)])
+def test_tables_built_from_other_sources_are_not_used(monkeypatch, what, instead):
+    monkeypatch.setattr(choice, what, instead)
     assert tables_for("auto") is Tables
     with pytest.raises(NotBuilt, match="make compiled"):
         tables_for("compiled")
