@@ -50,6 +50,8 @@ class LinePublisher:
         self._before = done
         self._rate = rate
         self._line = done.line
+        self._taken = 0
+        """Lines that the publisher took, up to that one."""
         self._refused = done.refused
         self._refused_ahead: deque[int] = deque()
         """Refused lines behind one that is not settled yet."""
@@ -57,11 +59,14 @@ class LinePublisher:
     @property
     def done(self) -> Done:
         """What is settled by now, with what earlier runs settled."""
-        line = max(self._before.line, min(self._publisher.settled_through, self._line))
+        through, acknowledged = self._publisher.settled
+        if acknowledged <= self._taken:  # else Ctrl-C came just behind a line that is acknowledged by now
+            through = min(through, self._line)
+        line = max(self._before.line, through)
         while self._refused_ahead and self._refused_ahead[0] <= line:
             self._refused_ahead.popleft()
             self._refused += 1
-        return Done(line, self._before.acknowledged + self._publisher.acknowledged, self._refused)
+        return Done(line, self._before.acknowledged + acknowledged, self._refused)
 
     def publish(
         self,
@@ -85,7 +90,9 @@ class LinePublisher:
             if verdict := self._publisher.publish(event, position=number):
                 self._refused_ahead.append(number)
                 on_refused(Refused(number, verdict.reason, verdict.detail))
-            self._line = number  # last: a Ctrl-C before this leaves the line to the next run
+            else:
+                self._taken += 1
+            self._line = number  # last: a refused line that Ctrl-C leaves untold is left to the next run
             sent += 1
             if time.monotonic() - noted >= _NOTE_SECONDS:
                 noted = time.monotonic()

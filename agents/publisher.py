@@ -9,7 +9,8 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -54,8 +55,8 @@ class Refused(Struct, frozen=True):
 class Publisher:
     """Publishes events in order, from one thread. A context manager: leaving it flushes.
 
-    Within it, Ctrl-C waits until a record is written: half of one would be sent with its batch, and nobody
-    could read the partition past it.
+    Within it, Ctrl-C waits until a record is written and noted: half of one would be sent with its batch, and
+    nobody could read the partition past it.
 
     `client` are further arguments for kafka-python (security). With `replay`, a record carries the time of
     its event and none is early or late: a history keeps its own times. Otherwise it is the time of sending.
@@ -86,9 +87,9 @@ class Publisher:
         self._in_flight: deque[tuple[int, FutureRecordMetadata]] = deque()
         self._failure: Failure | None = None
         self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
-        self._is_writing = False
+        self._is_undisturbed = False
         self._signal = 0
-        """A signal that came while a record was written."""
+        """A signal that came meanwhile."""
         timeout_ms = int(timeout_seconds * 1000)
         connection = {
             **(client or {}),
@@ -108,16 +109,21 @@ class Publisher:
             raise self._explained(error) from error
 
     @property
+    def settled(self) -> tuple[int, int]:
+        """`settled_through` and `acknowledged` of the same moment."""
+        self._settle()
+        through = self._in_flight[0][0] - 1 if self._in_flight else self._position
+        return through, self._acknowledged
+
+    @property
     def acknowledged(self) -> int:
         """How many events Kafka has acknowledged."""
-        self._settle()
-        return self._acknowledged
+        return self.settled[1]
 
     @property
     def settled_through(self) -> int:
         """The position up to which each event is acknowledged or refused: behind it a next run goes on."""
-        self._settle()
-        return self._in_flight[0][0] - 1 if self._in_flight else self._position
+        return self.settled[0]
 
     @property
     def refused(self) -> list[Refused]:
@@ -147,24 +153,19 @@ class Publisher:
                 f"{self.topic} keeps no record as old as event {position}: it would be taken and vanish. "
                 "A topic for history has retention.ms=-1 (CALLFUNNEL_CLOCK=event callfunnel topics create)."
             )
-        self._is_writing = True
-        try:
-            sent = self._producer.send(
-                self.topic,
-                value,
-                key=verdict.lead_id.encode(),
-                timestamp_ms=verdict.at_ms if self._replay else None,
-            )
-        except KafkaError as error:
-            self._failure = self._explained(error)
-            raise self._failure from error
-        finally:
-            self._is_writing = False
-        self._in_flight.append((position, sent))
-        self._position = position  # last: a Ctrl-C before this leaves the event to the next run
-        if self._signal:
-            number, self._signal = self._signal, 0
-            signal.raise_signal(number)
+        with self._undisturbed():
+            try:
+                sent = self._producer.send(
+                    self.topic,
+                    value,
+                    key=verdict.lead_id.encode(),
+                    timestamp_ms=verdict.at_ms if self._replay else None,
+                )
+            except KafkaError as error:
+                self._failure = self._explained(error)
+                raise self._failure from error
+            self._in_flight.append((position, sent))
+            self._position = position
         return None
 
     def flush(self) -> None:
@@ -192,8 +193,20 @@ class Publisher:
                     signal.signal(number, self._on_signal)
         return self
 
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """Ctrl-C waits until the end."""
+        self._is_undisturbed = True
+        try:
+            yield
+        finally:
+            self._is_undisturbed = False
+        if self._signal:
+            number, self._signal = self._signal, 0
+            signal.raise_signal(number)
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._is_writing:
+        if self._is_undisturbed:
             self._signal = number
         else:
             self._handlers[number](number, frame)
@@ -201,23 +214,26 @@ class Publisher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
         try:
             if kind is None:
                 self.flush()
         finally:
             self.close()
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
 
     def _settle(self) -> None:
         """Take note of what Kafka said, oldest first, up to the first event it did not take."""
-        while self._in_flight and self._in_flight[0][1].is_done:
-            position, sent = self._in_flight[0]
-            if sent.exception is not None:
-                self._failure = self._failure or self._explained(sent.exception, position)
-                return
-            self._in_flight.popleft()
-            self._acknowledged += 1
+        if not self._in_flight or not self._in_flight[0][1].is_done:
+            return
+        with self._undisturbed():
+            while self._in_flight and self._in_flight[0][1].is_done:
+                position, sent = self._in_flight[0]
+                if sent.exception is not None:
+                    self._failure = self._failure or self._explained(sent.exception, position)
+                    return
+                self._in_flight.popleft()
+                self._acknowledged += 1
 
     def _await_oldest(self) -> None:
         position, sent = self._in_flight[0]

@@ -19,8 +19,8 @@ class Broker:
         self._waiting = deque()
 
     @property
-    def settled_through(self):
-        return self._waiting[0] - 1 if self._waiting else self._last
+    def settled(self):
+        return self._waiting[0] - 1 if self._waiting else self._last, self.acknowledged
 
     def publish(self, event, *, position):
         self._last = position
@@ -83,6 +83,26 @@ def test_a_refused_line_that_could_not_be_told_is_left_to_the_next_run():
     with pytest.raises(KeyboardInterrupt):
         run.publish([b"bad\n"], interrupt, lambda bytes_read: None)
     assert run.done == Done()
+
+
+@pytest.mark.parametrize(
+    ("line", "acknowledges", "done"),
+    [(b"three", True, Done(4, 2)), (b"three", False, Done(2, 1)), (b"bad", False, Done(2, 1))],
+)
+def test_a_line_is_done_once_wherever_ctrl_c_comes(line, acknowledges, done):
+    class Interrupted(Broker):
+        def publish(self, event, *, position):
+            super().publish(event, position=position)
+            if position == 2:
+                self.acknowledge(1)
+            if position == 4:
+                self.acknowledge(acknowledges)
+                raise KeyboardInterrupt
+
+    run = LinePublisher(Interrupted(), Done())
+    with pytest.raises(KeyboardInterrupt):
+        run.publish([b"\n", b"one\n", b"\n", line + b"\n"], lambda refused: None, lambda bytes_read: None)
+    assert run.done == done
 
 
 def test_settled_refusals_are_counted_and_not_held():

@@ -1,5 +1,9 @@
 """What a publisher keeps, without a broker; the rest is in the integration tests."""
 
+import signal
+import sys
+from types import SimpleNamespace
+
 import pytest
 
 from agents.publisher import REFUSED_HELD, Publisher
@@ -9,7 +13,7 @@ from agents.publisher import REFUSED_HELD, Publisher
 def publisher(monkeypatch):
     monkeypatch.setattr("agents.publisher.KafkaProducer", lambda **_: None)
     monkeypatch.setattr(Publisher, "_look_at_topic", lambda *_: None)
-    return Publisher("nowhere:9092", "call-events")
+    return Publisher("nowhere:9092", "call-events", replay=True)
 
 
 def test_a_publisher_that_lives_long_remembers_the_newest_refused_events_alone(publisher):
@@ -17,3 +21,47 @@ def test_a_publisher_that_lives_long_remembers_the_newest_refused_events_alone(p
         assert publisher.publish(b"nonsense").reason == "not_json"
     assert [refused.position for refused in publisher.refused] == list(range(6, REFUSED_HELD + 6))
     assert publisher.settled_through == REFUSED_HELD + 5
+
+
+class Client:
+    """Acknowledges at once."""
+
+    def send(self, *_, **__):
+        return SimpleNamespace(is_done=True, exception=None)
+
+    def close(self, timeout):
+        pass
+
+
+EVENT = b'{"event_id":"e","lead_id":"l","type":"dial","occurred_at":1740830400000}'
+
+
+def test_a_sent_event_is_noted_whole_wherever_ctrl_c_comes(publisher):
+    publisher._producer = Client()
+    begun, lines = [], 0
+
+    def count(frame, event, _):
+        """Ctrl-C at another line of the publisher, or of the client, each time."""
+        nonlocal lines
+        if frame.f_code.co_name in ("publish", "send", "_settle", "settled", "_undisturbed", "__exit__"):
+            lines += event == "line"
+            if lines == len(begun):
+                sys.settrace(None)
+                signal.raise_signal(signal.SIGINT)
+        return count
+
+    interrupted = True
+    while interrupted:
+        begun.append(publisher._position)
+        lines, interrupted = 0, False
+        try:
+            with publisher:
+                sys.settrace(count)
+                publisher.publish(EVENT)
+                publisher.publish(EVENT)
+                sys.settrace(None)
+        except KeyboardInterrupt:
+            interrupted = True
+        sys.settrace(None)
+        assert publisher.settled == (publisher._position, publisher._position)
+    assert len(begun) > 30
