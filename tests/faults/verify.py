@@ -158,14 +158,10 @@ class Verdict(msgspec.Struct):
 
 
 def compare(
-    left: Left,
-    expected: Expected,
-    read: Mapping[int, int],
-    dead: Mapping[tuple[int, int, str], int],
-    most_copies: int = 1,
+    left: Left, expected: Expected, read: Mapping[int, int], dead: Mapping[tuple[int, int, str], int]
 ) -> Verdict:
     """Every cell, every record and every dead letter. `read` holds how many records there were to read of
-    each partition, `dead` which dead letters there must be, `most_copies` how often each may be there."""
+    each partition, `dead` which dead letters there must be."""
     verdict = Verdict()
     for partition in sorted({*expected.tables, *left.funnel}):
         want, got = expected.tables.get(partition, {}), left.tables(partition)
@@ -185,9 +181,8 @@ def compare(
     verdict.expect(left.rows[1] == expected.leads, f"leads: expected {expected.leads}, got {left.rows[1]}")
     for letter in {*dead, *left.dead}:
         want, got = dead.get(letter, 0), left.dead[letter]
-        most = want * most_copies
         verdict.lost += max(0, want - got)
-        verdict.doubled += max(0, got - most)
-        verdict.expect(want <= got <= most, f"dead letters of {letter}: expected {want}, got {got}")
+        verdict.doubled += max(0, got - want)
+        verdict.expect(want == got, f"dead letters of {letter}: expected {want}, got {got}")
     verdict.exact = not verdict.differences
     return verdict
