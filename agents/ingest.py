@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 REROUTED = "callfunnel.rerouted"
 """The header of an event that was sent to its lead's home partition: it is applied wherever it is found."""
 
-
 DECIDE_TIMES = 3
 """The marker that decides what hangs may be left out as the one before it was."""
 

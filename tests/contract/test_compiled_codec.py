@@ -17,7 +17,6 @@ from property.test_fold import FOLD
 from schemas.codec import Decoder, Limits
 from schemas.events import TYPES
 from schemas.rows import decode_columns
-from streams.choice import NotBuilt, tables_for
 from streams.engine import Partition
 from streams.tables import Tables
 
@@ -25,12 +24,7 @@ NOON_MS = 1_740_830_400_000
 LEAD = "lead"
 
 
-@pytest.fixture(scope="module")
-def tables():
-    try:
-        return tables_for("compiled")
-    except NotBuilt as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.parametrize("tables", ["compiled"], indirect=True)
 
 
 class Asked(Decoder):
