@@ -4,12 +4,16 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from agents.errors import TablesWrong
+from agents.hanging import Headers
 from agents.ledger import Record
 from agents.microbatch import MicroBatch
 from schemas.codec import Rejected
 
 MOST_BYTES = 7 * 2**20
 """Of a dead letter's value; its topic takes 8 MiB. Who compresses can publish more."""
+
+OFFSET, CONNECTOR = "__connect.errors.offset", "__connect.errors.connector.name"
+"""The headers that say which record of the source a dead letter is about, and which app says so."""
 
 _ADVICE = "Look at the dead-letter topic for the reasons, mend the publisher, or raise"
 _SAFE = "Nothing is lost: these records are read again."
@@ -24,7 +28,7 @@ def dead_letters(
     """
     topic = "__connect.errors.topic", batch.topic.encode()
     partition = "__connect.errors.partition", b"%d" % batch.partition
-    connector = "__connect.errors.connector.name", app_id.encode()
+    connector = CONNECTOR, app_id.encode()
     received_at = "callfunnel.received_at", b"%d" % received_ms
     for index, why in rejected:
         reason, detail = why.reason.encode(), why.detail.encode()
@@ -32,7 +36,7 @@ def dead_letters(
             *batch.headers[index],
             topic,
             partition,
-            ("__connect.errors.offset", b"%d" % batch.offsets[index]),
+            (OFFSET, b"%d" % batch.offsets[index]),
             connector,
             ("__connect.errors.exception.class.name", reason),
             ("__connect.errors.exception.message", detail),
@@ -47,6 +51,15 @@ def dead_letters(
             headers.append(("callfunnel.left_out", b"%d" % len(value)))
             value = b""
         yield (key, value), headers, None
+
+
+def source_offset(headers: Headers, app_id: str) -> int | None:
+    """Which record of the source a dead letter of this app is about; None for what others wrote.
+
+    What the publisher wrote comes before what we write, and the last of a name counts.
+    """
+    its = dict(headers)
+    return int(its[OFFSET]) if its.get(CONNECTOR) == app_id.encode() else None
 
 
 class DeadLetterLimits:

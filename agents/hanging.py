@@ -7,28 +7,39 @@ call it: nobody reads past it, and the next marker of the same producer decides 
 marker is about. So it has to be decided before anything else is written.
 """
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import TopicAuthorizationFailedError
 from msgspec import Struct
 
 At = tuple[str, int]
 """Topic and partition."""
 
+Headers = tuple[tuple[str, bytes], ...]
+
+LOOK_BACK = 1_000
+"""Offsets that are read at a time, from the end."""
+
 
 class Tail(Struct, frozen=True):
-    """The records between the last that can be read and the end of the log. Markers are no records."""
+    """The records between the last that can be read and the end of the log. Markers are no records.
+
+    Without any where this client may not read the topic.
+    """
 
     key: bytes | None = None
     """Of the last one."""
     value: bytes | None = None
-    headers: frozenset[str] = frozenset()
-    """The names of all their headers."""
+    headers: frozenset[Headers] = frozenset()
+    """What they have of the headers that were asked for."""
 
 
-async def hanging(client: Mapping[str, Any], partitions: Iterable[At]) -> Mapping[At, Tail]:
+async def hanging(
+    client: Mapping[str, Any], partitions: Iterable[At], headers: Collection[str] = ()
+) -> Mapping[At, Tail]:
     """The tails of the partitions that have one. `client` is what every aiokafka client is told.
 
     Where others write, transactions that are under way are among them.
@@ -43,21 +54,52 @@ async def hanging(client: Mapping[str, Any], partitions: Iterable[At]) -> Mappin
         ends = await everything.end_offsets(asked)
         stable_ends = await decided.end_offsets(asked)
         return {
-            (tp.topic, tp.partition): await _tail(everything, tp, stable_ends[tp], end)
+            (tp.topic, tp.partition): await _tail(everything, tp, stable_ends[tp], end, headers)
             for tp, end in ends.items()
             if stable_ends[tp] < end
         }
 
 
-async def _tail(reader: AIOKafkaConsumer, tp: TopicPartition, start: int, end: int) -> Tail:
-    tail, headers = Tail(), set()
+async def _tail(
+    reader: AIOKafkaConsumer, tp: TopicPartition, start: int, end: int, headers: Collection[str]
+) -> Tail:
+    tail, found = Tail(), set()
     reader.assign([tp])
     reader.seek(tp, start)
     while await reader.position(tp) < end:
-        for records in (await reader.getmany(timeout_ms=200)).values():
-            headers |= {name for record in records for name, _ in record.headers}
-            tail = Tail(records[-1].key, records[-1].value, frozenset(headers))
+        try:
+            fetched = await reader.getmany(timeout_ms=200)
+        except TopicAuthorizationFailedError:
+            return Tail()
+        for records in fetched.values():
+            found |= {tuple(one for one in record.headers if one[0] in headers) for record in records}
+            tail = Tail(records[-1].key, records[-1].value, frozenset(found))
     return tail
+
+
+async def last(client: Mapping[str, Any], partition: At, find: Callable[[Headers], int | None]) -> int | None:
+    """What `find` makes of the headers of the last committed record that it makes anything of.
+
+    None where this client may not read the topic.
+    """
+    tp = TopicPartition(*partition)
+    async with _reader(client, "read_committed") as reader:
+        reader.assign([tp])
+        first = (await reader.beginning_offsets([tp]))[tp]
+        start = (await reader.end_offsets([tp]))[tp]
+        found = None
+        while found is None and start > first:
+            stop, start = start, max(first, start - LOOK_BACK)
+            reader.seek(tp, start)
+            while await reader.position(tp) < stop:
+                try:
+                    fetched = await reader.getmany(timeout_ms=200)
+                except TopicAuthorizationFailedError:
+                    return None
+                for record in fetched.get(tp, ()):
+                    one = find(record.headers)
+                    found = found if one is None else one
+        return found
 
 
 @asynccontextmanager

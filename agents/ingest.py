@@ -19,21 +19,16 @@ from faust.types import TP, EventT
 
 from agents import failpoints
 from agents.deadletter import DeadLetterLimits, dead_letters
-from agents.errors import Mended, Stalled, TablesWrong, TakenOver, TopicsWrong
-from agents.hanging import At, Tail
+from agents.errors import Stalled, TablesWrong, TakenOver, TopicsWrong
+from agents.hanging import At
 from agents.ledger import Ledger, Record
 from agents.microbatch import MOST_BYTES, MicroBatch
+from agents.undecided import REROUTED, Positions, Undecided
 from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY
 from streams.engine import Mismatch, Partition
 from streams.tables import Effects
 
 log = logging.getLogger(__name__)
-
-REROUTED = "callfunnel.rerouted"
-"""The header of an event that was sent to its lead's home partition: it is applied wherever it is found."""
-
-DECIDE_TIMES = 3
-"""The marker that decides what hangs may be left out as the one before it was."""
 
 MOST_WAITING = 64
 """Batches that may wait for a partition, however small they are."""
@@ -183,18 +178,26 @@ class Ingest:
         asked = [*source, *restored]
         earliest = await consumer.earliest_offsets(*asked) if asked else {}
         ends = await consumer.highwaters(*asked) if asked else {}
+        undecided = Undecided(self._ledger, self._app.conf.id, self._source, self._dead_letters, new)
+        everywhere = [TP(self._source, number) for number in range(self._funnel.partitions)]
+        await undecided.look(everywhere, restored)
+        if self._app.consumer_generation_id != generation:
+            return None
+        missing = [why for tp in restored if (why := self._missing(tp, earliest[tp], ends[tp]))]
+        for number in new if not missing else ():
+            undecided.judge(number, self._positions(number))
         try:
-            hanging = await self._hanging(new, restored) if new else {}
+            await undecided.decide()
         except TakenOver:
             if self._app.consumer_generation_id == generation:
                 raise
         if self._app.consumer_generation_id != generation:
             return None
+        if missing:
+            raise Stalled(f"{missing[0]} were restored: recovery went wrong; start again")
+        undecided.tell()
         for tp in restored:
-            await self._check_restored(tp, earliest[tp], ends[tp])
             self._ledger.ends[tp] = ends[tp]
-        if hanging:
-            await self._decide(hanging)
         for tp in source:  # without an await: a rebalance comes before all of it or after
             lane = self.lanes.get(tp.partition)
             if lane is None:
@@ -202,7 +205,6 @@ class Ingest:
                 try:
                     state.restore(self._funnel.rows.take(tp.partition), self._leads.rows.take(tp.partition))
                 except Mismatch as error:
-                    await self._check_owned(tp.partition)
                     raise TablesWrong(str(error)) from error
                 lane = self.lanes[tp.partition] = Lane(state, self._batch_events)
                 lane.task = asyncio.create_task(self._run(lane), name=f"lane-{tp.partition}")
@@ -216,74 +218,25 @@ class Ingest:
         failpoints.hit("taken-over")
         return {tp: self.lanes[tp.partition].state.offset for tp in source}  # type: ignore[misc]
 
-    async def _check_restored(self, tp: TP, first: int, end: int) -> None:
-        """The changelog is fenced: what it holds now, `first` up to `end`, is all there will be to read."""
+    def _positions(self, number: int) -> Positions:
+        return {
+            (table.changelog_topic_name, number): (key, table.rows.row(number, key))
+            for table, key in ((self._funnel, POSITION_KEY), (self._leads, LEADS_POSITION_KEY))
+        }
+
+    def _missing(self, tp: TP, first: int, end: int) -> str | None:
+        """What was not restored of a changelog, in words; None when nothing.
+
+        It is fenced: what it holds now, `first` up to `end`, is all there will be to read.
+        """
         table = self._funnel if tp.topic == self._funnel.changelog_topic_name else self._leads
         copy = table.rows.copy(tp)
         if first < end and (copy.start > first or copy.stop < end):
-            await self._check_owned(tp.partition)
-            raise Stalled(
+            return (
                 f"{tp.topic}/{tp.partition} holds offsets {first} to {end - 1}, but {copy.start} to "
-                f"{copy.stop - 1} were restored: recovery went wrong; start again"
+                f"{copy.stop - 1}"
             )
-
-    async def _hanging(self, new: list[int], changelogs: list[TP]) -> Mapping[At, Tail]:
-        """What Kafka left undecided in the changelogs of the new partitions (see `agents.hanging`).
-
-        What it left of dead letters and rerouted events is committed: better twice than lost. An event that
-        is told twice counts once.
-        """
-        everywhere = [TP(self._source, number) for number in range(self._funnel.partitions)]
-        found = await self._ledger.hanging([*changelogs, *everywhere])
-        rerouted = [tp for tp in everywhere if tp in found and REROUTED in found[tp].headers]
-        await asyncio.gather(*[self._check_owned(number, rerouted) for number in new])
-        return {tp: found[tp] for tp in changelogs if tp in found}
-
-    async def _check_owned(self, partition: int, rerouted: Iterable[TP] = ()) -> None:
-        """Raise `TakenOver` when another worker owns the partition by now: tried by an empty commit.
-
-        What a former owner reads is no evidence of anything: the new owner may be in the middle of a commit.
-        """
-        covered = [(self._dead_letters, partition), *rerouted]
-        await self._ledger.end_nothing(partition, covered, commit=True)
-
-    async def _decide(self, hanging: Mapping[At, Tail]) -> None:
-        """Commit what one changelog has, abort what neither has, and end: that was not restored.
-
-        Where they contradict each other in another way, nothing is touched, and `Mismatch` tells.
-        """
-        verdicts: dict[int, tuple[bool, Iterable[At]]] = {}
-        for number in sorted({partition for _, partition in hanging}):
-            positions = {
-                (table.changelog_topic_name, number): (key, table.rows.row(number, key))
-                for table, key in ((self._funnel, POSITION_KEY), (self._leads, LEADS_POSITION_KEY))
-            }
-            commit = _was_committed(positions, hanging)
-            if commit is not None:
-                verdicts[number] = commit, positions
-        if not verdicts:
-            return
-        decided = {number: "committed" if commit else "aborted" for number, (commit, _) in verdicts.items()}
-        for _ in range(DECIDE_TIMES):
-            for number, (commit, covered) in verdicts.items():
-                await self._ledger.end_nothing(number, covered, commit=commit)
-            for number in verdicts:
-                await self._check_owned(number)  # begins when the markers of the one before it are there
-            left = await self._ledger.hanging([at for at in hanging if at[1] in verdicts])
-            if not left:
-                break
-        for topic, number in left:
-            await self._check_owned(number)
-            raise TablesWrong(
-                f"{topic}/{number} ends with a part of a transaction that has to be {decided[number]}, and "
-                "its producer is forgotten: nobody can. Delete both changelogs to rebuild from the source "
-                "topic, or use a new app id."
-            )
-        raise Mended(
-            "Kafka had left the last transaction undecided in a changelog of "
-            + ", ".join(f"partition {number} ({verdict})" for number, verdict in decided.items())
-            + ": it is decided now; start again"
-        )
+        return None
 
     def ready(self, source: Iterable[TP]) -> None:
         """Recovery is over and the source is flowing."""
@@ -469,25 +422,3 @@ class Ingest:
         metrics.batch_events.observe(len(batch))
         metrics.batch_seconds.observe(seconds)
         metrics.event_delay_seconds.observe(max(0.0, time.time() - batch.timestamps[-1] / 1000))
-
-
-def _was_committed(
-    positions: Mapping[At, tuple[bytes, bytes | None]], hanging: Mapping[At, Tail]
-) -> bool | None:
-    """Whether what hangs belongs to a committed transaction; None when the changelogs do not tell.
-
-    `positions` has the key and the committed value of the position in both changelogs. The position is the
-    last row of a transaction: where another one is last, not all of it is there.
-    """
-    one, other = positions
-    if positions[one][1] == positions[other][1]:
-        return False
-    for behind, ahead in ((one, other), (other, one)):
-        tail = hanging.get(behind)
-        if (
-            tail is not None
-            and ahead not in hanging
-            and (tail.key, tail.value) == (positions[behind][0], positions[ahead][1])
-        ):
-            return True
-    return None

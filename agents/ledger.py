@@ -8,7 +8,8 @@ paused, partitioned or declared dead can wake at any time and do no harm.
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -19,6 +20,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 
 from agents import failpoints, hanging
 from agents.errors import TablesWrong, TakenOver, WriteFailed
+from agents.hanging import Headers
 
 Record = tuple[tuple[bytes | None, bytes | None], list[tuple[str, bytes]], int | None]
 """key and value, headers, timestamp in ms (None: now)"""
@@ -166,15 +168,18 @@ class Ledger:
         except (KafkaError, IllegalOperation, TimeoutError) as error:
             raise _write_failed(partition, covered, error) from error
 
-    async def hanging(self, partitions: Iterable[tuple[str, int]]) -> Mapping[tuple[str, int], hanging.Tail]:
+    async def hanging(
+        self, partitions: Iterable[tuple[str, int]], headers: Collection[str] = ()
+    ) -> Mapping[tuple[str, int], hanging.Tail]:
         """The partitions that end with something undecided, and with what: see `agents.hanging`."""
-        try:
-            return await hanging.hanging(self._client, partitions)
-        except KafkaError as error:
-            raise WriteFailed(
-                f"what a former transaction may have left in {_topics(partitions)} was not told: {error!r}. "
-                "Check the brokers and this worker's permissions, then start again."
-            ) from error
+        partitions = list(partitions)
+        with _asking(partitions):
+            return await hanging.hanging(self._client, partitions, headers)
+
+    async def last(self, partition: tuple[str, int], find: Callable[[Headers], int | None]) -> int | None:
+        """What `find` finds in the last committed record that it finds anything in: see `agents.hanging`."""
+        with _asking([partition]):
+            return await hanging.last(self._client, partition, find)
 
     async def _open(self, partition: int) -> None:
         producer = Producer(
@@ -202,6 +207,17 @@ class Ledger:
         producer = self._producers.pop(partition)
         async with self._ending[partition]:
             await producer.stop()
+
+
+@contextmanager
+def _asking(partitions: Iterable[tuple[str, int]]) -> Iterator[None]:
+    try:
+        yield
+    except KafkaError as error:
+        raise WriteFailed(
+            f"what a former transaction may have left in {_topics(partitions)} was not told: {error!r}. "
+            "Check the brokers and this worker's permissions, then start again."
+        ) from error
 
 
 def _taken_over(partition: int) -> TakenOver:

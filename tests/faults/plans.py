@@ -46,9 +46,9 @@ PLANS = {
         Size(20_000, 2, 20),
     ),
     "markers": Plan(
-        "a changelog never hears how a transaction ended",
+        "changelogs, dead letters never hear how a transaction ended",
         brokers.markers,
-        Size(10_000, 2, 0),
+        Size(10_000, 6, 0),
         Size(50_000, 12, 0),
     ),
     "leaders": Plan(

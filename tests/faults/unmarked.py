@@ -1,7 +1,8 @@
-"""A worker one of whose topics never hears how a transaction ends; the topic is named in LEFT_OUT.
+"""A worker that dies with its first transaction with a dead letter; some topics never hear how that ends.
 
-Its producer sends to the topic without having the broker take it into the transaction. A broker that does not
-verify that writes the marker everywhere else, as it does where the topic has no leader at that moment.
+LEFT_OUT names the topics, DIES says when: `before` or `after` the commit. The producer sends to the topics
+without having the broker take them into the transaction. A broker that does not verify that writes the marker
+everywhere else, as it does where a topic has no leader at that moment.
 """
 
 import os
@@ -11,13 +12,28 @@ from aiokafka import TopicPartition
 
 from agents import cli, ledger
 
+LEFT_OUT, DIES = os.environ["LEFT_OUT"].split(), os.environ["DIES"]
+
 
 class Producer(ledger.Producer):
+    _has_letters = False
+
     async def add_partitions(self, partitions: Iterable[tuple[str, int]]) -> None:
         asked = list(partitions)
-        told = [tp for tp in asked if tp[0] != os.environ["LEFT_OUT"]] or asked
+        told = asked
+        if len(asked) > 1:  # else it ends nothing
+            self._has_letters = any(topic == os.environ["CALLFUNNEL_DEAD_LETTER_TOPIC"] for topic, _ in asked)
+        if self._has_letters:
+            told = [tp for tp in asked if tp[0] not in LEFT_OUT]
         await super().add_partitions(told)
         self._txn_manager._txn_partitions.update(TopicPartition(*tp) for tp in asked if tp not in told)
+
+    async def commit_transaction(self) -> None:
+        if self._has_letters and DIES == "before":
+            os._exit(137)
+        await super().commit_transaction()
+        if self._has_letters:
+            os._exit(137)
 
 
 ledger.Producer = Producer  # type: ignore[misc]

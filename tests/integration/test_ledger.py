@@ -8,8 +8,9 @@ import pytest
 from agents import topics
 from agents.connection import aiokafka_options
 from agents.errors import TakenOver
-from agents.hanging import Tail, hanging
+from agents.hanging import Tail, hanging, last
 from agents.ledger import Ledger
+from agents.read_committed import repair
 from schemas.topics import funnel_changelog
 
 
@@ -48,7 +49,10 @@ def test_a_former_owner_is_told_so_when_it_ends_nothing(settings):
 def test_of_what_hangs_the_last_record_is_found(settings):
     changelog = funnel_changelog(settings.app_id), 0
     client = aiokafka_options(settings)
-    rows = [((b"row", b"1"), [("trace", b"")], None), ((b"position", b"2"), [], None)]
+    rows = [
+        ((b"row", b"1"), [("trace", b"1"), ("other", b"")], None),
+        ((b"position", b"2"), [], None),
+    ]
 
     async def main():
         async with owner(settings) as ledger:
@@ -63,10 +67,43 @@ def test_of_what_hangs_the_last_record_is_found(settings):
             batch = producer.create_batch()
             batch.fill(iter(rows), 0)
             await (await producer.send_batch(batch, changelog[0], partition=0))
-            expected = Tail(b"position", b"2", frozenset({"trace"}))
-            assert await hanging(client, [changelog]) == {changelog: expected}
+            found = await hanging(client, [changelog], {"trace"})
+            assert found == {changelog: Tail(b"position", b"2", frozenset({(("trace", b"1"),), ()}))}
             await producer.abort_transaction()
             await ledger.end_nothing(0, [(settings.dead_letter_topic, 0)], commit=True)
             assert await hanging(client, [changelog]) == {}
+
+    asyncio.run(main())
+
+
+def test_the_last_committed_record_of_a_kind_is_found_however_far_back(settings, monkeypatch):
+    letters = settings.dead_letter_topic, 0
+    client = aiokafka_options(settings)
+    monkeypatch.setattr("agents.hanging.LOOK_BACK", 4)
+    repair()
+
+    def records(*kinds):
+        return {letters: [((None, b"{"), [("kind", kind)], None) for kind in kinds]}
+
+    def kind(of):
+        return lambda headers: len(headers) if dict(headers)["kind"] == of else None
+
+    async def main():
+        async with owner(settings) as ledger:
+            assert await last(client, letters, kind(b"a")) is None
+            await ledger.write(0, records(b"a", b"a", *[b"b"] * 9))
+            await ledger.write(0, records(b"c"))
+            producer = ledger._producers[0]
+            await producer.begin_transaction()
+            await producer.add_partitions([letters])
+            batch = producer.create_batch()
+            batch.fill(iter(records(*[b"d"] * 9)[letters]), 0)
+            await (await producer.send_batch(batch, letters[0], partition=0))
+            await producer.abort_transaction()
+            await ledger.end_nothing(0, [(funnel_changelog(settings.app_id), 0)], commit=True)
+            for there in (b"a", b"b", b"c"):
+                assert await last(client, letters, kind(there)) == 1
+            for missing in (b"d", b"e"):
+                assert await last(client, letters, kind(missing)) is None
 
     asyncio.run(main())

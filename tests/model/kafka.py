@@ -121,7 +121,8 @@ class Log:
 
 
 class Kafka:
-    def __init__(self, changelogs: Collection[str]) -> None:
+    def __init__(self, changelogs: Collection[str], dead_letters: str) -> None:
+        self.dead_letters = dead_letters
         self.changelogs = changelogs
         """The topics that a transaction of a partition always writes to."""
         self.logs: defaultdict[TP, Log] = defaultdict(Log)
@@ -220,9 +221,14 @@ class Kafka:
         log.append(None, None, transaction=transaction, is_marker=True)
 
     def _tear(self, whole: Transaction, by: Transaction, tp: TP) -> None:
-        """What was committed is aborted here: nowhere else, unless this happens to both its changelogs."""
+        """What was committed is aborted here: nowhere else, unless this happens to both its changelogs.
+
+        Then it is done again, and where nobody was asked, so are its dead letters that were committed.
+        """
         both = {TP(topic, tp.partition) for topic in self.changelogs}
-        if tp in both <= whole.left_out:
+        if both <= whole.left_out and (tp in both or tp.topic == self.dead_letters):
+            if not by.is_by_hand:
+                self.torn.add(TP(self.dead_letters, tp.partition))
             return
         assert not by.is_by_hand, f"what is committed elsewhere is aborted in {tp}"
         self.torn.add(tp)

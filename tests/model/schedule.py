@@ -23,11 +23,12 @@ import msgspec
 from aiokafka.errors import KafkaError, RequestTimedOutError
 from faust.types import TP
 from model.kafka import Entry, Kafka, Transaction
-from model.worker import DEAD_LETTERS, DECODER, FUNNEL, LEADS, SOURCE, Producer, Worker, hanging
+from model.worker import DEAD_LETTERS, DECODER, FUNNEL, LEADS, SOURCE, Producer, Worker, hanging, last
 
 from agents.errors import Mended, Stalled, TablesWrong, TakenOver, WriteFailed
-from agents.ingest import REROUTED, Ingest
+from agents.ingest import Ingest
 from agents.ledger import Ledger
+from agents.undecided import REROUTED
 from schemas.codec import Rejected
 from schemas.events import TYPES, Event
 from schemas.rows import (
@@ -51,7 +52,7 @@ class Rules(NamedTuple):
 
 
 LAW = Rules()
-WORLD = {"agents.ledger.Producer": Producer, "agents.hanging.hanging": hanging}
+WORLD = {"agents.ledger.Producer": Producer, "agents.hanging.hanging": hanging, "agents.hanging.last": last}
 """What the product finds in place of Kafka's clients."""
 
 START_MS = 1_238_284_800_000
@@ -115,7 +116,7 @@ class Schedule:
         self._tears = not self._truncates and chance.random() < 0.15
         self._heals = chance.random() < 0.8
         self._steps = chance.randint(20, 80)
-        self._kafka = Kafka((FUNNEL, LEADS))
+        self._kafka = Kafka((FUNNEL, LEADS), DEAD_LETTERS)
         self._workers: list[Worker] = []
         self._generation = 0
         self._members: list[Worker] = []
@@ -454,8 +455,9 @@ class Schedule:
         self._settle_transactions()
         astray: Counter[tuple[int, int, bytes]] = Counter()
         sent_home: Counter[tuple[int, int, bytes]] = Counter()
+        undecided = {tp.partition for tp in self._kafka.hanging.values()}  # by a worker that needs a person
         for number in range(self._partitions):
-            if number not in self._torn:
+            if number not in self._torn | undecided:
                 self._judge_partition(number, astray)
             log = self._source_log(number)
             for entry in log.ever_committed():
@@ -505,11 +507,8 @@ class Schedule:
             int(dict(entry.headers)["__connect.errors.offset"])
             for entry in self._kafka.logs[TP(DEAD_LETTERS, number)].ever_committed()
         )
-        if self.counts["markers left out"]:
-            done = {offset for offset in dead if offset < position.offset}
-            dead = sorted(offset for offset in done if not self._was_gone(number, offset))
-            if TP(DEAD_LETTERS, number) in self._kafka.torn:
-                dead = sorted({*dead, *expected.rejected})
+        if TP(DEAD_LETTERS, number) in self._kafka.torn:
+            dead = sorted({*dead, *expected.rejected})
         if dead != expected.rejected:
             raise Violation(f"partition {number}: dead letters {dead}, not {expected.rejected}")
         self.counts["records"] += sum(accounts)

@@ -6,7 +6,7 @@ Each call to the broker is a turn, where the schedule may let others act, lose t
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from itertools import islice
 from types import SimpleNamespace
 from typing import Any
@@ -181,7 +181,9 @@ class Producer:
         await self._worker.call("abort " + self._name, abort)
 
 
-async def hanging(client: Mapping[str, Any], partitions: Iterable[Any]) -> Mapping[Any, Tail]:
+async def hanging(
+    client: Mapping[str, Any], partitions: Iterable[Any], headers: Collection[str] = ()
+) -> Mapping[Any, Tail]:
     """What hangs, asked by clients of its own."""
     worker: Worker = client["worker"]
     logs = {at: worker.kafka.logs[TP(*at)] for at in partitions}
@@ -189,7 +191,7 @@ async def hanging(client: Mapping[str, Any], partitions: Iterable[Any]) -> Mappi
 
     def ask() -> Mapping[Any, Tail]:
         return {
-            at: _tail([entry for entry in log.entries if log.stable_end <= entry.offset < ends[at]])
+            at: _tail([one for one in log.entries if log.stable_end <= one.offset < ends[at]], headers)
             for at, log in logs.items()
             if log.stable_end < ends[at]
         }
@@ -197,10 +199,22 @@ async def hanging(client: Mapping[str, Any], partitions: Iterable[Any]) -> Mappi
     return await worker.call("asks what hangs", ask)  # type: ignore[no-any-return]
 
 
-def _tail(entries: list[Entry]) -> Tail:
+async def last(client: Mapping[str, Any], at: Any, find: Callable[[Any], int | None]) -> int | None:
+    """What is found in the last committed record that anything is found in."""
+    worker: Worker = client["worker"]
+    log = worker.kafka.logs[TP(*at)]
+
+    def ask() -> int | None:
+        found = (find(entry.headers) for entry in reversed(log.committed(log.start, log.end)))
+        return next((one for one in found if one is not None), None)
+
+    return await worker.call(f"asks for the last of {at[0]}/{at[1]}", ask)  # type: ignore[no-any-return]
+
+
+def _tail(entries: list[Entry], headers: Collection[str]) -> Tail:
     records = [entry for entry in entries if not entry.is_marker]
-    headers = frozenset(name for entry in records for name, _ in entry.headers)
-    return Tail(records[-1].key, records[-1].value, headers) if records else Tail()
+    found = frozenset(tuple(one for one in entry.headers if one[0] in headers) for entry in records)
+    return Tail(records[-1].key, records[-1].value, found) if records else Tail()
 
 
 class Worker:

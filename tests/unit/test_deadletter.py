@@ -1,6 +1,6 @@
 import pytest
 
-from agents.deadletter import MOST_BYTES, DeadLetterLimits, dead_letters
+from agents.deadletter import MOST_BYTES, DeadLetterLimits, dead_letters, source_offset
 from agents.errors import TablesWrong
 from agents.microbatch import MicroBatch
 from schemas.codec import Rejected
@@ -40,6 +40,14 @@ def test_its_headers_say_where_it_was_and_why_it_is_here():
         "callfunnel.detail": WHY.detail.encode(),
         "callfunnel.received_at": b"1750000000123",
     }
+
+
+def test_a_dead_letter_tells_its_own_app_which_record_it_is_about():
+    published_again = dead_letter(a_batch(b"k", b"v"))[1]
+    headers = dead_letter(a_batch(b"k", b"v", (*published_again, ("__connect.errors.offset", b"7"))))[1]
+    assert source_offset(headers, "callfunnel") == 41
+    assert source_offset(headers, "another") is None
+    assert source_offset((), "callfunnel") is None
 
 
 def test_a_rejected_tombstone_stays_one():

@@ -8,15 +8,16 @@ from faust.types import TP
 from msgspec.json import encode
 from prometheus_client import CollectorRegistry
 
-from agents.deadletter import DeadLetterLimits
-from agents.errors import Failure, Mended, Stalled, TablesWrong, TopicsWrong, WriteFailed
+from agents.deadletter import CONNECTOR, OFFSET, DeadLetterLimits
+from agents.errors import Mended, Stalled, TablesWrong, TopicsWrong, WriteFailed
 from agents.exposition import engine_metrics
 from agents.hanging import Tail
-from agents.ingest import REROUTED, Ingest
+from agents.ingest import Ingest
 from agents.microbatch import MOST_BYTES, MicroBatch
+from agents.undecided import REROUTED
 from schemas.codec import Decoder, Limits
 from schemas.events import Dial
-from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, encode_position
+from schemas.rows import POSITION_KEY, Position, encode_position
 from streams.engine import Partition
 from streams.panes import resolutions
 from streams.tables import Fold
@@ -71,9 +72,6 @@ class Consumer:
 class Ledger:
     """The transactions written, until it is told to fail."""
 
-    in_vain = 0
-    """How many empty transactions over what hangs decide nothing."""
-
     def __init__(self):
         self.written = []
         self.owned = None
@@ -85,17 +83,14 @@ class Ledger:
     async def own(self, partitions):
         self.owned = partitions
 
-    async def hanging(self, partitions):
+    async def hanging(self, partitions, headers=()):
         return {at: tail for at, tail in self.hangs.items() if at in partitions}
 
     async def end_nothing(self, partition, covered, *, commit):
         if self.failure:
             raise self.failure
-        self.ended.append((partition, [topic for topic, _ in covered], commit))
-        if self.hangs.keys() & set(covered) and self.in_vain:
-            self.in_vain -= 1
-        else:
-            self.hangs = {at: tail for at, tail in self.hangs.items() if at not in covered}
+        self.ended.append((partition, tuple(topic for topic, _ in covered), commit))
+        self.hangs = {at: tail for at, tail in self.hangs.items() if at not in covered}
 
     async def write(self, partition, records):
         if self.failure:
@@ -581,96 +576,28 @@ async def test_what_waits_for_a_partition_that_is_lost_is_given_back(worker):
 # What Kafka left undecided
 
 
-def position(offset):
-    return encode_position(Position(offset=offset, watermark_ms=T, fold=FOLD.id)) if offset else None
-
-
-def taken_over_with(funnel, leads, hangs):
-    """With these committed positions (0: none) and what hangs: what came of it, and what it ended."""
-
+def test_what_hangs_is_decided_before_anything_is_counted():
     async def main():
         worker = Worker()
-        worker.funnel.held = {0: {POSITION_KEY: position(funnel)} if funnel else {}}
-        worker.leads.held = {0: {LEADS_POSITION_KEY: position(leads)} if leads else {}}
-        worker.ledger.hangs = {at: Tail(*last) for at, last in hangs.items()}
-        try:
-            return await worker.take_over(), worker.ledger.ended
-        except Failure as failure:
-            return failure, worker.ledger.ended
-        finally:
-            await worker.ingest.close()
+        worker.ledger.hangs = {(FUNNEL, 0): Tail(b"half of it", b"")}
+        with pytest.raises(Mended):
+            await worker.take_over()
+        assert not worker.ingest.lanes
+        assert set(worker.ledger.ended) == {(0, (DEAD,), True), (0, (FUNNEL, LEADS), False)}
 
-    return asyncio.run(main())
+    asyncio.run(main())
 
 
-IS_OWNED = (0, [DEAD], True)
-"""An empty commit over the dead letters."""
+def test_what_was_restored_in_part_has_no_say():
+    async def main():
+        worker = Worker()
+        worker.consumer.changelogs_end = 10
+        worker.ledger.hangs = {
+            (FUNNEL, 0): Tail(b"half of it", b""),
+            (DEAD, 0): Tail(headers=frozenset({((OFFSET, b"7"), (CONNECTOR, b"app"))})),
+        }
+        with pytest.raises(Stalled):
+            await worker.take_over()
+        assert set(worker.ledger.ended) == {(0, (DEAD,), True)}
 
-
-@pytest.mark.parametrize(
-    ("funnel", "leads", "hangs"),
-    [
-        (40, 30, {(LEADS, 0): (LEADS_POSITION_KEY, position(40))}),
-        (30, 40, {(FUNNEL, 0): (POSITION_KEY, position(40))}),
-        (0, 40, {(FUNNEL, 0): (POSITION_KEY, position(40))}),
-    ],
-)
-def test_what_the_other_changelog_has_was_committed(funnel, leads, hangs):
-    failure, ended = taken_over_with(funnel, leads, hangs)
-    assert isinstance(failure, Mended)
-    assert "partition 0 (committed)" in str(failure)
-    assert ended == [IS_OWNED, (0, [FUNNEL, LEADS], True), IS_OWNED]
-
-
-@pytest.mark.parametrize(
-    ("at", "hangs"),
-    [
-        (40, {(LEADS, 0): (LEADS_POSITION_KEY, position(50))}),
-        (40, {(FUNNEL, 0): (b"half of it", b"")}),
-        (40, {(FUNNEL, 0): (POSITION_KEY, position(50)), (LEADS, 0): (LEADS_POSITION_KEY, position(50))}),
-        (0, {(LEADS, 0): (LEADS_POSITION_KEY, position(50))}),
-    ],
-)
-def test_what_no_changelog_has_is_done_again(at, hangs):
-    failure, ended = taken_over_with(at, at, hangs)
-    assert isinstance(failure, Mended)
-    assert "partition 0 (aborted)" in str(failure)
-    assert ended == [IS_OWNED, (0, [FUNNEL, LEADS], False), IS_OWNED]
-
-
-@pytest.mark.parametrize(
-    "hangs",
-    [
-        {(LEADS, 0): (LEADS_POSITION_KEY, position(50))},
-        {(LEADS, 0): (b"half of it", b"")},
-        {(FUNNEL, 0): (POSITION_KEY, position(40))},
-        {(FUNNEL, 0): (POSITION_KEY, position(50)), (LEADS, 0): (LEADS_POSITION_KEY, position(40))},
-    ],
-)
-def test_what_the_changelogs_do_not_tell_is_left_to_a_person(hangs):
-    failure, ended = taken_over_with(40, 30, hangs)
-    assert isinstance(failure, TablesWrong)
-    assert "do not belong together" in str(failure)
-    assert ended == [IS_OWNED, IS_OWNED]
-
-
-def test_what_nobody_can_decide_any_more_is_left_to_a_person(monkeypatch):
-    monkeypatch.setattr(Ledger, "in_vain", 1_000)
-    failure, ended = taken_over_with(40, 40, {(FUNNEL, 0): (b"half of it", b"")})
-    assert isinstance(failure, TablesWrong)
-    assert "has to be aborted, and its producer is forgotten" in str(failure)
-    assert ended == [IS_OWNED, *[(0, [FUNNEL, LEADS], False), IS_OWNED] * 3, IS_OWNED]
-
-
-def test_where_the_deciding_marker_is_left_out_too_it_is_decided_again(monkeypatch):
-    monkeypatch.setattr(Ledger, "in_vain", 1)
-    failure, ended = taken_over_with(40, 40, {(FUNNEL, 0): (b"half of it", b"")})
-    assert isinstance(failure, Mended)
-    assert ended == [IS_OWNED, *[(0, [FUNNEL, LEADS], False), IS_OWNED] * 2]
-
-
-def test_rerouted_events_that_hang_are_committed_and_what_others_write_is_left_alone():
-    ours, anothers = (b"lead", b"{}", frozenset({REROUTED, "trace"})), (b"lead", b"{}", frozenset({"trace"}))
-    result, ended = taken_over_with(0, 0, {(SOURCE.topic, 3): ours, (SOURCE.topic, 4): anothers})
-    assert result == {SOURCE: 0}
-    assert ended == [(0, [DEAD, SOURCE.topic], True)]
+    asyncio.run(main())

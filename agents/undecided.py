@@ -1,0 +1,159 @@
+"""Decides what Kafka left undecided (see `agents.hanging`) of the partitions that a worker takes over.
+
+Which part of a transaction never heard how it ended, and what is done with it:
+* one changelog: what the other one has is committed, what it has not is aborted;
+* both changelogs: committed where a dead letter of it is, aborted otherwise, and done again;
+* dead letters: of what the tables have counted, committed; of what will be read again, aborted;
+* rerouted events: committed. Told twice, they count once.
+Where the changelogs contradict each other in another way, nothing is touched there, and `Mismatch` tells.
+"""
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
+
+from agents.deadletter import CONNECTOR, OFFSET, source_offset
+from agents.errors import Mended, TablesWrong
+from agents.hanging import At, Tail
+from agents.ledger import Ledger
+from schemas.rows import decode_position
+
+log = logging.getLogger(__name__)
+
+REROUTED = "callfunnel.rerouted"
+"""The header of an event that was sent to its lead's home partition: it is applied wherever it is found."""
+
+TIMES = 3
+"""The marker that decides may be left out as the one before it was."""
+
+Positions = Mapping[At, tuple[bytes, bytes | None]]
+"""By changelog: the key of the position, and its committed value."""
+
+
+class Undecided:
+    """What a worker finds undecided where it takes partitions over: look, judge, decide, tell."""
+
+    def __init__(
+        self, ledger: Ledger, app_id: str, source: str, dead_letters: str, partitions: Iterable[int]
+    ) -> None:
+        self._ledger = ledger
+        self._source = source
+        self._dead_letters = dead_letters
+        self._letter = partial(source_offset, app_id=app_id)
+        self._hanging: Mapping[At, Tail] = {}
+        self._last_letters: dict[int, int | None] = {}
+        """The source offsets of the last committed ones, where they have the say."""
+        self._left: Collection[At] = ()
+        self._verdicts: dict[int, dict[At, bool]] = {
+            number: {(dead_letters, number): True} for number in partitions
+        }
+        """Of the producer of each partition: what to commit (True) and what to abort.
+
+        Dead letters are always among it: whoever ends nothing over them is told whether it is the owner.
+        Where nothing is known, they are committed: twice is better than lost.
+        """
+
+    async def look(self, source: Iterable[At], changelogs: Collection[At]) -> None:
+        """Ask what hangs: in all of the source, where any of these partitions may have sent events to."""
+        if not self._verdicts:
+            return
+        letters = [(self._dead_letters, number) for number in self._verdicts]
+        asked = [*source, *changelogs, *letters]
+        self._hanging = await self._ledger.hanging(asked, {REROUTED, OFFSET, CONNECTOR})
+        for at, tail in self._hanging.items():
+            if at[0] == self._source and any(REROUTED in dict(headers) for headers in tail.headers):
+                for its in self._verdicts.values():
+                    its[at] = True
+        for number in self._verdicts:
+            if all(at in self._hanging for at in changelogs if at[1] == number):
+                self._last_letters[number] = await self._ledger.last(
+                    (self._dead_letters, number), self._letter
+                )
+
+    def judge(self, number: int, positions: Positions) -> None:
+        """Find the verdicts on a partition by the positions in its changelogs."""
+        letters = self._dead_letters, number
+        rows = [row for _, row in positions.values() if row is not None]
+        counted = max((decode_position(row).offset for row in rows), default=0)
+        if letters in self._hanging:
+            about = [self._letter(headers) for headers in self._hanging[letters].headers]
+            ours = [offset for offset in about if offset is not None]
+            self._verdicts[number][letters] = not ours or min(ours) < counted
+        if positions.keys() & self._hanging.keys():
+            commit = self._was_committed(number, positions, counted)
+            if commit is not None:
+                self._verdicts[number].update(dict.fromkeys(positions, commit))
+
+    def _was_committed(self, number: int, positions: Positions, counted: int) -> bool | None:
+        """Whether what hangs in the changelogs is of a committed transaction; None when they do not tell.
+
+        The position is the last row of a transaction: where another one is last, not all of it is there.
+        """
+        one, other = positions
+        tails = {at: self._hanging.get(at) for at in positions}
+        ends = {at: tail.value for at, tail in tails.items() if tail and tail.key == positions[at][0]}
+        if positions[one][1] == positions[other][1]:
+            letter, end = self._last_letters.get(number), ends.get(one)
+            return (
+                letter is not None
+                and end is not None
+                and end == ends.get(other)
+                and counted <= letter < decode_position(end).offset
+            )
+        for behind, ahead in ((one, other), (other, one)):
+            if ahead not in self._hanging and ends.get(behind) == positions[ahead][1] is not None:
+                return True
+        return None
+
+    async def decide(self) -> None:
+        """End by empty transactions what hangs.
+
+        Raises `TakenOver` when another worker owns one of the partitions by now. What a former owner reads
+        is no evidence of anything: the new owner may be in the middle of a commit.
+        """
+        judged = {at for its in self._verdicts.values() for at in its if at[0] != self._source}
+        self._left = judged & self._hanging.keys()
+        for _ in range(TIMES):
+            await self._end()
+            if not self._left:
+                return
+            await self._end()  # begins when the markers of the one before it are there
+            self._left = await self._ledger.hanging(self._left)
+        await self._end()
+
+    async def _end(self) -> None:
+        await asyncio.gather(
+            *[
+                self._ledger.end_nothing(number, [at for at in its if its[at] is commit], commit=commit)
+                for number, its in self._verdicts.items()
+                for commit in sorted(set(its.values()))
+            ]
+        )
+
+    def tell(self) -> None:
+        """What was decided in a changelog was not restored: it ends the process, by `Mended`.
+
+        Raises `TablesWrong` where it could not be decided.
+        """
+        decided = {}
+        for number, its in self._verdicts.items():
+            for (topic, _), commit in its.items():
+                if topic == self._dead_letters and (topic, number) in self._hanging:
+                    how = "committed" if commit else "aborted, to be written again"
+                    log.warning("%s/%s ended with what was undecided: %s", topic, number, how)
+                elif topic not in (self._dead_letters, self._source):
+                    decided[number] = "committed" if commit else "aborted"
+        for topic, number in self._left:
+            if topic != self._dead_letters:
+                raise TablesWrong(
+                    f"{topic}/{number} ends with a part of a transaction that has to be {decided[number]}, "
+                    "and its producer is forgotten: nobody can. Delete both changelogs to rebuild from the "
+                    "source topic, or use a new app id."
+                )
+        if decided:
+            raise Mended(
+                "Kafka had left the last transaction undecided in a changelog of "
+                + ", ".join(f"partition {number} ({verdict})" for number, verdict in decided.items())
+                + ": it is decided now; start again"
+            )
