@@ -182,10 +182,13 @@ class Publisher:
 
         def delivered(error: Any, message: Message) -> None:
             places = self.places[message.partition()]
-            missing = 0 if error else message.offset() - len(places)
+            offset = message.offset()
+            if offset is None:  # sent again, and already there: only the acknowledgement was lost
+                offset = len(places)
+            missing = 0 if error else offset - len(places)
             if error or missing < 0:
                 self._failure = self._failure or AssertionError(
-                    f"record {place}: {error or f'offset {message.offset()}, expected {len(places)}'}"
+                    f"record {place}: {error or f'offset {offset}, expected {len(places)}'}"
                 )
             elif missing:
                 self._copies.append((message.partition(), len(places), missing))
