@@ -59,7 +59,8 @@ def source_offset(headers: Headers, app_id: str) -> int | None:
     What the publisher wrote comes before what we write, and the last of a name counts.
     """
     its = dict(headers)
-    return int(its[OFFSET]) if its.get(CONNECTOR) == app_id.encode() else None
+    offset = its.get(OFFSET) or b""
+    return int(offset) if its.get(CONNECTOR) == app_id.encode() and offset.isdigit() else None
 
 
 class DeadLetterLimits:

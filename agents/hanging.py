@@ -23,6 +23,9 @@ Headers = tuple[tuple[str, bytes], ...]
 LOOK_BACK = 1_000
 """Offsets that are read at a time, from the end."""
 
+FARTHEST = 200_000
+"""Offsets from the end: what comes before them is of no transaction that has just ended."""
+
 
 class Tail(Struct, frozen=True):
     """The records between the last that can be read and the end of the log. Markers are no records.
@@ -80,13 +83,13 @@ async def _tail(
 async def last(client: Mapping[str, Any], partition: At, find: Callable[[Headers], int | None]) -> int | None:
     """What `find` makes of the headers of the last committed record that it makes anything of.
 
-    None where this client may not read the topic.
+    None where that is too far back, or this client may not read the topic.
     """
     tp = TopicPartition(*partition)
     async with _reader(client, "read_committed") as reader:
         reader.assign([tp])
-        first = (await reader.beginning_offsets([tp]))[tp]
         start = (await reader.end_offsets([tp]))[tp]
+        first = max((await reader.beginning_offsets([tp]))[tp], start - FARTHEST)
         found = None
         while found is None and start > first:
             stop, start = start, max(first, start - LOOK_BACK)
@@ -107,6 +110,7 @@ async def _reader(client: Mapping[str, Any], isolation_level: str) -> AsyncItera
     reader = AIOKafkaConsumer(
         **client,
         isolation_level=isolation_level,
+        auto_offset_reset="none",  # where the topic is made anew meanwhile, it fails instead of waiting
         enable_auto_commit=False,
         retry_backoff_ms=10,  # it waits so long for each topic that it has not heard of
     )

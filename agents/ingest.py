@@ -191,11 +191,12 @@ class Ingest:
         except TakenOver:
             if self._app.consumer_generation_id == generation:
                 raise
+        else:
+            undecided.tell()
         if self._app.consumer_generation_id != generation:
             return None
         if missing:
             raise Stalled(f"{missing[0]} were restored: recovery went wrong; start again")
-        undecided.tell()
         for tp in restored:
             self._ledger.ends[tp] = ends[tp]
         for tp in source:  # without an await: a rebalance comes before all of it or after

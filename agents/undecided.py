@@ -3,7 +3,7 @@
 Which part of a transaction never heard how it ended, and what is done with it:
 * one changelog: what the other one has is committed, what it has not is aborted;
 * both changelogs: committed where a dead letter of it is, aborted otherwise, and done again;
-* dead letters: of what the tables have counted, committed; of what will be read again, aborted;
+* dead letters: committed where the tables have counted the last of them, aborted where it is read again;
 * rerouted events: committed. Told twice, they count once.
 Where the changelogs contradict each other in another way, nothing is touched there, and `Mismatch` tells.
 """
@@ -44,15 +44,15 @@ class Undecided:
         self._hanging: Mapping[At, Tail] = {}
         self._last_letters: dict[int, int | None] = {}
         """The source offsets of the last committed ones, where they have the say."""
-        self._left: Collection[At] = ()
-        self._verdicts: dict[int, dict[At, bool]] = {
-            number: {(dead_letters, number): True} for number in partitions
-        }
+        self._verdicts: dict[int, dict[At, bool]] = {number: {} for number in partitions}
         """Of the producer of each partition: what to commit (True) and what to abort.
 
-        Dead letters are always among it: whoever ends nothing over them is told whether it is the owner.
-        Where nothing is known, they are committed: twice is better than lost.
+        Dead letters are always among it, for whoever ends nothing over them is told whether it is the owner;
+        but they are left alone where they hang and were not judged.
         """
+        self._decisive: set[At] = set()
+        """What hangs of changelogs and dead letters and was judged."""
+        self._left: Collection[At] = ()
 
     async def look(self, source: Iterable[At], changelogs: Collection[At]) -> None:
         """Ask what hangs: in all of the source, where any of these partitions may have sent events to."""
@@ -61,35 +61,42 @@ class Undecided:
         letters = [(self._dead_letters, number) for number in self._verdicts]
         asked = [*source, *changelogs, *letters]
         self._hanging = await self._ledger.hanging(asked, {REROUTED, OFFSET, CONNECTOR})
-        for at, tail in self._hanging.items():
-            if at[0] == self._source and any(REROUTED in dict(headers) for headers in tail.headers):
-                for its in self._verdicts.values():
-                    its[at] = True
-        for number in self._verdicts:
+        for number, its in self._verdicts.items():
+            if (self._dead_letters, number) not in self._hanging:
+                its[self._dead_letters, number] = True
+            its |= {at: True for at, tail in self._hanging.items() if self._is_rerouted(at, tail)}
             if all(at in self._hanging for at in changelogs if at[1] == number):
                 self._last_letters[number] = await self._ledger.last(
                     (self._dead_letters, number), self._letter
                 )
 
+    def _is_rerouted(self, at: At, tail: Tail) -> bool:
+        return at[0] == self._source and any(REROUTED in dict(headers) for headers in tail.headers)
+
     def judge(self, number: int, positions: Positions) -> None:
         """Find the verdicts on a partition by the positions in its changelogs."""
-        letters = self._dead_letters, number
+        its, letters = self._verdicts[number], (self._dead_letters, number)
         rows = [row for _, row in positions.values() if row is not None]
         counted = max((decode_position(row).offset for row in rows), default=0)
         if letters in self._hanging:
             about = [self._letter(headers) for headers in self._hanging[letters].headers]
             ours = [offset for offset in about if offset is not None]
-            self._verdicts[number][letters] = not ours or min(ours) < counted
-        if positions.keys() & self._hanging.keys():
-            commit = self._was_committed(number, positions, counted)
-            if commit is not None:
-                self._verdicts[number].update(dict.fromkeys(positions, commit))
+            # Behind another app's open transaction there may be some that were decided long ago.
+            its[letters] = not ours or max(ours) < counted
+            if ours:
+                self._decisive.add(letters)
+        commit = self._was_committed(number, positions, counted)
+        if commit is not None:
+            its |= dict.fromkeys(positions, commit)
+            self._decisive |= positions.keys() & self._hanging.keys()
 
     def _was_committed(self, number: int, positions: Positions, counted: int) -> bool | None:
         """Whether what hangs in the changelogs is of a committed transaction; None when they do not tell.
 
         The position is the last row of a transaction: where another one is last, not all of it is there.
         """
+        if not positions.keys() & self._hanging.keys():
+            return None
         one, other = positions
         tails = {at: self._hanging.get(at) for at in positions}
         ends = {at: tail.value for at, tail in tails.items() if tail and tail.key == positions[at][0]}
@@ -112,8 +119,7 @@ class Undecided:
         Raises `TakenOver` when another worker owns one of the partitions by now. What a former owner reads
         is no evidence of anything: the new owner may be in the middle of a commit.
         """
-        judged = {at for its in self._verdicts.values() for at in its if at[0] != self._source}
-        self._left = judged & self._hanging.keys()
+        self._left = self._decisive
         for _ in range(TIMES):
             await self._end()
             if not self._left:
@@ -123,13 +129,16 @@ class Undecided:
         await self._end()
 
     async def _end(self) -> None:
-        await asyncio.gather(
+        ended = await asyncio.gather(
             *[
                 self._ledger.end_nothing(number, [at for at in its if its[at] is commit], commit=commit)
                 for number, its in self._verdicts.items()
                 for commit in sorted(set(its.values()))
-            ]
+            ],
+            return_exceptions=True,  # none is left halfway because another one failed
         )
+        for failure in filter(None, ended):
+            raise failure
 
     def tell(self) -> None:
         """What was decided in a changelog was not restored: it ends the process, by `Mended`.
@@ -137,20 +146,20 @@ class Undecided:
         Raises `TablesWrong` where it could not be decided.
         """
         decided = {}
-        for number, its in self._verdicts.items():
-            for (topic, _), commit in its.items():
-                if topic == self._dead_letters and (topic, number) in self._hanging:
-                    how = "committed" if commit else "aborted, to be written again"
-                    log.warning("%s/%s ended with what was undecided: %s", topic, number, how)
-                elif topic not in (self._dead_letters, self._source):
-                    decided[number] = "committed" if commit else "aborted"
-        for topic, number in self._left:
+        for topic, number in sorted(self._decisive):
+            how = "committed" if self._verdicts[number][topic, number] else "aborted"
             if topic != self._dead_letters:
-                raise TablesWrong(
-                    f"{topic}/{number} ends with a part of a transaction that has to be {decided[number]}, "
-                    "and its producer is forgotten: nobody can. Delete both changelogs to rebuild from the "
-                    "source topic, or use a new app id."
-                )
+                decided[number] = how
+                if (topic, number) in self._left:
+                    raise TablesWrong(
+                        f"{topic}/{number} ends with a part of a transaction that has to be {how}, and "
+                        f"{TIMES} times it was in vain: its producer is forgotten, as it seems. Delete both "
+                        "changelogs to rebuild from the source topic, or use a new app id."
+                    )
+            elif (topic, number) in self._left:
+                log.error("%s/%s: nobody reads past what Kafka left undecided: not %s", topic, number, how)
+            else:
+                log.warning("%s/%s: Kafka had left dead letters undecided: %s", topic, number, how)
         if decided:
             raise Mended(
                 "Kafka had left the last transaction undecided in a changelog of "

@@ -48,6 +48,9 @@ def test_a_dead_letter_tells_its_own_app_which_record_it_is_about():
     assert source_offset(headers, "callfunnel") == 41
     assert source_offset(headers, "another") is None
     assert source_offset((), "callfunnel") is None
+    ours = "__connect.errors.connector.name", b"callfunnel"
+    for nonsense in (b"", b"-1", b"seven", None):
+        assert source_offset((ours, ("__connect.errors.offset", nonsense)), "callfunnel") is None
 
 
 def test_a_rejected_tombstone_stays_one():

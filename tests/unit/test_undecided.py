@@ -152,7 +152,7 @@ def test_of_both_changelogs_a_dead_letter_tells(last_letter, hangs, is_committed
     [
         ((40, 40), letters(38, 39), True),
         ((40, 40), letters(40, 41), False),
-        ((40, 40), letters(39, 40), True),
+        ((40, 40), letters(7, 40), False),
         ((40, 40), letters(50, app=b"another"), True),
         ((40, 40), Tail(), True),
         ((0, 0), letters(0), False),
@@ -175,13 +175,34 @@ def test_dead_letters_go_the_way_of_their_transaction():
 def test_what_nobody_can_decide_any_more_is_left_to_a_person():
     failure, _, ledger = decided((40, 40), {(FUNNEL, 0): HALF}, in_vain=1_000)
     assert isinstance(failure, TablesWrong)
-    assert "has to be aborted, and its producer is forgotten" in str(failure)
+    assert "has to be aborted, and 3 times it was in vain" in str(failure)
     assert ledger.ended[-1] == OWNED
 
 
-def test_dead_letters_that_nobody_can_decide_keep_nobody_from_counting():
+def test_dead_letters_that_nobody_can_decide_keep_nobody_from_counting(caplog):
     failure, ended, _ = decided((40, 40), {(DEAD, 0): letters(45)}, in_vain=1_000)
     assert (failure, ended) == (None, [((DEAD,), False)])
+    assert caplog.messages == [f"{DEAD}/0: nobody reads past what Kafka left undecided: not aborted"]
+
+
+def test_of_what_was_decided_is_told_and_of_what_others_write_is_not(caplog):
+    decided((40, 40), {(DEAD, 0): letters(39)})
+    assert caplog.messages == [f"{DEAD}/0: Kafka had left dead letters undecided: committed"]
+    caplog.clear()
+    for others in ({}, {(DEAD, 0): letters(39, app=b"another")}):
+        _, ended, ledger = decided((40, 40), others, in_vain=1_000)
+        assert (ended, len(ledger.ended)) == ([OWNED], 1)
+    assert caplog.messages == []
+
+
+def test_who_takes_nothing_over_asks_for_nothing():
+    async def main():
+        undecided = Undecided(None, "app", SOURCE, DEAD, [])
+        await undecided.look([(SOURCE, 0)], [])
+        await undecided.decide()
+        undecided.tell()
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("in_vain", range(2 * TIMES))
@@ -196,6 +217,28 @@ def test_rerouted_events_that_hang_are_committed_and_what_others_write_is_left_a
     hangs = {(SOURCE, 3): ours, (SOURCE, 4): anothers, (DEAD, 0): letters(45)}
     failure, ended, _ = decided((40, 40), hangs)
     assert (failure, ended) == (None, [((DEAD,), False), ((SOURCE,), True)])
+    del hangs[DEAD, 0]
+    assert decided((40, 40), hangs, in_vain=1_000)[:2] == (None, [((DEAD, SOURCE), True)])
+
+
+def test_of_several_partitions_each_is_ended_whatever_becomes_of_the_others():
+    class OneFails(Ledger):
+        async def end_nothing(self, partition, covered, *, commit):
+            if partition == 0:
+                raise TakenOver("partition 0")
+            await asyncio.sleep(0.01)
+            await super().end_nothing(partition, covered, commit=commit)
+
+    ledger = OneFails({}, None, 0, None)
+
+    async def main():
+        undecided = Undecided(ledger, "app", SOURCE, DEAD, [0, 1])
+        await undecided.look([], [])
+        with pytest.raises(TakenOver):
+            await undecided.decide()
+        assert ledger.ended == [OWNED]
+
+    asyncio.run(main())
 
 
 def test_a_former_owner_decides_nothing():

@@ -1,0 +1,57 @@
+"""What is known of topics that may not be read or are made anew meanwhile; for the rest there are brokers."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+from aiokafka.errors import OffsetOutOfRangeError, TopicAuthorizationFailedError
+
+from agents import hanging
+from agents.hanging import Tail
+
+AT = "letters", 0
+
+
+class Reader:
+    """Says where the topic begins and ends, and gives no record."""
+
+    def __init__(self, isolation_level, failure):
+        self._end = 10 if isolation_level == "read_uncommitted" else 7
+        self._failure = failure
+
+    async def beginning_offsets(self, partitions):
+        return dict.fromkeys(partitions, 0)
+
+    async def end_offsets(self, partitions):
+        return dict.fromkeys(partitions, self._end)
+
+    def assign(self, partitions): ...
+    def seek(self, tp, offset): ...
+
+    async def position(self, tp):
+        return 0
+
+    async def getmany(self, timeout_ms):
+        raise self._failure
+
+
+def asked(monkeypatch, failure):
+    @asynccontextmanager
+    async def reader(client, isolation_level):
+        yield Reader(isolation_level, failure)
+
+    monkeypatch.setattr(hanging, "_reader", reader)
+
+    async def main():
+        return await hanging.hanging({}, [AT]), await hanging.last({}, AT, len)
+
+    return asyncio.run(main())
+
+
+def test_what_may_not_be_read_is_unknown(monkeypatch):
+    assert asked(monkeypatch, TopicAuthorizationFailedError()) == ({AT: Tail()}, None)
+
+
+def test_what_is_gone_fails(monkeypatch):
+    with pytest.raises(OffsetOutOfRangeError):
+        asked(monkeypatch, OffsetOutOfRangeError({}))
