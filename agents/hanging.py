@@ -36,8 +36,8 @@ class Tail(Struct, frozen=True):
     key: bytes | None = None
     """Of the last one."""
     value: bytes | None = None
-    headers: frozenset[Headers] = frozenset()
-    """What they have of the headers that were asked for."""
+    headers: tuple[Headers, ...] = ()
+    """What they have of the headers that were asked for, each combination once, the first record's first."""
 
 
 async def hanging(
@@ -66,7 +66,7 @@ async def hanging(
 async def _tail(
     reader: AIOKafkaConsumer, tp: TopicPartition, start: int, end: int, headers: Collection[str]
 ) -> Tail:
-    tail, found = Tail(), set()
+    tail, found = Tail(), dict[Headers, None]()
     reader.assign([tp])
     reader.seek(tp, start)
     while await reader.position(tp) < end:
@@ -75,8 +75,9 @@ async def _tail(
         except TopicAuthorizationFailedError:
             return Tail()
         for records in fetched.values():
-            found |= {tuple(one for one in record.headers if one[0] in headers) for record in records}
-            tail = Tail(records[-1].key, records[-1].value, frozenset(found))
+            for record in records:
+                found[tuple(one for one in record.headers if one[0] in headers)] = None
+            tail = Tail(records[-1].key, records[-1].value, tuple(found))
     return tail
 
 

@@ -3,7 +3,7 @@
 Which part of a transaction never heard how it ended, and what is done with it:
 * one changelog: what the other one has is committed, what it has not is aborted;
 * both changelogs: committed where a dead letter of it is, aborted otherwise, and done again;
-* dead letters: committed where the tables have counted the last of them, aborted where it is read again;
+* dead letters: of what the tables have counted, committed; of what will be read again, aborted;
 * rerouted events: committed. Told twice, they count once.
 Where the changelogs contradict each other in another way, nothing is touched there, and `Mismatch` tells.
 """
@@ -81,8 +81,9 @@ class Undecided:
         if letters in self._hanging:
             about = [self._letter(headers) for headers in self._hanging[letters].headers]
             ours = [offset for offset in about if offset is not None]
-            # Behind another app's open transaction there may be some that were decided long ago.
-            its[letters] = not ours or max(ours) < counted
+            # The first record hangs. Is it another app's, then the last of ours does, if any: those before it
+            # may have been decided long ago.
+            its[letters] = not ours or ours[0 if about[0] is not None else -1] < counted
             if ours:
                 self._decisive.add(letters)
         commit = self._was_committed(number, positions, counted)

@@ -213,8 +213,8 @@ async def last(client: Mapping[str, Any], at: Any, find: Callable[[Any], int | N
 
 def _tail(entries: list[Entry], headers: Collection[str]) -> Tail:
     records = [entry for entry in entries if not entry.is_marker]
-    found = frozenset(tuple(one for one in entry.headers if one[0] in headers) for entry in records)
-    return Tail(records[-1].key, records[-1].value, found) if records else Tail()
+    found = dict.fromkeys(tuple(one for one in entry.headers if one[0] in headers) for entry in records)
+    return Tail(records[-1].key, records[-1].value, tuple(found)) if records else Tail()
 
 
 class Worker:

@@ -594,7 +594,7 @@ def test_what_was_restored_in_part_has_no_say():
         worker.consumer.changelogs_end = 10
         worker.ledger.hangs = {
             (FUNNEL, 0): Tail(b"half of it", b""),
-            (DEAD, 0): Tail(headers=frozenset({((OFFSET, b"7"), (CONNECTOR, b"app"))})),
+            (DEAD, 0): Tail(headers=(((OFFSET, b"7"), (CONNECTOR, b"app")),)),
         }
         with pytest.raises(Stalled):
             await worker.take_over()

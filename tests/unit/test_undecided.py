@@ -53,9 +53,10 @@ HALF = Tail(b"half of it", b"")
 
 
 def letters(*offsets, app=b"app"):
-    return Tail(
-        b"key", b"{", frozenset(((OFFSET, b"1"), (OFFSET, b"%d" % n), (CONNECTOR, app)) for n in offsets)
-    )
+    return Tail(b"key", b"{", tuple(((OFFSET, b"1"), (OFFSET, b"%d" % n), (CONNECTOR, app)) for n in offsets))
+
+
+ANOTHERS_FIRST = Tail(b"key", b"{", letters(50, app=b"another").headers + letters(7, 40).headers)
 
 
 def decided(counted, hangs, *, last_letter=None, in_vain=0, failure=None):
@@ -152,7 +153,8 @@ def test_of_both_changelogs_a_dead_letter_tells(last_letter, hangs, is_committed
     [
         ((40, 40), letters(38, 39), True),
         ((40, 40), letters(40, 41), False),
-        ((40, 40), letters(7, 40), False),
+        ((40, 40), letters(39, 40), True),
+        ((40, 40), ANOTHERS_FIRST, False),
         ((40, 40), letters(50, app=b"another"), True),
         ((40, 40), Tail(), True),
         ((0, 0), letters(0), False),
@@ -213,7 +215,7 @@ def test_where_the_deciding_marker_is_left_out_too_it_is_decided_again(in_vain):
 
 
 def test_rerouted_events_that_hang_are_committed_and_what_others_write_is_left_alone():
-    ours, anothers = (Tail(b"lead", b"{}", frozenset(names)) for names in ({((REROUTED, b"1"),)}, {()}))
+    ours, anothers = (Tail(b"lead", b"{}", (names,)) for names in (((REROUTED, b"1"),), ()))
     hangs = {(SOURCE, 3): ours, (SOURCE, 4): anothers, (DEAD, 0): letters(45)}
     failure, ended, _ = decided((40, 40), hangs)
     assert (failure, ended) == (None, [((DEAD,), False), ((SOURCE,), True)])
