@@ -48,7 +48,7 @@ PLANS = {
     "markers": Plan(
         "changelogs, dead letters never hear how a transaction ended",
         brokers.markers,
-        Size(10_000, 6, 0),
+        Size(8_000, 4, 0),
         Size(50_000, 12, 0),
     ),
     "leaders": Plan(

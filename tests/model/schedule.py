@@ -113,7 +113,7 @@ class Schedule:
         self._faults = chance.choice((0.0, 0.01, 0.03, 0.06))
         self._errors = chance.choice((0.0, 0.0, 0.0, 0.05))
         self._truncates = chance.random() < 0.04
-        self._tears = not self._truncates and chance.random() < 0.15
+        self._tears = not self._truncates and chance.random() < 0.25
         self._heals = chance.random() < 0.8
         self._steps = chance.randint(20, 80)
         self._kafka = Kafka((FUNNEL, LEADS), DEAD_LETTERS)
@@ -136,7 +136,7 @@ class Schedule:
             partition = home(lead.encode(), self._partitions, "murmur2")
             if chance.random() < astray:
                 partition = chance.randrange(self._partitions)
-            if chance.random() < 0.08:
+            if chance.random() < 0.12:
                 value = chance.choice((b"{", b'{"type":"dial"}', floor()["a" if lead != "a" else "b"][0]))
             records.append(Record(partition, lead.encode(), value))
         return records
@@ -258,7 +258,7 @@ class Schedule:
         decided = [one for one in self._kafka.running.values() if one.verdict is not None and one.unmarked]
         if decided:
             transaction = self._chance.choice(decided)
-            if self._tears and self._chance.random() < 0.2:
+            if self._tears and self._chance.random() < 0.4:
                 self._tear(transaction)
             else:
                 self._kafka.mark(transaction, self._chance.choice(list(transaction.unmarked)))
@@ -270,6 +270,8 @@ class Schedule:
             self._kafka.leave_out(transaction, tp)
             self.counts["markers left out"] += 1
         self._kafka.settle(transaction.owner)
+        if self._chance.random() < 0.5:  # what takes the broker away seldom leaves its workers alone
+            self._kill()
 
     def _kill(self) -> None:
         if self._living():

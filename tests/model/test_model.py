@@ -18,7 +18,7 @@ from agents.ingest import Ingest
 from agents.ledger import Ledger
 
 SCHEDULES = int(os.environ.get("FUNNEL_MODEL_SCHEDULES", "20000"))
-CAUGHT_WITHIN = 20_000
+CAUGHT_WITHIN = 5_000
 
 
 @pytest.fixture(autouse=True)
