@@ -58,17 +58,16 @@ class Undecided:
         """Ask what hangs: in all of the source, where any of these partitions may have sent events to."""
         if not self._verdicts:
             return
-        letters = [(self._dead_letters, number) for number in self._verdicts]
-        asked = [*source, *changelogs, *letters]
+        asked = [*source, *changelogs, *((self._dead_letters, number) for number in self._verdicts)]
         self._hanging = await self._ledger.hanging(asked, {REROUTED, OFFSET, CONNECTOR})
+        rerouted = [at for at, tail in self._hanging.items() if self._is_rerouted(at, tail)]
         for number, its in self._verdicts.items():
-            if (self._dead_letters, number) not in self._hanging:
-                its[self._dead_letters, number] = True
-            its |= {at: True for at, tail in self._hanging.items() if self._is_rerouted(at, tail)}
+            letters = self._dead_letters, number
+            if letters not in self._hanging:
+                its[letters] = True
+            its |= dict.fromkeys(rerouted, True)
             if all(at in self._hanging for at in changelogs if at[1] == number):
-                self._last_letters[number] = await self._ledger.last(
-                    (self._dead_letters, number), self._letter
-                )
+                self._last_letters[number] = await self._ledger.last(letters, self._letter)
 
     def _is_rerouted(self, at: At, tail: Tail) -> bool:
         return at[0] == self._source and any(REROUTED in dict(headers) for headers in tail.headers)

@@ -17,7 +17,7 @@ from agents.microbatch import MOST_BYTES, MicroBatch
 from agents.undecided import REROUTED
 from schemas.codec import Decoder, Limits
 from schemas.events import Dial
-from schemas.rows import POSITION_KEY, Position, encode_position
+from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, encode_position
 from streams.engine import Partition
 from streams.panes import resolutions
 from streams.tables import Fold
@@ -584,6 +584,22 @@ def test_what_hangs_is_decided_before_anything_is_counted():
             await worker.take_over()
         assert not worker.ingest.lanes
         assert set(worker.ledger.ended) == {(0, (DEAD,), True), (0, (FUNNEL, LEADS), False)}
+
+    asyncio.run(main())
+
+
+def test_what_the_changelogs_do_not_tell_is_left_to_a_person():
+    def position(offset):
+        return encode_position(Position(offset=offset, watermark_ms=T, fold=FOLD.id))
+
+    async def main():
+        worker = Worker()
+        worker.funnel.held = {0: {POSITION_KEY: position(40)}}
+        worker.leads.held = {0: {LEADS_POSITION_KEY: position(30)}}
+        worker.ledger.hangs = {(LEADS, 0): Tail(b"half of it", b"")}
+        with pytest.raises(TablesWrong, match="do not belong together"):
+            await worker.take_over()
+        assert worker.ledger.ended == [(0, (DEAD,), True)]
 
     asyncio.run(main())
 
