@@ -66,19 +66,15 @@ async def hanging(
 async def _tail(
     reader: AIOKafkaConsumer, tp: TopicPartition, start: int, end: int, headers: Collection[str]
 ) -> Tail:
-    tail, found = Tail(), dict[Headers, None]()
+    found = dict[Headers, None]()
     reader.assign([tp])
-    reader.seek(tp, start)
-    while await reader.position(tp) < end:
-        try:
-            fetched = await reader.getmany(timeout_ms=200)
-        except TopicAuthorizationFailedError:
-            return Tail()
-        for records in fetched.values():
-            for record in records:
-                found[tuple(one for one in record.headers if one[0] in headers)] = None
-            tail = Tail(records[-1].key, records[-1].value, tuple(found))
-    return tail
+    record = None
+    try:
+        async for record in _records(reader, tp, start, end):
+            found[tuple(one for one in record.headers if one[0] in headers)] = None
+    except TopicAuthorizationFailedError:
+        return Tail()
+    return Tail() if record is None else Tail(record.key, record.value, tuple(found))
 
 
 async def last(client: Mapping[str, Any], partition: At, find: Callable[[Headers], int | None]) -> int | None:
@@ -94,16 +90,22 @@ async def last(client: Mapping[str, Any], partition: At, find: Callable[[Headers
         found = None
         while found is None and start > first:
             stop, start = start, max(first, start - LOOK_BACK)
-            reader.seek(tp, start)
-            while await reader.position(tp) < stop:
-                try:
-                    fetched = await reader.getmany(timeout_ms=200)
-                except TopicAuthorizationFailedError:
-                    return None
-                for record in fetched.get(tp, ()):
+            try:
+                async for record in _records(reader, tp, start, stop):
                     one = find(record.headers)
                     found = found if one is None else one
+            except TopicAuthorizationFailedError:
+                return None
         return found
+
+
+async def _records(reader: AIOKafkaConsumer, tp: TopicPartition, start: int, end: int) -> AsyncIterator[Any]:
+    """What `reader`, which has the partition alone, is given from `start` on until it is past `end`."""
+    reader.seek(tp, start)
+    while await reader.position(tp) < end:
+        for records in (await reader.getmany(timeout_ms=200)).values():
+            for record in records:
+                yield record
 
 
 @asynccontextmanager
