@@ -7,6 +7,7 @@ started it, however that one dies.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -162,10 +163,30 @@ def embedded_program() -> Path | None:
     return program if program.is_file() else None
 
 
+_PORTS = range(20_000, 32_000)
+"""Below those that systems give to outgoing connections, which would take a port before its server does."""
+
+_claims: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """A port of loopback that nobody listens on at this moment."""
-    with socket.create_server((HOST, 0)) as server:
-        return int(server.getsockname()[1])
+    """A port of loopback for a server that this process will start: nobody listens there now.
+
+    On Linux no other process is given it by `free_port` while this one lives. Raises BrokerUnavailable when
+    no port is left.
+    """
+    for port in random.Random().sample(_PORTS, len(_PORTS)):
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            if sys.platform == "linux":  # the name is not a file there, and goes with the process
+                claim.bind(f"\0callfunnel-port-{port}")
+            socket.create_server((HOST, port)).close()
+        except OSError:
+            claim.close()
+        else:
+            _claims.append(claim)
+            return port
+    raise BrokerUnavailable(f"No port of {HOST} from {_PORTS.start} to {_PORTS.stop - 1} is free.")
 
 
 def is_free(port: int) -> bool:

@@ -91,8 +91,10 @@ class Node:
             self._process.wait()
 
     def pause(self) -> None:
-        """Freeze it: it holds its connections and answers nobody."""
+        """Freeze it and wait until it is: it holds its connections and answers nobody."""
         self._signal(signal.SIGSTOP)
+        if self._process is not None:  # threads run on until the one that takes the signal is scheduled
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Let a paused node go on."""

@@ -12,11 +12,13 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
+from agents import broker as brokers
 from agents.broker import (
     EmbeddedBroker,
     RunningBroker,
     choose,
     embedded_program,
+    free_port,
     remove_dead_members,
     speaks_kafka,
 )
@@ -42,6 +44,18 @@ def committed(address: str | list[str], topic: str) -> list[bytes]:
         return values
     finally:
         consumer.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ports are kept for a process on Linux")
+def test_a_port_is_given_to_one_process_until_it_ends(monkeypatch):
+    source = "from agents.broker import free_port; print(free_port(), flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", source], stdin=-1, stdout=-1, text=True) as other:
+        port = int(other.stdout.readline())
+        monkeypatch.setattr(brokers, "_PORTS", range(port, port + 1))
+        with pytest.raises(BrokerUnavailable, match=str(port)):
+            free_port()
+        other.communicate("")
+    assert free_port() == port
 
 
 def test_a_transaction_shows_all_of_its_records_or_none(broker):
