@@ -22,7 +22,7 @@ compiled: $(READY) ## Build the tables in C++ (Cython and a C++ compiler): a wor
 	@$(BIN)/python deploy/compile.py
 
 test: $(COMPILED) ## All tests; those against Apache Kafka where Java 17 and Maven are there (ARGS="-k name")
-	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 faults-ci: $(COMPILED) ## Faults on Apache Kafka, the short set (PLAN="kills" for one, ARGS="--seed 7")
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m faults $(or $(PLAN),ci) $(ARGS)
