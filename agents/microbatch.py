@@ -94,13 +94,19 @@ def drain(result: FetchResult, limit: int, generation: int) -> MicroBatch | None
         while fetched._records.has_next() and len(batch) < limit and batch.size < MOST_BYTES:
             _take(batch, fetched)
     except BaseException:
-        result._partition_records = None  # the position has not moved: from there it is fetched again
+        _let_go(result)  # the position has not moved: from there it is fetched again
         raise
     fetched.next_fetch_offset = batch.end
     result._update_position()
     if not fetched._records.has_next():
-        result._partition_records = None
+        _let_go(result)
     return batch if batch.end > batch.start else None
+
+
+def _let_go(result: FetchResult) -> None:
+    """Without its iterator, which refers to it: else every answer would wait for the collector."""
+    result._partition_records._records_iterator = None
+    result._partition_records = None
 
 
 def _take(batch: MicroBatch, fetched: Any) -> None:

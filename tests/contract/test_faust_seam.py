@@ -5,9 +5,11 @@ integration tests, and only then put the new fingerprint here.
 """
 
 import asyncio
+import gc
 import hashlib
 import inspect
 import struct
+import weakref
 from importlib.metadata import version
 from types import SimpleNamespace
 
@@ -304,6 +306,17 @@ def test_the_limit_ends_at_a_whole_record_batch_and_the_next_drain_goes_on(answe
     assert (second.start, second.end, second.offsets) == (first.end, 7, [6])
     assert not result.has_more()
     assert drained(result) is None
+
+
+def test_what_was_drained_does_not_wait_for_the_collector(answer):
+    result, _ = answer(batch([5, 6]), at=5)
+    held = weakref.ref(result._partition_records)
+    gc.disable()
+    try:
+        drained(result)
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_large_records_end_a_drain_as_many_do(answer, monkeypatch):
