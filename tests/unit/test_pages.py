@@ -1,10 +1,6 @@
 import asyncio
-import gc
 import gzip
 import socket
-import time
-import urllib.request
-from asyncio.selector_events import _SelectorSocketTransport
 from datetime import UTC
 from types import SimpleNamespace
 
@@ -79,28 +75,6 @@ def ask(served, *requests, not_ready=lambda: None):
 
 def get(served, path, **headers):
     return ask(served, ("GET", path, headers))[0]
-
-
-def test_closed_connections_are_collected_soon(monkeypatch):
-    def connections():
-        return sum(type(one) is _SelectorSocketTransport for one in gc.get_objects())
-
-    monkeypatch.setattr("agents.pages._COLLECT_SECONDS", 0.05)
-    served = pages(view())
-    gc.collect()
-    before = connections()
-    gc.disable()
-    served.start()
-    try:
-        for _ in range(20):
-            urllib.request.urlopen(f"{served.url}-/healthy").close()
-        deadline = time.monotonic() + 10
-        while connections() > before + 5:
-            assert time.monotonic() < deadline, "they wait"
-            time.sleep(0.05)
-    finally:
-        gc.enable()
-        served.stop()
 
 
 def test_metrics_are_refused_with_the_reason_until_the_view_has_caught_up():
