@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -177,15 +178,13 @@ def free_port() -> int:
     """
     for port in random.Random().sample(_PORTS, len(_PORTS)):
         claim = socket.socket(socket.AF_UNIX)
-        try:
+        with suppress(OSError):
             if sys.platform == "linux":  # the name is not a file there, and goes with the process
                 claim.bind(f"\0callfunnel-port-{port}")
-            socket.create_server((HOST, port)).close()
-        except OSError:
-            claim.close()
-        else:
-            _claims.append(claim)
-            return port
+            if is_free(port):
+                _claims.append(claim)
+                return port
+        claim.close()
     raise BrokerUnavailable(f"No port of {HOST} from {_PORTS.start} to {_PORTS.stop - 1} is free.")
 
 
