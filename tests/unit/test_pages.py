@@ -1,6 +1,9 @@
 import asyncio
+import gc
 import gzip
 import socket
+import time
+import weakref
 from datetime import UTC
 from types import SimpleNamespace
 
@@ -75,6 +78,29 @@ def ask(served, *requests, not_ready=lambda: None):
 
 def get(served, path, **headers):
     return ask(served, ("GET", path, headers))[0]
+
+
+class Circle:
+    """As a closed connection is one: nothing but the collector frees it."""
+
+    def __init__(self):
+        self.itself = self
+
+
+def test_closed_connections_do_not_wait_for_the_collector_that_comes_seldom(monkeypatch):
+    monkeypatch.setattr("agents.pages._COLLECT_SECONDS", 0.05)
+    served = pages(view())
+    gc.disable()
+    served.start()
+    try:
+        left = weakref.ref(Circle())
+        deadline = time.monotonic() + 10
+        while left() is not None:
+            assert time.monotonic() < deadline, "nobody collects"
+            time.sleep(0.01)
+    finally:
+        gc.enable()
+        served.stop()
 
 
 def test_metrics_are_refused_with_the_reason_until_the_view_has_caught_up():
