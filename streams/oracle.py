@@ -7,6 +7,7 @@ the fold but the event types, so a mistake would have to be made twice to go uns
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -168,11 +169,12 @@ def is_closed(lead: Lead) -> bool:
 # Rows
 
 
-def panes(at_ms: int, zone: ZoneInfo) -> list[tuple[str, int]]:
+@lru_cache(10_000)
+def panes(at_ms: int, zone: ZoneInfo) -> tuple[tuple[str, int], ...]:
     at = at_ms // 1000
     day = datetime.fromtimestamp(at, zone).date()
     midnight = datetime(day.year, day.month, day.day, tzinfo=zone)
-    return [("1m", at // 60 * 60), ("1h", at // 3_600 * 3_600), ("1d", int(midnight.timestamp())), ("all", 0)]
+    return ("1m", at // 60 * 60), ("1h", at // 3_600 * 3_600), ("1d", int(midnight.timestamp())), ("all", 0)
 
 
 def is_dropped(resolution: str, pane: int, kept_seconds: Mapping[str, float], watermark_ms: int) -> bool:

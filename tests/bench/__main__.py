@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from agents import generator, topics
+from agents import generator, memory, topics
 from agents.broker import Broker, EmbeddedBroker, RunningBroker
 from agents.config import Settings
 from bench import machine
@@ -265,6 +265,7 @@ def main(
     if quick:
         events, rounds, slow_events = min(events, 250_000), 1, 1
         contenders = [one for one in contenders if one in (OURS, LOOP)]
+    memory.collect_seldom()
     with broker_of(broker) as running:
         prefix = f"bench-{os.getpid()}"
         settings = Settings.from_environ(
