@@ -182,7 +182,7 @@ async function refresh() {
   offer("campaign", funnel.campaigns ?? []);
   offer("source", funnel.sources ?? []);
   if (!answer.ok) {
-    say("wait", "no numbers", { trouble: `${answer.status === 503 ? "No numbers yet" : "No numbers"}: ${funnel.error ?? `HTTP ${answer.status}`}.` });
+    say("wait", "no numbers", { trouble: `No numbers: ${funnel.error ?? `HTTP ${answer.status}`}.` });
     return;
   }
   answeredAt = Date.now();

@@ -240,7 +240,7 @@ def test_numbers_that_are_not_of_now_can_still_be_read(browser, filled, dark):
         live(page)
         filled.snapshot, filled.state = None, "catching up: 7 records are left to read"
         page.wait("document.querySelector('main.stale')")
-        assert text(page, "#trouble") == "No numbers yet: catching up: 7 records are left to read."
+        assert text(page, "#trouble") == "No numbers: catching up: 7 records are left to read."
         poor = [
             (what, ratio) for what, ratio in page.ask(CONTRASTS) if ratio < (4.5 if "text" in what else 3)
         ]
