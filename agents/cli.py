@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import click
 
-from agents import exit_codes
+from agents import exit_codes, memory
 
 _COMMANDS = Path(__file__).parent / "commands"
 
@@ -51,6 +51,7 @@ def callfunnel() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and leave with its exit code."""
+    memory.collect_seldom()
     try:
         code = callfunnel.main(arguments, prog_name="callfunnel", standalone_mode=False)
     except click.UsageError as error:

@@ -23,7 +23,7 @@ from msgspec import Struct, to_builtins
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from agents import bank_marketing, exit_codes, generator, memory, topics
+from agents import bank_marketing, exit_codes, generator, topics
 from agents.broker import choose, end_process, free_port, start_process
 from agents.changelog import Tables, read_tables
 from agents.config import PREFIX, Settings
@@ -118,7 +118,6 @@ def _run(options: Options, console: Console, stack: ExitStack) -> int:
         pages.start()
         stack.callback(pages.stop)
     view.start()
-    memory.collect_seldom()
     stack.callback(view.stop)
     workers = stack.enter_context(started_workers(settings, options.workers, console))
     checked = stack.enter_context(_oracle(settings)) if options.once else None

@@ -430,10 +430,13 @@ def _escape(value: str) -> str:
 
 
 class _Numbers(dict[float, str]):
-    """Numbers as text, the usual ones prepared."""
+    """Numbers as text; the usual ones are kept."""
 
     def __missing__(self, number: float) -> str:
-        return _go(number)
+        text = _go(number)
+        if 0 < number < 100_000 and number == int(number):
+            self[number] = text
+        return text
 
 
-_number = _Numbers({n: f"{n}.0" for n in range(100_000)}).__getitem__
+_number = _Numbers({0: "0.0"}).__getitem__

@@ -6,9 +6,8 @@ from contextlib import suppress
 
 
 def collect_seldom() -> None:
-    """Rows are many containers without cycles: as it is set, the collector takes a tenth of a worker's time,
-    and half of a view's."""
-    gc.freeze()
+    """Modules and rows are many containers without cycles: as it is set, the collector takes a fifth of a
+    start, a tenth of a worker's time and half of a view's."""
     gc.set_threshold(500_000, 20, 50)
 
 

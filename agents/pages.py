@@ -114,6 +114,7 @@ class Pages:
                 raise _unusable(self._host, self._port, error) from None
             self._port = runner.addresses[0][1]
             ready()
+            gc.freeze()  # or the first collection would hold everybody up with what stays
             while True:  # a closed connection refers to itself, and the collector comes seldom by itself
                 await asyncio.sleep(_COLLECT_SECONDS)
                 gc.collect(0)

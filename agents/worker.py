@@ -21,7 +21,7 @@ import faust
 from faust.types import TP
 from mode.supervisors import CrashingSupervisor
 
-from agents import connection, exit_codes, exposition, failpoints, log, memory, read_committed, topics
+from agents import connection, exit_codes, exposition, failpoints, log, read_committed, topics
 from agents.config import Settings
 from agents.deadletter import DeadLetterLimits
 from agents.errors import BrokerUnavailable, Failure, SettingError, Stalled, TakenOver
@@ -309,7 +309,6 @@ def run(settings: Settings) -> int:
         logger.info("serving %s", pages.url)
         if view:
             view.start()
-        memory.collect_seldom()
         try:
             asyncio.run(serve(app, settings, metrics))
         finally:

@@ -27,7 +27,7 @@ def command(broker: str | None, http_host: str | None, http_port: int | None, wa
     import threading
     import time
 
-    from agents import log, memory, topics
+    from agents import log, topics
     from agents.config import Settings
     from agents.exposition import Exposition, new_registry
     from agents.pages import Pages
@@ -54,7 +54,6 @@ def command(broker: str | None, http_host: str | None, http_port: int | None, wa
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stopped.set())
         view.start()
-        memory.collect_seldom()
         click.echo(f"The funnel is served at {pages.url} (Ctrl-C ends it).")
         told_at, told = time.monotonic(), ""
         while not stopped.wait(0.2):
