@@ -69,11 +69,12 @@ def tables(
         hangups = hangup_of_calls(lead, hangup_seconds)
         for count in (*activity(lead, hangups), *progress(lead, hangups), *response(lead, hangups)):
             for resolution, pane in panes(count.at_ms, zone):
-                if resolution == "all" and count.rollup != "campaign+source":
-                    continue
-                if not is_dropped(resolution, pane, kept_seconds, watermark_ms) and count.n:
-                    rows[resolution, pane, count.rollup, *count.dimensions][count.column] += count.n
-    return {key: dict(columns) for key, columns in rows.items()}
+                rows[resolution, pane, count.rollup, *count.dimensions][count.column] += count.n
+    return {
+        key: {column: n for column, n in columns.items() if n}
+        for key, columns in rows.items()
+        if is_kept(key, kept_seconds, watermark_ms)
+    }
 
 
 # One partition, one fold
@@ -177,10 +178,11 @@ def panes(at_ms: int, zone: ZoneInfo) -> tuple[tuple[str, int], ...]:
     return ("1m", at // 60 * 60), ("1h", at // 3_600 * 3_600), ("1d", int(midnight.timestamp())), ("all", 0)
 
 
-def is_dropped(resolution: str, pane: int, kept_seconds: Mapping[str, float], watermark_ms: int) -> bool:
+def is_kept(key: RowKey, kept_seconds: Mapping[str, float], watermark_ms: int) -> bool:
+    resolution, pane, rollup, *_ = key
     if resolution == "all":
-        return False
-    return (pane + LENGTH_SECONDS[resolution] + kept_seconds[resolution]) * 1000 <= watermark_ms
+        return rollup == "campaign+source"
+    return (pane + LENGTH_SECONDS[resolution] + kept_seconds[resolution]) * 1000 > watermark_ms
 
 
 def activity(lead: Lead, hangups: Mapping[str, str]) -> Iterator[Count]:
