@@ -13,7 +13,7 @@ from importlib import metadata
 
 from msgspec import Struct
 
-from agents import topics
+from agents import rights, topics
 from agents.config import Settings
 from agents.connection import admin_client, kafka_python_options
 from streams.partitioning import home
@@ -54,6 +54,10 @@ def run(settings: Settings) -> Iterator[Finding]:
         told = f"{settings.broker} answers ({settings.security_protocol}) as Kafka {speaks}"
         yield Finding(True, "broker", told)
         yield _transactions({api.name for api in known})
+        if lacking := list(rights.lacking(admin, settings)):
+            first, *commands = rights.told(lacking, settings).splitlines()
+            yield Finding(False, "rights", first, "\n     ".join(["", *commands]))
+            return
         specs = {spec.name: spec for spec in topics.wanted(settings)}
         found = topics.describe(admin, specs)
     wrong = topics.compare(settings)

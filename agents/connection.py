@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.config import Settings, variable
-from agents.errors import BrokerUnavailable, SettingError
+from agents.errors import BrokerUnavailable, Failure, SettingError, TopicsWrong
 
 if TYPE_CHECKING:
     import ssl
 
     from kafka import KafkaAdminClient
+    from kafka.errors import KafkaError
 
 
 class Secret(str):
@@ -59,22 +60,51 @@ def faust_credentials(settings: Settings) -> Any:
 
 
 def admin_client(settings: Settings, timeout_seconds: float = 5.0) -> KafkaAdminClient:
-    """A connected admin client; close it. Raises BrokerUnavailable when no broker answers in time."""
+    """A connected admin client; close it, or leave its context, which says a `KafkaError` in words.
+
+    Raises BrokerUnavailable when no broker answers in time.
+    """
     from kafka import KafkaAdminClient
     from kafka.errors import KafkaError
 
+    class Admin(KafkaAdminClient):  # type: ignore[misc]
+        def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+            super().__exit__(kind, error, trace)
+            if isinstance(error, KafkaError):
+                raise _explained(settings, error) from error
+
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what it meets is told below, in one sentence
     try:
-        return KafkaAdminClient(
+        return Admin(
             **kafka_python_options(settings),
             client_id=f"{settings.app_id}-admin",
             bootstrap_timeout_ms=int(timeout_seconds * 1000),
         )
     except (KafkaError, OSError) as error:
+        from agents import diagnosis
+
         raise BrokerUnavailable(
-            f"No Kafka broker answers at {settings.broker} ({settings.security_protocol}). Start one "
-            f"(`make kafka`), or name another with --broker HOST:PORT or {variable('broker')}."
+            f"No Kafka broker answers at {settings.broker} ({settings.security_protocol}). "
+            f"{diagnosis.told(diagnosis.ask(settings))} Start one (`make kafka`), or name another with "
+            f"--broker HOST:PORT or {variable('broker')}."
         ) from error
+
+
+def _explained(settings: Settings, error: KafkaError) -> Failure:
+    from kafka.errors import AuthorizationError, RetriableError
+
+    what = f"Kafka at {settings.broker} refused what was asked ({error})"
+    if isinstance(error, AuthorizationError):
+        return TopicsWrong(
+            f"{what}: this client lacks a right. `callfunnel topics rights` prints the commands that grant "
+            "what is needed; `callfunnel check` says which one is missing."
+        )
+    if isinstance(error, RetriableError):
+        return BrokerUnavailable(
+            f"Kafka at {settings.broker} answered too late or is not ready yet ({error}). What was asked may "
+            "have been done or not. Run the command again: what is done is left as it is."
+        )
+    return Failure(f"{what}.")
 
 
 def read_secret(settings: Settings, name: str) -> Secret | None:

@@ -14,12 +14,22 @@ from itertools import chain
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import IllegalOperation, KafkaError, OutOfOrderSequenceNumber, ProducerFenced
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import (
+    IllegalOperation,
+    KafkaError,
+    NotEnoughReplicasAfterAppendError,
+    NotEnoughReplicasError,
+    OutOfOrderSequenceNumber,
+    ProducerFenced,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
 from aiokafka.producer import producer as client
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from agents import failpoints, hanging
-from agents.errors import TablesWrong, TakenOver, WriteFailed
+from agents.errors import TablesWrong, TakenOver, TopicsWrong, WriteFailed
 from agents.hanging import Headers
 
 Record = tuple[tuple[bytes | None, bytes | None], list[tuple[str, bytes]], int | None]
@@ -27,6 +37,10 @@ Record = tuple[tuple[bytes | None, bytes | None], list[tuple[str, bytes]], int |
 
 LOOK_SECONDS = 0.001
 """How often is looked whether the broker has answered: nothing else in aiokafka tells."""
+
+CONNECTIONS = 4
+"""Connections to each broker, shared by all partitions. Kafka works on one request of a connection at a time,
+and with several copies waits for them: one connection would let the partitions wait for each other."""
 
 BATCH_BYTES = 900_000
 """A record batch stays below Kafka's default limit for a message; a transaction may hold many."""
@@ -57,7 +71,36 @@ class _TransactionManager(client.TransactionManager):  # type: ignore[misc]
 client.TransactionManager = _TransactionManager
 
 
+class SharedClient(AIOKafkaClient):  # type: ignore[misc]
+    """Connections that several producers use: it connects with the first of them and closes with the last.
+
+    A producer's own client has a socket for each broker it writes to and one for its coordinator, so a worker
+    would need several descriptors for each partition.
+    """
+
+    def __init__(self, connection: Mapping[str, Any], request_timeout_ms: int) -> None:
+        super().__init__(**connection, request_timeout_ms=request_timeout_ms)
+        self._users = 0
+        self._connecting = asyncio.Lock()
+
+    async def bootstrap(self) -> None:
+        self._users += 1
+        async with self._connecting:
+            if self._sync_task is None:
+                await super().bootstrap()
+
+    async def close(self) -> None:
+        self._users -= 1
+        if not self._users:
+            await super().close()
+
+
 class Producer(AIOKafkaProducer):  # type: ignore[misc]
+    def __init__(self, client: SharedClient, **options: Any) -> None:
+        super().__init__(**options)
+        self.client = self._sender.client = client
+        self._metadata = self._message_accumulator._cluster = client.cluster
+
     def create_batch(self) -> Batch:
         return Batch(BATCH_BYTES, 0, is_transactional=True)
 
@@ -84,6 +127,7 @@ class Ledger:
         self._app_id = app_id
         self._client = client
         self._timeout_ms = int(transaction_timeout_seconds * 1000)
+        self._clients: list[SharedClient] = []
         self._producers: dict[int, Producer] = {}
         self._ending: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         """A producer that is stopped amid an empty transaction would never answer."""
@@ -117,7 +161,7 @@ class Ledger:
         except (ProducerFenced, OutOfOrderSequenceNumber) as error:
             raise _taken_over(partition) from error
         except (KafkaError, IllegalOperation, TimeoutError) as error:  # illegal: it has failed already
-            raise _write_failed(partition, records, error) from error
+            raise _write_failed(partition, records, error, self._timeout_ms / 1000) from error
 
     async def _write(
         self, partition: int, records: Mapping[tuple[str, int], Iterable[Record]]
@@ -166,7 +210,7 @@ class Ledger:
         except (ProducerFenced, OutOfOrderSequenceNumber) as error:
             raise _taken_over(partition) from error
         except (KafkaError, IllegalOperation, TimeoutError) as error:
-            raise _write_failed(partition, covered, error) from error
+            raise _write_failed(partition, covered, error, self._timeout_ms / 1000) from error
 
     async def hanging(
         self, partitions: Iterable[tuple[str, int]], headers: Collection[str] = ()
@@ -183,6 +227,7 @@ class Ledger:
 
     async def _open(self, partition: int) -> None:
         producer = Producer(
+            self._client_of(partition),
             **self._client,
             transactional_id=f"{self._app_id}-{partition}",
             transaction_timeout_ms=self._timeout_ms,
@@ -194,11 +239,21 @@ class Ledger:
             await producer.start()
         except KafkaError as error:
             await producer.stop()
+            if isinstance(error, TransactionalIdAuthorizationFailed):
+                raise TopicsWrong(
+                    f"This client lacks Write on transactional-id {self._app_id}-*. Nothing is lost. "
+                    "`callfunnel topics rights` prints the command that grants it."
+                ) from error
             raise WriteFailed(
-                f"no transactional producer for partition {partition}: {error!r}. The broker must support "
-                f"transactions and permit the transactional id {self._app_id}-{partition}."
+                f"There is no transactional producer for partition {partition}: {error!r}. The broker must "
+                "support transactions (`callfunnel check`). Nothing is lost."
             ) from error
         self._producers[partition] = producer
+
+    def _client_of(self, partition: int) -> SharedClient:
+        if not self._clients:
+            self._clients = [SharedClient(self._client, self._timeout_ms) for _ in range(CONNECTIONS)]
+        return self._clients[partition % CONNECTIONS]
 
     async def _close(self, partitions: Iterable[int]) -> None:
         await asyncio.gather(*map(self._stop, sorted(partitions)))
@@ -224,11 +279,24 @@ def _taken_over(partition: int) -> TakenOver:
     return TakenOver(f"another worker has taken over partition {partition}: start again")
 
 
-def _write_failed(partition: int, partitions: Iterable[tuple[str, int]], error: BaseException) -> WriteFailed:
+def _write_failed(
+    partition: int, partitions: Iterable[tuple[str, int]], error: BaseException, seconds: float
+) -> WriteFailed:
+    topics = _topics(partitions)
+    match error:
+        case TopicAuthorizationFailedError() | TransactionalIdAuthorizationFailed():
+            why = (
+                f"this worker may not write it ({error!r}): `callfunnel topics rights` prints what grants it"
+            )
+        case NotEnoughReplicasError() | NotEnoughReplicasAfterAppendError():
+            why = "fewer copies are in sync than min.insync.replicas asks for: look at the brokers"
+        case TimeoutError():
+            why = f"the brokers did not answer within {seconds:g} s (CALLFUNNEL_TRANSACTION_TIMEOUT_SECONDS)"
+        case _:
+            why = f"{error!r}: look at the brokers"
     return WriteFailed(
-        f"writing partition {partition} ({_topics(partitions)}) failed: {error!r}. Check the brokers, the "
-        "topics' min.insync.replicas and this worker's permissions, then start again: it goes on where the "
-        "tables end."
+        f"Partition {partition} ({topics}) could not be written: {why}. Nothing is lost: started again, the "
+        "worker goes on where the tables end."
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from agents import rights
 from agents.config import Settings, variable
 from agents.connection import admin_client
 from agents.errors import BrokerUnavailable, Failure, TopicsWrong
@@ -89,13 +90,18 @@ def wanted(settings: Settings, source_partitions: int | None = None) -> tuple[To
 def describe(admin: KafkaAdminClient, names: Iterable[str]) -> dict[str, TopicSpec]:
     """The topics of these names that exist, each with all its settings."""
     from kafka.admin import ConfigResource, ConfigResourceType
-    from kafka.errors import UnknownTopicOrPartitionError, for_code
+    from kafka.errors import TopicAuthorizationFailedError, UnknownTopicOrPartitionError, for_code
 
     existing = {}
     for topic in admin.describe_topics(list(names)):
         error = for_code(topic["error_code"])
         if error is UnknownTopicOrPartitionError:
             continue
+        if error is TopicAuthorizationFailedError:
+            raise TopicsWrong(
+                f"This client may not see the topic {topic['name']}: grant it Describe, or Create if the "
+                "topic is to be made."
+            )
         if topic["error_code"]:
             raise Failure(f"The broker does not tell about {topic['name']}: {error.__name__}.")
         existing[topic["name"]] = topic["partitions"]
@@ -139,8 +145,13 @@ def compare(settings: Settings) -> tuple[Difference, ...]:
 
 
 def require(settings: Settings) -> int:
-    """The number of partitions that all topics share. Raises TopicsWrong, which names each difference."""
+    """The number of partitions that all topics share.
+
+    Raises TopicsWrong, which names each difference, or each right that this client lacks.
+    """
     with admin_client(settings) as admin:
+        if lacking := list(rights.lacking(admin, settings)):
+            raise TopicsWrong(rights.told(lacking, settings))
         specs, found = _both(admin, settings)
     if wrong := differences(specs, found, _options(settings)):
         raise TopicsWrong("\n".join(["The topics are not as they have to be:", *map(str, wrong)]))

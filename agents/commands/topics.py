@@ -94,6 +94,24 @@ def fix(broker: str | None, profile: str | None) -> int:
     return _verdict(topics.compare(settings))
 
 
+@command.command("rights")
+@_broker
+@click.option("--principal", default="User:NAME", show_default=True, help="Who gets them, as Kafka names it.")
+def rights_(broker: str | None, principal: str) -> None:
+    """Print the commands that grant what each kind of client needs, for a Kafka with ACLs.
+
+    Nothing is asked of the broker. Create is only needed for `callfunnel topics create`, AlterConfigs for
+    `callfunnel topics fix`.
+    """
+    from agents import rights
+
+    settings = _settings(broker=broker)
+    for role, needed in rights.needed(settings).items():
+        click.echo(f"# {role}")
+        for right in needed:
+            click.echo(right.command(settings.broker, principal))
+
+
 def _settings(**options: object) -> "Settings":
     import os
 

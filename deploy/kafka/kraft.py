@@ -115,7 +115,7 @@ class Cluster:
 
     Without `data` everything lies in a temporary folder that `stop` removes; a `data` folder is taken up
     again by the next start with as many brokers. `port` is the first broker's, the others follow it.
-    `properties` are added to those of `server.properties`, on every node.
+    `properties` are added to those of `server.properties`, on every node, and may use its names in braces.
     """
 
     def __init__(
@@ -295,7 +295,8 @@ def _lay_out(folder: Path, ports: Sequence[int], java: Sequence[str], more: Mapp
         f"{number}@{HOST}:{controller['port']}:{controller['directory']}"
         for number, controller in enumerate(cluster["controllers"], 1)
     )
-    template = Template((HERE / "server.properties").read_text())
+    added = "".join(f"{key}={value}\n" for key, value in more.items())
+    template = Template((HERE / "server.properties").read_text() + added)
     nodes, formats = [], []
     for number, (port, controller) in enumerate(zip(ports, cluster["controllers"], strict=True), 1):
         home = folder / f"node-{number}"
@@ -312,7 +313,6 @@ def _lay_out(folder: Path, ports: Sequence[int], java: Sequence[str], more: Mapp
                 controllers=",".join(controllers),
                 logs=home / "data",
             )
-            + "".join(f"{key}={value}\n" for key, value in more.items())
         )
         storage = [*java, "kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster["id"]]
         formats.append(
