@@ -10,13 +10,17 @@ import re
 import time
 from collections.abc import Iterator
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from agents import rights, topics
-from agents.config import Settings
+from agents import diagnosis, rights, topics
+from agents.config import Settings, variable
 from agents.connection import admin_client, kafka_python_options
 from streams.partitioning import home
+
+if TYPE_CHECKING:
+    from kafka.errors import KafkaError
 
 LIBRARIES = ("faust-streaming", "aiokafka", "kafka-python", "prometheus-client", "msgspec", "orjson")
 NEEDED = (
@@ -48,10 +52,17 @@ def run(settings: Settings) -> Iterator[Finding]:
     from kafka.protocol.broker_version_data import BrokerVersionData
 
     yield _versions()
+    asked = diagnosis.ask(settings)
+    for address, problem in asked.items():
+        if problem and not all(asked.values()):
+            yield Finding(
+                False, "broker", f"{address}: {problem}", f"mend it, or take it out of {variable('broker')}"
+            )
     with admin_client(settings) as admin:
         known = admin.api_versions()
         speaks = ".".join(map(str, BrokerVersionData(api_versions=known).broker_version))
-        told = f"{settings.broker} answers ({settings.security_protocol}) as Kafka {speaks}"
+        answering = ", ".join(address for address, problem in asked.items() if not problem)
+        told = f"{answering} answers ({settings.security_protocol}) as Kafka {speaks}"
         yield Finding(True, "broker", told)
         yield _transactions({api.name for api in known})
         if lacking := list(rights.lacking(admin, settings)):
@@ -128,13 +139,28 @@ def _dead_letters(settings: Settings) -> Finding:
             producer.close(timeout=1)
     except KafkaError as error:
         told = f"{topic} cannot be written in a transaction: {type(error).__name__}"
-        return Finding(
-            False,
-            "dead letters",
-            told,
-            "grant Write on the topic and on the transactional ids, and see its ISR",
-        )
+        return Finding(False, "dead letters", told, _write_remedy(error))
     return Finding(True, "dead letters", f"{topic} takes records in a transaction")
+
+
+def _write_remedy(error: KafkaError) -> str:
+    from kafka.errors import (
+        AuthorizationError,
+        NotEnoughReplicasAfterAppendError,
+        NotEnoughReplicasError,
+        RetriableError,
+    )
+
+    if isinstance(error, AuthorizationError):
+        return "grant what `callfunnel topics rights` prints"
+    if isinstance(error, NotEnoughReplicasError | NotEnoughReplicasAfterAppendError):
+        return "fewer copies are in sync than min.insync.replicas asks for: start the brokers that are down"
+    if isinstance(error, RetriableError):
+        return (
+            "it took longer than 10 s. A new Kafka makes its topic for transactions at the first one: check "
+            "again. If it stays so, look at the brokers' logs for __transaction_state"
+        )
+    return "look at the brokers' logs"
 
 
 def _routing(settings: Settings) -> Finding:

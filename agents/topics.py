@@ -127,21 +127,43 @@ def existing(settings: Settings) -> tuple[TopicSpec, ...]:
 
 
 def differences(
-    specs: Iterable[TopicSpec], found: Mapping[str, TopicSpec], options: str = ""
+    specs: Iterable[TopicSpec],
+    found: Mapping[str, TopicSpec],
+    options: str = "",
+    brokers: int | None = None,
 ) -> tuple[Difference, ...]:
     """Where `found` is not as `specs` ask. Settings that no spec names are the operator's own.
 
-    `options` follow the commands that are named as a remedy.
+    `options` follow the commands that are named as a remedy; `brokers` is how many could hold a copy.
     """
+    create = f"run `callfunnel topics create{options}`"
     return tuple(
-        difference for spec in specs for difference in _differences(spec, found.get(spec.name), options)
+        difference
+        for spec in specs
+        for difference in _differences(
+            spec,
+            found.get(spec.name),
+            create
+            if brokers is None or brokers >= spec.replication_factor
+            else too_few_brokers(spec, brokers),
+            options,
+        )
+    )
+
+
+def too_few_brokers(spec: TopicSpec, brokers: int) -> str:
+    """The remedy where no topic with so many copies can be made."""
+    return (
+        f"it is to have {spec.replication_factor} copies, and the cluster has {brokers} "
+        f"broker{'s' * (brokers > 1)}: add brokers, or for a single one set CALLFUNNEL_PROFILE=development "
+        "(one copy: what that disk loses is lost)"
     )
 
 
 def compare(settings: Settings) -> tuple[Difference, ...]:
     """Where the broker's topics are not as `settings` ask. Raises BrokerUnavailable."""
     with admin_client(settings) as admin:
-        return differences(*_both(admin, settings), _options(settings))
+        return differences(*_both(admin, settings), _options(settings), _brokers(admin))
 
 
 def require(settings: Settings) -> int:
@@ -153,7 +175,8 @@ def require(settings: Settings) -> int:
         if lacking := list(rights.lacking(admin, settings)):
             raise TopicsWrong(rights.told(lacking, settings))
         specs, found = _both(admin, settings)
-    if wrong := differences(specs, found, _options(settings)):
+        brokers = _brokers(admin)
+    if wrong := differences(specs, found, _options(settings), brokers):
         raise TopicsWrong("\n".join(["The topics are not as they have to be:", *map(str, wrong)]))
     return specs[0].partitions
 
@@ -164,6 +187,13 @@ def create(settings: Settings) -> tuple[Change, ...]:
 
     with admin_client(settings) as admin:
         specs, found = _both(admin, settings)
+        brokers = _brokers(admin)
+        if wrong := [
+            f"{spec.name} cannot be created: {too_few_brokers(spec, brokers)}"
+            for spec in specs
+            if spec.name not in found and brokers and brokers < spec.replication_factor
+        ]:
+            raise TopicsWrong("\n".join(wrong))
         missing = {
             spec.name: {
                 "num_partitions": spec.partitions,
@@ -218,6 +248,16 @@ def _both(admin: KafkaAdminClient, settings: Settings) -> tuple[tuple[TopicSpec,
     return wanted(settings, source.partitions if source else None), found
 
 
+def _brokers(admin: KafkaAdminClient) -> int | None:
+    """How many there are; None where the broker, or kafka-python with one before Kafka 3.7, cannot say."""
+    from kafka.errors import KafkaError
+
+    try:
+        return len(admin.describe_cluster()["brokers"])
+    except (KeyError, KafkaError):
+        return None
+
+
 def _options(settings: Settings) -> str:
     """What a command needs to mean the same broker and profile, where they are not the default."""
     given = {"broker": settings.broker, "profile": settings.profile}
@@ -225,9 +265,9 @@ def _options(settings: Settings) -> str:
     return "".join(f" --{name} {value}" for name, value in given.items() if value != defaults[name])
 
 
-def _differences(spec: TopicSpec, found: TopicSpec | None, options: str) -> Iterable[Difference]:
+def _differences(spec: TopicSpec, found: TopicSpec | None, create: str, options: str) -> Iterable[Difference]:
     if found is None:
-        yield Difference(spec.name, "missing", "", "", f"run `callfunnel topics create{options}`")
+        yield Difference(spec.name, "missing", "", "", create)
         return
     if found.partitions != spec.partitions:
         yield Difference(
@@ -275,5 +315,5 @@ def _cure(error: str) -> str:
     if error == "InvalidReplicationFactorError":
         return ". Set CALLFUNNEL_REPLICATION_FACTOR, for a single broker CALLFUNNEL_PROFILE=development."
     if error in ("TopicAuthorizationFailedError", "ClusterAuthorizationFailedError"):
-        return ". Grant Create on it, or have it created by somebody who may."
+        return ". Grant Create on it (`callfunnel topics rights`), or have it created by somebody who may."
     return "."

@@ -8,6 +8,7 @@ from msgspec import structs
 from agents import checks, topics
 from agents.broker import free_port
 from agents.cli import main
+from agents.errors import TopicsWrong
 from streams.partitioning import home
 
 
@@ -164,3 +165,26 @@ def test_a_broker_that_is_down_is_told_with_its_address_and_exit_code_69(callfun
         assert code == 69
         assert f"No Kafka broker answers at {address}" in err
         assert "--broker HOST:PORT" in err
+
+
+def test_an_address_that_is_dead_is_told_apart_from_one_that_answers(broker):
+    dead = f"127.0.0.1:{free_port()}"
+    settings = broker.settings(partitions=1)
+    topics.create(settings)
+    found = list(checks.run(structs.replace(settings, broker=f"{dead},{broker.address}")))
+    told = {one.told.split(":")[1].split(" ")[0]: one for one in found if one.what == "broker"}
+    assert told[dead.split(":")[1]].ok is False
+    assert "connection refused" in told[dead.split(":")[1]].told
+    assert any(one.ok and one.told.startswith(f"{broker.address} answers") for one in found)
+
+
+def test_more_copies_than_brokers_are_told_with_what_helps(broker):
+    if broker.kind == "embedded":
+        pytest.skip("the embedded broker does not say how many brokers there are")
+    settings = broker.settings(replication_factor=3, min_insync_replicas=2)
+    with pytest.raises(TopicsWrong, match="3 copies, and the cluster has 1 broker: add brokers, or"):
+        topics.create(settings)
+    wrong = topics.compare(settings)
+    assert [one.what for one in wrong] == ["missing"] * 4
+    assert all("CALLFUNNEL_PROFILE=development" in one.remedy for one in wrong)
+    assert not any("topics create" in one.remedy for one in wrong)
