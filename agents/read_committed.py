@@ -7,6 +7,8 @@ over at the producer's next marker. Where that can lie between an aborted transa
 reader began, the reader goes back to see. No other module knows the fetcher of aiokafka.
 """
 
+import logging
+import time
 from bisect import bisect, bisect_left, insort
 from collections import defaultdict, deque
 from typing import Any
@@ -15,6 +17,8 @@ from weakref import WeakKeyDictionary
 from aiokafka import TopicPartition
 from aiokafka.consumer import fetcher
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
+
+log = logging.getLogger(__name__)
 
 
 class Read:
@@ -122,12 +126,32 @@ class Reader:
         return before
 
 
+LEAST_BYTES, FIRST_BYTES, MOST_BYTES = 2**16, 2**18, 50 * 2**20
+SWIFT_SECONDS, SLOW_SECONDS = 1.0, 3.0
+
+
+def pace(its: Any, seconds: float) -> None:
+    """Ask for more at once after an answer that took less than a second, for less after more than three.
+
+    Over a slow link, a full answer holds up heartbeats until the group forgets this member; one that takes
+    longer than a request may is thrown away and asked for again, for ever.
+    """
+    before: int = its._fetch_max_bytes
+    if seconds < SWIFT_SECONDS:
+        its._fetch_max_bytes = min(2 * before, MOST_BYTES)
+    elif seconds > SLOW_SECONDS:
+        its._fetch_max_bytes = max(before // 4, LEAST_BYTES)
+        log.info("an answer took %.1f s: asking for %s KiB at once", seconds, its._fetch_max_bytes // 1024)
+
+
 _fetch = fetcher.Fetcher._proc_fetch_request
 _readers: WeakKeyDictionary[fetcher.Fetcher, Reader] = WeakKeyDictionary()
 
 
 async def _fetch_and_follow(self: Any, assignment: Any, node_id: Any, request: Any) -> Any:
+    began = time.monotonic()
     woken = await _fetch(self, assignment, node_id, request)
+    pace(self, time.monotonic() - began)
     reader = _readers.setdefault(self, Reader())
     for topic, partitions in request.topics:
         for partition, at, _ in partitions:

@@ -5,7 +5,9 @@ aiokafka that this needs is in this module, in `microbatch.py`, `recovery.py` an
 `tests/contract/test_faust_seam.py` fails when it changes.
 """
 
-from collections.abc import Mapping
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -19,6 +21,11 @@ from faust.types import TP, ConsumerMessage, EventT
 
 from agents import failpoints
 from agents.microbatch import Fetched, MicroBatch, drain_all, fetch_by
+from agents.read_committed import FIRST_BYTES
+
+FORGOTTEN_TIMES = 3
+"""A static member that its group forgets so often within 30 s is not alone under its name."""
+FORGOTTEN_SECONDS = 30.0
 
 SCHEME = "microbatch"
 TRANSPORTS.aliases[SCHEME] = f"{__name__}:Transport"
@@ -48,6 +55,18 @@ class _GroupCoordinator(client.GroupCoordinator):  # type: ignore[misc]
     member_id: str
     generation: int
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.forgotten: deque[float] = deque(maxlen=FORGOTTEN_TIMES)
+        """When the group knew this member no more although it had joined: seconds of the monotonic clock."""
+
+    async def _do_heartbeat(self) -> bool:
+        member = self.member_id
+        answered: bool = await super()._do_heartbeat()
+        if member and not self.member_id:
+            self.forgotten.append(time.monotonic())
+        return answered
+
     async def _do_commit_offsets(self, assignment: Any, offsets: Any) -> None:
         member = self.member_id, self.generation
         try:
@@ -76,6 +95,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"
         consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
+        consumer._fetch_max_bytes = FIRST_BYTES
         return consumer
 
     def highwater(self, tp: TP) -> int | None:
@@ -89,6 +109,10 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         with suppress(AssertionError, KeyError):
             return self._ensure_consumer().last_stable_offset(tp)  # type: ignore[no-any-return]
         return None
+
+    def forgotten(self) -> Sequence[float]:
+        coordinator = self._consumer and self._consumer._coordinator
+        return coordinator.forgotten if isinstance(coordinator, _GroupCoordinator) else ()
 
     async def _fetch_records(
         self,
@@ -132,6 +156,11 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
     def stable_end(self, tp: TP) -> int | None:
         end: int | None = self._thread.stable_end(tp)
         return end
+
+    def has_twin(self) -> bool:
+        """Whether another member joins under the static name of this one, again and again."""
+        forgotten = self._thread.forgotten()
+        return len(forgotten) == FORGOTTEN_TIMES and time.monotonic() - min(forgotten) < FORGOTTEN_SECONDS
 
     def drop(self, event: EventT) -> None:
         """The batch is not acknowledged: a rebalance must not wait for it, whoever still holds it."""

@@ -21,7 +21,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from agents.config import Settings
 from agents.connection import aiokafka_options
 from agents.microbatch import fetch
-from agents.read_committed import repair
+from agents.read_committed import FIRST_BYTES, repair
 from agents.threads import LoopThread
 from schemas.rows import POSITION_KEY, Columns, Position, decode_columns, decode_key, decode_position
 from schemas.topics import funnel_changelog
@@ -267,6 +267,7 @@ class View:
             enable_auto_commit=False,
             auto_offset_reset="none",
             isolation_level="read_committed",
+            fetch_max_bytes=FIRST_BYTES,
             metadata_max_age_ms=60_000,
         )
         try:

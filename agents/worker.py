@@ -18,13 +18,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import faust
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+)
 from faust.types import TP
 from mode.supervisors import CrashingSupervisor
 
 from agents import connection, exit_codes, exposition, failpoints, log, read_committed, topics
 from agents.config import Settings
 from agents.deadletter import DeadLetterLimits
-from agents.errors import BrokerUnavailable, Failure, SettingError, Stalled, TakenOver
+from agents.errors import BrokerUnavailable, Failure, SettingError, Stalled, TakenOver, TopicsWrong
 from agents.ingest import Ingest
 from agents.ledger import Ledger
 from agents.pages import Pages
@@ -159,6 +164,8 @@ def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str
 
 def end(error: BaseException) -> None:
     """End the process at once, with the reason. Nothing is tidied up: memory may be ahead of the tables."""
+    if isinstance(error, KafkaError):
+        error = _in_words(error)
     if isinstance(error, Failure):
         code = error.exit_code
         logger.critical("%s", error.format_message())
@@ -169,6 +176,18 @@ def end(error: BaseException) -> None:
         handler.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _in_words(error: KafkaError) -> Failure:
+    if isinstance(error, TopicAuthorizationFailedError | GroupAuthorizationFailedError):
+        return TopicsWrong(
+            f"This worker lacks a right ({error}). Nothing is lost. `callfunnel check` says which, and "
+            "`callfunnel topics rights` prints the command that grants it."
+        )
+    return Stalled(
+        f"Kafka does not do what this worker asks ({error!r}). Nothing is lost. Start again, and look at "
+        "the brokers and the link to them if this repeats."
+    )
 
 
 async def serve(app: App, settings: Settings, metrics: SimpleNamespace) -> None:
@@ -235,6 +254,13 @@ async def _watch(app: App, settings: Settings, metrics: SimpleNamespace) -> None
         if now - measured_at < 1.0:
             continue
         measured_at = now
+        if settings.instance and app.consumer.has_twin():
+            end(
+                SettingError(
+                    f"CALLFUNNEL_INSTANCE: another worker runs as {settings.instance!r}, too, and they take "
+                    "each other's partitions. Nothing is lost. Give each worker a name of its own, or none."
+                )
+            )
         _measure(app, settings, metrics, now)
         state = app.ingest.not_ready() and (app.consumer_generation_id, _remaining(app))
         if state is None or state != joining:

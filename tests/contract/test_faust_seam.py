@@ -14,10 +14,12 @@ from importlib.metadata import version
 from types import SimpleNamespace
 
 import pytest
-from aiokafka import AIOKafkaConsumer
-from aiokafka.consumer import fetcher, subscription_state
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, conn
+from aiokafka.client import AIOKafkaClient
+from aiokafka.consumer import fetcher, group_coordinator, subscription_state
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator
+from aiokafka.producer.sender import Sender
 from aiokafka.producer.transaction_manager import TransactionManager
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
@@ -40,6 +42,10 @@ PARTITION_RECORDS = {cls.__name__: cls for cls in (REPAIRED, REPAIRED.__mro__[1]
 
 LEANT_ON = {
     # agents/transport.py
+    group_coordinator.GroupCoordinator._do_commit_offsets: "c3a3ea5613f3",
+    group_coordinator.GroupCoordinator._do_heartbeat: "dc1d6632aaa6",
+    group_coordinator.GroupCoordinator.reset_generation: "537aa37c531b",
+    group_coordinator.GroupCoordinator.close: "f30d83108945",
     fetcher.FetchResult: "d7db13f06de8",
     fetcher.Fetcher.fetched_records: "be4348896b9b",
     fetcher.Fetcher._create_fetch_waiter: "61d840568746",
@@ -72,6 +78,13 @@ LEANT_ON = {
     manager.TableManager.recovery.fget: "f0bf5de78b4c",
     manager.TableManager.on_rebalance: "2d2c23a07bf5",
     # agents/ledger.py
+    AIOKafkaClient.__init__: "edf3d0229560",
+    AIOKafkaClient.bootstrap: "198943b004e5",
+    AIOKafkaClient.close: "02119d4d618a",
+    AIOKafkaProducer.__init__: "fd6f2966fb3d",
+    AIOKafkaProducer.start: "bae900a5e83a",
+    AIOKafkaProducer.stop: "43ef97147111",
+    Sender.__init__: "dae60514401a",
     BatchBuilder: "8050802ca751",
     MessageAccumulator.create_builder: "13dcd0ebf6b9",
     TransactionManager.maybe_add_partition_to_txn: "e0a118be379a",
@@ -81,6 +94,9 @@ LEANT_ON = {
     TransactionManager.error_transaction: "5c72d40ab25e",
     TransactionManager.fatal_error: "8e9fd08dc500",
     TransactionManager.wait_for_transaction_end: "67dc578aafc3",
+    # agents/diagnosis.py
+    conn.create_conn: "673276cbddb4",
+    conn.AIOKafkaConnection._do_sasl_handshake: "d4f7b5acbbec",
     # agents/tables.py
     recovery.Recovery._slurp_changelogs.fun: "7825c7e50f76",
     recovery.Recovery.flush_buffers: "6fa9c17f1071",

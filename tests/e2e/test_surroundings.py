@@ -70,6 +70,18 @@ def test_a_port_that_is_taken_is_named(workers):
     assert f"another program listens on 127.0.0.1:{port} already" in worker.log
 
 
+def test_two_workers_under_one_name_are_told_so(workers):
+    first = workers.start(instance="one").wait_until_ready()
+    second = workers.start(instance="one")
+    deadline = time.monotonic() + 60
+    while first.process.poll() is None and second.process.poll() is None:
+        assert time.monotonic() < deadline, workers.logs()
+        time.sleep(0.1)
+    ended = first if first.process.poll() is not None else second
+    assert ended.exit_code(1) == 64
+    assert "CALLFUNNEL_INSTANCE: another worker runs as 'one', too" in ended.log
+
+
 # Tables and a source that do not belong together
 
 

@@ -18,12 +18,15 @@ from confluent_kafka.admin import (
 )
 
 from agents import exit_codes
-from faults.lab import Lab, Size, configure
+from agents.broker import HOST, free_port
+from faults.lab import Lab, Size, configure, kraft
+from faults.link import SlowLink
 from faults.run import PARTITIONS, Run
 from faults.verify import Verdict
 from schemas.topics import funnel_changelog, leads_changelog
 
 OUTAGE_SECONDS = 5.0
+SLOW_BYTES_A_SECOND = 128 * 1024
 UNHEARD = (
     ("before", "letters", "aborted"),
     ("after", "letters", "committed"),
@@ -186,6 +189,32 @@ def permission(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dic
             run.admin.delete_acls([anyway])[anyway].result(20)
             slot.start().wait_until_ready()
         return run.finish(), run.figures | {"ended_after_seconds": took}
+
+
+def slow(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dict[str, Any]]:
+    """A worker catches up over a link on which a full answer takes longer than a client waits for it."""
+    listener, link = free_port(), free_port()
+    own = "PLAINTEXT://${host}:${port},CONTROLLER://${host}:${controller_port}"
+    properties = {
+        "listeners": f"{own},SLOW://${{host}}:{listener}",
+        "advertised.listeners": f"{own},SLOW://${{host}}:{link}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SLOW:PLAINTEXT",
+    }
+    with kraft.Cluster(properties=properties) as cluster, SlowLink(link, listener, SLOW_BYTES_A_SECOND):
+        settings = {"batch_events": 20_000, "view": False}
+        with lab.run(
+            name, seed=seed, events=size.events, workers=1, address=cluster.address, **settings
+        ) as run:
+            run.begin_oracle()
+            run.publisher.start(run.first)
+            run.publisher.finish()
+            (slot,) = run.slots
+            began = time.monotonic()
+            slot.start(broker=f"{HOST}:{link}", view=False).wait_until_ready()
+            run.until(lambda: _applied(run) >= run.first, 300, "the worker catches up")
+            run.figures["over_the_link_seconds"] = round(time.monotonic() - began)
+            slot.stop(within_seconds=20)
+            return run.finish(), run.figures
 
 
 def _applied(run: Run) -> float:

@@ -67,11 +67,11 @@ class Lab:
             self._clusters[brokers] = self._stack.enter_context(cluster)
         return self._clusters[brokers]
 
-    def run(self, name: str, *, brokers: int = 1, **options: Any) -> Run:
-        """A run with topics of its own on the cluster of so many brokers."""
+    def run(self, name: str, *, brokers: int = 1, address: str | None = None, **options: Any) -> Run:
+        """A run with topics of its own on the cluster of so many brokers, or at `address`."""
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
         options = {"mix": self.mix} | options
-        return Run(name, self.cluster(brokers).address, folder, replicas=brokers, **options)
+        return Run(name, address or self.cluster(brokers).address, folder, replicas=brokers, **options)
 
 
 def configure(admin: AdminClient, of: str | int, **values: str) -> None:

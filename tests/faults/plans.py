@@ -51,6 +51,12 @@ PLANS = {
         Size(8_000, 4, 0),
         Size(50_000, 12, 0),
     ),
+    "slow": Plan(
+        "a full answer takes longer over the link than a client waits for it",
+        brokers.slow,
+        Size(40_000, 1, 0),
+        Size(40_000, 1, 0),
+    ),
     "leaders": Plan(
         "the leader of the source, a changelog, the group goes; 3 brokers",
         brokers.leaders,

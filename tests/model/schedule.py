@@ -52,7 +52,12 @@ class Rules(NamedTuple):
 
 
 LAW = Rules()
-WORLD = {"agents.ledger.Producer": Producer, "agents.hanging.hanging": hanging, "agents.hanging.last": last}
+WORLD = {
+    "agents.ledger.SharedClient": lambda *_: None,
+    "agents.ledger.Producer": Producer,
+    "agents.hanging.hanging": hanging,
+    "agents.hanging.last": last,
+}
 """What the product finds in place of Kafka's clients."""
 
 START_MS = 1_238_284_800_000

@@ -107,7 +107,7 @@ class Producer:
     In a partition, what is sent later arrives later.
     """
 
-    def __init__(self, *, worker: "Worker", transactional_id: str, **_: Any) -> None:
+    def __init__(self, client: None, *, worker: "Worker", transactional_id: str, **_: Any) -> None:
         self._worker = worker
         self._kafka = worker.kafka
         self._name = transactional_id
