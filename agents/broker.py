@@ -176,6 +176,14 @@ def free_port() -> int:
     On Linux no other process is given it by `free_port` while this one lives. Raises BrokerUnavailable when
     no port is left.
     """
+    try:
+        socket.create_server((HOST, 0)).close()
+    except OSError as error:
+        raise BrokerUnavailable(
+            f"Nothing can listen at {HOST} on this machine ({error.strerror}), and what is started here "
+            "listens there alone. Name a Kafka that runs with --broker HOST:PORT, an IPv6 address in "
+            "brackets: [::1]:9092."
+        ) from None
     for port in random.Random().sample(_PORTS, len(_PORTS)):
         claim = socket.socket(socket.AF_UNIX)
         with suppress(OSError):

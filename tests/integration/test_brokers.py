@@ -58,6 +58,12 @@ def test_a_port_is_given_to_one_process_until_it_ends(monkeypatch):
     assert free_port() == port
 
 
+def test_a_machine_without_the_loopback_of_ipv4_is_told_so(monkeypatch):
+    monkeypatch.setattr("agents.broker.HOST", "192.0.2.1")  # an address for documents, no machine's own
+    with pytest.raises(BrokerUnavailable, match=r"Nothing can listen at 192\.0\.2\.1 .*\[::1\]:9092"):
+        free_port()
+
+
 def test_a_transaction_shows_all_of_its_records_or_none(broker):
     (topic,) = broker.topics("rows")
     producer = KafkaProducer(bootstrap_servers=broker.address, transactional_id=broker.prefix)
