@@ -105,7 +105,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     if request.param == "kafka" and kraft.lacking():
         leave_out(kraft.lacking())
     if request.param == "embedded" and embedded_program() is None:
-        leave_out("the embedded broker is not installed (noida-db, extra `demo`)")
+        leave_out("the embedded broker is not installed (noida-db)")
     return request.param
 
 
