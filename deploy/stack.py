@@ -303,7 +303,7 @@ def _broker(kind: str, port: int, console: Console) -> Iterator[Broker]:
             kraft.fetch()
         except kraft.NotInstallable as lacking:
             raise Missing(
-                f"{lacking.message} Or take the embedded broker: make stack ARGS='--broker embedded'."
+                f"{lacking.message} Or take the embedded broker: `make stack ARGS='--broker embedded'`."
             ) from None
         broker = kraft.Cluster(port=port)
     console.print("Starting Kafka …" if kind == "kafka" else "Starting the embedded broker …")

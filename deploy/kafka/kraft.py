@@ -55,7 +55,7 @@ TOOLS = {
     "topics": "org.apache.kafka.tools.TopicCommand",
     "transactions": "org.apache.kafka.tools.TransactionsCommand",
 }
-"""Kafka's own tools: each is `kafka-NAME.sh` in the folder `bin` of a Kafka that was unpacked."""
+"""Kafka's own tools: topics is `kafka-topics.sh` in the folder bin of a Kafka that was unpacked."""
 
 
 class NotInstallable(BrokerUnavailable):
