@@ -155,15 +155,17 @@ def run_callfunnel(contender: Contender, topic: Filled, folder: Path) -> Run:
     settings = msgspec.structs.replace(
         topic.settings, app_id=folder.name, tables=contender.tables, view=contender.view
     )
-    shown, all_shown = (SHOWN, sum(topic.totals.values())) if contender.view else (CONSUMED, topic.events)
+    done, at_least = CONSUMED, topic.events
+    if contender.view:
+        done, at_least = SHOWN, sum(stage["events"] for stage in oracle.stage_summary(topic.tables).values())
     topics.create(settings)
     with Workers(settings, folder) as crew:
         began = time.monotonic()
         worker = crew.start()
         worker.wait_until(
-            lambda: worker.metric(shown) >= all_shown,
+            lambda: worker.metric(done) >= at_least,
             SECONDS_AT_MOST,
-            "has not consumed the topic",
+            "has not counted the topic",
             every_seconds=0.5,  # each look is a scrape that the worker has to answer
         )
         worker.send(signal.SIGTERM)

@@ -11,6 +11,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+import yaml
 from hatchling.builders.wheel import WheelBuilder
 from packaging.requirements import Requirement
 from packaging.version import Version
@@ -157,3 +158,30 @@ def test_what_pip_does_is_told_with_counts_and_sizes():
         "4 of 4 packages, 5.6 MB downloaded: unpacking",
     ]
     assert install.names([FILES["-engine"]]) == LOCKED["-engine"].keys()
+
+
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
+def test_a_workflow_may_only_read_and_runs_what_cannot_be_moved(file):
+    text = file.read_text()
+    workflow = yaml.safe_load(text)
+    assert workflow["permissions"] == {"contents": "read"}
+    assert "secrets" not in text
+    for job in workflow["jobs"].values():
+        assert "permissions" not in job
+        assert job["timeout-minutes"] <= 120
+        for step in job["steps"]:
+            if "uses" in step:
+                assert re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", step["uses"])
+                assert re.search(rf"{step['uses']} # v\d+\.\d+\.\d+\n", text)
+            if step.get("uses", "").startswith("actions/checkout@"):
+                assert step["with"]["persist-credentials"] is False
+
+
+def test_a_change_is_judged_by_what_is_run_before_it_lands_in_the_image_of_the_build():
+    (job,) = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"].values()
+    assert job["steps"][-1] == {"run": ".ci/run"}
+    assert "openjdk-17-jre-headless" in job["steps"][0]["run"]
+    assert f"FROM {job['container']['image']} AS build\n" in (ROOT / "deploy/Dockerfile").read_text()
