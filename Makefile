@@ -6,6 +6,8 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+TOOLS := $(VENV)/tools
+ENGINE := deploy/requirements-engine.txt deploy/requirements-demo.txt
 PEERS := $(VENV)/peers/ready
 COMPILED := $(VENV)/compiled
 
@@ -33,24 +35,24 @@ faults: $(COMPILED) ## Faults on Apache Kafka, all of them and long (PLAN="kills
 soak: $(COMPILED) ## A worker under a steady load for half an hour: memory, descriptors, threads
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m faults soak --full $(ARGS)
 
-lint: $(READY) ## Style, types, and the direction of imports
+lint: $(TOOLS) ## Style, types, and the direction of imports
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
-rules-test: $(READY) ## Rules and alerts, with promtool, amtool and Alertmanager
+rules-test: $(TOOLS) ## Rules and alerts, with promtool, amtool and Alertmanager
 	@FUNNEL_REQUIRE_PROMTOOL=1 $(BIN)/python -m pytest tests/contract/test_rules.py $(ARGS)
 
-dashboards-check: $(READY) ## The dashboards: mistakes, and every expression run by a real Prometheus
+dashboards-check: $(TOOLS) ## The dashboards: mistakes, and every expression run by a real Prometheus
 	@FUNNEL_TEST_PROMETHEUS=$${FUNNEL_TEST_PROMETHEUS:-required} $(BIN)/python -m pytest \
 		tests/contract/test_dashboards.py tests/e2e/test_dashboards.py $(ARGS)
 
-drill: $(READY) ## Incidents, from the event that is missing to the message that says so (Prometheus, Alertmanager)
+drill: $(TOOLS) ## Incidents, from the event that is missing to the message that says so (Prometheus, Alertmanager)
 	@FUNNEL_DRILL=1 FUNNEL_TEST_PROMETHEUS=$${FUNNEL_TEST_PROMETHEUS:-required} $(BIN)/python -m pytest \
 		tests/e2e/test_drill.py $(ARGS)
 
 stack: $(READY) ## Kafka, a worker, Prometheus, Alertmanager and a live floor, without Docker, until Ctrl-C
 	@[ ! -t 0 ] || set -m; $(BIN)/python deploy/stack.py $(ARGS); exit $$?
 
-screenshots: $(READY) ## The pictures of the README, taken anew of a floor that runs (Chromium)
+screenshots: $(TOOLS) ## The pictures of the README, taken anew of a floor that runs (Chromium)
 	@cd tests && ../$(BIN)/python -m e2e.screenshots
 
 kafka: $(READY) ## Apache Kafka on loopback, without Docker, until Ctrl-C (ARGS="--port 9092")
@@ -69,10 +71,10 @@ bench-latency bench-state bench-exposition: bench-%: $(COMPILED)
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m bench.$* $(ARGS)
 
 PIN := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -q
-lock: $(READY) ## Pin what pyproject.toml asks for, with hashes: for development, and for the image
-	@$(BIN)/pip install -q uv && $(BIN)/$(PIN) pyproject.toml --extra demo --group dev -o deploy/requirements.txt
-	@echo hatchling | $(BIN)/$(PIN) pyproject.toml - -c deploy/requirements.txt --no-annotate \
-		-o deploy/requirements-engine.txt
+lock: $(READY) ## Pin what pyproject.toml asks for, with hashes: all of it, the engine alone, what a clone adds
+	@$(BIN)/pip install -q uv && $(BIN)/$(PIN) pyproject.toml --group dev -o deploy/requirements.txt
+	@$(BIN)/$(PIN) pyproject.toml -c deploy/requirements.txt --no-annotate -o deploy/requirements-engine.txt
+	@$(BIN)/$(PIN) --group demo -c deploy/requirements.txt --no-annotate -o deploy/requirements-demo.txt
 
 $(VENV)/plots: $(READY)
 	@$(BIN)/pip install -q --disable-pip-version-check matplotlib==3.11.2 && touch $@
@@ -80,7 +82,7 @@ $(VENV)/plots: $(READY)
 clean: ## Remove the environment and what tools left behind
 	@rm -rf $(VENV) streams/compiled.*.so dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
-$(READY): pyproject.toml deploy/requirements.txt
+$(READY): pyproject.toml $(ENGINE)
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here; name a Python 3.11 or newer: make PYTHON=python3.11 …" >&2; exit 64; }
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else 1)' || \
 		{ echo "callfunnel needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another one: make PYTHON=python3.11 …" >&2; exit 64; }
@@ -88,11 +90,15 @@ $(READY): pyproject.toml deploy/requirements.txt
 		{ echo "$(PYTHON) cannot make environments: install its venv module (Debian: apt-get install python3-venv)." >&2; exit 69; }
 	@echo "Setting up $(VENV) …" >&2
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r deploy/requirements.txt
+	@$(BIN)/python deploy/install.py $(ENGINE)
 	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)
 
-$(COMPILED): $(wildcard streams/*.py streams/compiled.*pp streams/compiled.pyx schemas/*.py schemas/*.hpp) deploy/compile.py | $(READY)
+$(TOOLS): deploy/requirements.txt $(READY)
+	@echo "Adding the tools of development to $(VENV) …" >&2
+	@$(BIN)/python deploy/install.py deploy/requirements.txt && touch $@
+
+$(COMPILED): $(wildcard streams/*.py streams/compiled.*pp streams/compiled.pyx schemas/*.py schemas/*.hpp) deploy/compile.py | $(TOOLS)
 	@$(BIN)/python deploy/compile.py --optional && touch $@
 
 $(PEERS): tests/bench/peers.txt | $(READY)

@@ -23,8 +23,10 @@ from typing import Protocol, Self
 
 from agents.config import Settings
 from agents.errors import BrokerUnavailable
+from agents.versions import pip_install
 
 HOST = "127.0.0.1"
+NOIDA = "noida-db==0.2.3"
 
 
 class Broker(Protocol):
@@ -81,7 +83,7 @@ class EmbeddedBroker:
         program = embedded_program()
         if program is None:
             raise BrokerUnavailable(
-                "The embedded broker is not installed. Install it with `pip install 'callfunnel[demo]'`, "
+                f"The embedded broker is not installed. Install it with `{pip_install(NOIDA)}`, "
                 "or name a running Kafka with --broker HOST:PORT."
             )
         self._folder = self._kept or Path(tempfile.mkdtemp(prefix="callfunnel-broker-"))

@@ -6,7 +6,6 @@ The law: a check changes nothing that a reader of the topics could see.
 from __future__ import annotations
 
 import platform
-import re
 import time
 from collections.abc import Iterator
 from importlib import metadata
@@ -17,6 +16,8 @@ from msgspec import Struct
 from agents import diagnosis, rights, topics
 from agents.config import Settings, variable
 from agents.connection import admin_client, kafka_python_options
+from agents.versions import pip_install, unsuitable
+from streams.choice import SLOWER, not_built
 from streams.partitioning import home
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ SAMPLE = 200
 
 
 class Finding(Struct, frozen=True):
-    """The result of one check: what was seen, and how to cure it when it is not `ok`."""
+    """The result of one check: what was seen, and how to cure it when it is not `ok` or could be better."""
 
     ok: bool
     what: str
@@ -52,6 +53,7 @@ def run(settings: Settings) -> Iterator[Finding]:
     from kafka.protocol.broker_version_data import BrokerVersionData
 
     yield _versions()
+    yield _tables(settings)
     asked = diagnosis.ask(settings)
     for address, problem in asked.items():
         if problem and not all(asked.values()):
@@ -88,20 +90,19 @@ def run(settings: Settings) -> Iterator[Finding]:
 def _versions() -> Finding:
     installed = {name: metadata.version(name) for name in LIBRARIES}
     told = ", ".join([f"python {platform.python_version()}", *(f"{n} {v}" for n, v in installed.items())])
-    wrong = [
-        f"{name}=={pin}" for name, pin in _pins().items() if name in installed and installed[name] != pin
-    ]
-    if wrong:
-        return Finding(False, "versions", told, f"install {' '.join(wrong)}, which this release is made for")
+    if wrong := unsuitable():
+        told += f"; this release is tested with {', '.join(wrong)}"
+        return Finding(False, "versions", told, f"run `{pip_install(*wrong)}`")
     return Finding(True, "versions", told)
 
 
-def _pins() -> dict[str, str]:
-    try:
-        requirements = metadata.requires("callfunnel") or []
-    except metadata.PackageNotFoundError:
-        return {}
-    return dict(re.findall(r"^([\w-]+)==([\w.]+)", "\n".join(requirements), re.MULTILINE))
+def _tables(settings: Settings) -> Finding:
+    if settings.tables == "python":
+        return Finding(True, "tables", "plain Python, as CALLFUNNEL_TABLES says")
+    if lacking := not_built():
+        told = f"plain Python, which takes {SLOWER:g} times the CPU of compiled tables"
+        return Finding(settings.tables == "auto", "tables", told, lacking)
+    return Finding(True, "tables", "compiled")
 
 
 def _transactions(known: set[str]) -> Finding:

@@ -6,6 +6,7 @@ never a setting: a setting names the file that holds it.
 
 import difflib
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_type_hints
 from zoneinfo import ZoneInfo
@@ -320,6 +321,21 @@ def in_force(environ: Mapping[str, str], **overrides: Any) -> tuple[Setting, ...
 def variable(name: str) -> str:
     """The environment variable of a setting."""
     return PREFIX + name.upper()
+
+
+_OF_ONE_PROCESS = frozenset(
+    ("wait_seconds", "data_dir", "instance", "tables", "view", "http_host", "http_port", "failpoint")
+)
+
+
+def export(settings: Settings) -> str:
+    """The shell's command after which other commands work on the same topics and tables."""
+    default = Settings.from_environ({}, profile=settings.profile)
+    given: dict[str, Any] = {"profile": settings.profile} if settings.profile != Settings().profile else {}
+    for name in Settings.__struct_fields__:
+        if name not in _OF_ONE_PROCESS and (value := getattr(settings, name)) != getattr(default, name):
+            given[name] = value
+    return " ".join(["export", *(f"{variable(name)}={shlex.quote(str(given[name]))}" for name in given)])
 
 
 def _gather(environ: Mapping[str, str], overrides: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:

@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from agents import bank_marketing, exit_codes, generator, topics
 from agents.broker import choose, end_process, free_port, start_process
 from agents.changelog import Tables, read_tables
-from agents.config import PREFIX, Settings
+from agents.config import PREFIX, Settings, export
 from agents.connection import admin_client, kafka_python_options
 from agents.document import funnel_document
 from agents.errors import Failure, Stalled
@@ -121,6 +121,8 @@ def _run(options: Options, console: Console, stack: ExitStack) -> int:
     stack.callback(view.stop)
     workers = stack.enter_context(started_workers(settings, options.workers, console))
     checked = stack.enter_context(_oracle(settings)) if options.once else None
+    if not options.once:
+        _tell_addresses(settings, workers, pages.url)
 
     started = time.monotonic()
     published = _replay(settings, workers, console)
@@ -129,7 +131,7 @@ def _run(options: Options, console: Console, stack: ExitStack) -> int:
     if checked is not None:
         tables = read_tables(settings, options.partitions)
         return _verdict(options, published, tables, seconds, checked, console)
-    _show(settings, view, published, seconds, workers, pages.url)
+    _show(view, published, seconds, pages.url)
     go_live(settings, workers.tend, seats=options.seats, seed=options.seed)
     return exit_codes.OK
 
@@ -311,35 +313,33 @@ def _verdict(
     return exit_codes.NEGATIVE if differences else exit_codes.OK
 
 
-def _environment(settings: Settings) -> str:
-    """What makes the other commands talk to this demo."""
-    fields = ("broker", "profile", "clock", "partitions", "app_id", "source_topic", "dead_letter_topic")
-    default = Settings()
-    different = (name for name in fields if getattr(settings, name) != getattr(default, name))
-    return " ".join(f"{PREFIX}{name.upper()}={getattr(settings, name)}" for name in different)
-
-
 def _shortened(differences: list[str]) -> list[str]:
     more = len(differences) - _MOST_DIFFERENCES
     return differences if more <= 0 else [*differences[:_MOST_DIFFERENCES], f"… and {more} more cells"]
 
 
-def _show(settings: Settings, view: View, events: int, seconds: float, workers: Workers, url: str) -> None:
-    assert view.snapshot is not None
-    out = Console()
-    out.print(funnel_table(funnel_document(view.snapshot, now_s=view.now_s, window="all")))
+def _tell_addresses(settings: Settings, workers: Workers, url: str) -> None:
     pids = " ".join(str(process.pid) for process in workers.processes.values())
     engines = " ".join(f"http://{settings.http_host}:{port}/metrics" for port in workers.ports.values())
-    out.print(
-        f"\n{events:,} events of a real campaign, published and folded in {seconds:.0f} s. "
-        "Now a live floor calls.\n\n"
-        f"  the funnel   {url}\n"
+    Console().print(
+        f"\n  the funnel   {url}\n"
         f"  Prometheus   {url}metrics\n"
         f"  its workers  {engines}\n"
         f"  terminal     {program()} top --url {url}\n"
         f"  kill it      kill -9 {pids}    (it is started again; no number changes)\n"
-        f"  the broker   export {_environment(settings)}\n\n"
-        "Ctrl-C ends everything.",
+        f"  the broker   {export(settings)}\n\n"
+        "Ctrl-C ends everything.\n",
+        soft_wrap=True, highlight=False,
+    )  # fmt: skip
+
+
+def _show(view: View, events: int, seconds: float, url: str) -> None:
+    assert view.snapshot is not None
+    out = Console()
+    out.print(funnel_table(funnel_document(view.snapshot, now_s=view.now_s, window="all")))
+    out.print(
+        f"\n{events:,} events of a real campaign, published and folded in {seconds:.0f} s. "
+        f"Now a live floor calls: {url}",
         soft_wrap=True, highlight=False,
     )  # fmt: skip
 

@@ -145,7 +145,7 @@ def _unreadable(batch: MicroBatch, record_batch: Any, why: str) -> TopicsWrong:
         f"{batch.topic}/{batch.partition}: the records from offset {first} to {end - 1} cannot be read "
         f"({why}). Whoever wrote them wrote them so, or a disk is damaged: let another copy lead the "
         "partition. Or, if it is the source, give them up: delete its records before offset "
-        f"{end} (kafka-delete-records) and start again; they are counted as a hole then."
+        f"{end} (Kafka's `kafka-delete-records.sh`) and start again; they are counted as a hole then."
     )
 
 

@@ -286,7 +286,8 @@ def _differences(spec: TopicSpec, found: TopicSpec | None, create: str, options:
             "replication_factor",
             str(spec.replication_factor),
             str(found.replication_factor),
-            "add copies with `kafka-reassign-partitions`, or accept fewer with CALLFUNNEL_REPLICATION_FACTOR",
+            "add copies with Kafka's `kafka-reassign-partitions.sh`, or accept fewer with "
+            "CALLFUNNEL_REPLICATION_FACTOR",
         )
     for key, value in spec.config.items():
         is_value = found.config.get(key, "unknown")

@@ -38,7 +38,7 @@ from agents.transport import SCHEME, Schema
 from agents.versions import installed_version
 from agents.view import View
 from schemas.codec import Decoder, Limits
-from streams.choice import NotBuilt, tables_for
+from streams.choice import SLOWER, NotBuilt, not_built, tables_for
 from streams.engine import Partition
 from streams.panes import resolutions
 from streams.partitioning import homes
@@ -89,20 +89,32 @@ def fold_of(settings: Settings) -> Fold:
     )
 
 
-def partitions_of(settings: Settings, count: int) -> Callable[[int], Partition]:
-    """The function that makes the empty state of a source partition."""
-    fold = fold_of(settings)
-    decoder = Decoder(Limits(clock=settings.clock, retention_ms=settings.event_retention_days * 86_400_000))
+def tables_of(settings: Settings) -> type[Tables]:
+    """The class that folds events. Raises `SettingError` when it has to be compiled and is not."""
     try:
         tables = tables_for(settings.tables)
     except NotBuilt as error:
         raise SettingError(str(error)) from None
-    logger.info("folding with %s", "compiled tables" if tables is not Tables else "tables in plain Python")
+    if tables is not Tables:
+        logger.info("folding with compiled tables")
+    elif settings.tables == "auto":
+        logger.warning("folding in plain Python, which takes %g times the CPU: %s", SLOWER, not_built())
+    else:
+        logger.info("folding in plain Python, as CALLFUNNEL_TABLES says")
+    return tables
+
+
+def partitions_of(settings: Settings, count: int, tables: type[Tables]) -> Callable[[int], Partition]:
+    """The function that makes the empty state of a source partition."""
+    fold = fold_of(settings)
+    decoder = Decoder(Limits(clock=settings.clock, retention_ms=settings.event_retention_days * 86_400_000))
     homes_of = homes(count, settings.partitioner, tables.murmur2_of_all)
     return lambda number: Partition(number, fold, decoder, homes_of, tables)
 
 
-def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str) -> App:
+def build(
+    settings: Settings, count: int, tables: type[Tables], metrics: SimpleNamespace, datadir: str
+) -> App:
     """The Faust app for a source topic of `count` partitions."""
     read_committed.repair()
     app = App(
@@ -145,7 +157,7 @@ def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str
         ledger=Ledger(
             settings.app_id, connection.aiokafka_options(settings), settings.transaction_timeout_seconds
         ),
-        new_partition=partitions_of(settings, count),
+        new_partition=partitions_of(settings, count, tables),
         batch_events=settings.batch_events,
         limits=DeadLetterLimits(settings.dlq_max_share, settings.dlq_share_window, settings.dlq_max_run),
         metrics=metrics,
@@ -311,14 +323,18 @@ def run(settings: Settings) -> int:
     """
     log.set_up(settings.log_format, settings.log_level)
     failpoints.arm(settings.failpoint)
+    tables = tables_of(settings)
     topics.wait_for_broker(settings, logger.warning)
     count = topics.require(settings)
     registry = exposition.new_registry()
     metrics = exposition.engine_metrics(registry)
-    metrics.build_info.info({"version": installed_version(), "python": platform.python_version()})
+    folds = "python" if tables is Tables else "compiled"
+    metrics.build_info.info(
+        {"version": installed_version(), "python": platform.python_version(), "tables": folds}
+    )
     view = View.of(settings) if settings.view else None
     with tempfile.TemporaryDirectory(prefix="callfunnel-") as folder:
-        app = build(settings, count, metrics, str(Path(folder) / "faust"))
+        app = build(settings, count, tables, metrics, str(Path(folder) / "faust"))
 
         def not_ready() -> str | None:
             return app.ingest.not_ready() or (view.not_ready() if view else None)

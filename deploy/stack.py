@@ -41,7 +41,7 @@ from agents.broker import (  # noqa: E402
     is_free,
     start_process,
 )
-from agents.config import Settings  # noqa: E402
+from agents.config import Settings, export  # noqa: E402
 from agents.demo import go_live, program, started_workers  # noqa: E402
 from agents.errors import Failure  # noqa: E402
 from deploy.kafka import kraft  # noqa: E402
@@ -276,7 +276,8 @@ def _run(kind: str, seats: int, seed: int, console: Console, stack: ExitStack) -
         f"  Alertmanager   {monitoring.alertmanager}/\n"
         f"  Kafka          {broker.address}\n"
         f"  terminal       {program()} top --url {url}\n"
-        f"  kill it        kill -9 {worker.pid}    (it is started again; no number changes)\n\n"
+        f"  kill it        kill -9 {worker.pid}    (it is started again; no number changes)\n"
+        f"  its settings   {export(settings)}\n\n"
         "Alerts are told here; those about the floor only in its calling hours, Monday to Friday, 09:00 to\n"
         "20:00 UTC (deploy/prometheus/rules/calling-hours.yml). For Grafana see grafana/README.md.\n"
         "Ctrl-C ends everything."
@@ -302,7 +303,7 @@ def _broker(kind: str, port: int, console: Console) -> Iterator[Broker]:
             kraft.fetch()
         except kraft.NotInstallable as lacking:
             raise Missing(
-                f"{lacking.message} Or take the embedded broker: make stack ARGS='--broker embedded'."
+                f"{lacking.message} Or take the embedded broker: `make stack ARGS='--broker embedded'`."
             ) from None
         broker = kraft.Cluster(port=port)
     console.print("Starting Kafka …" if kind == "kafka" else "Starting the embedded broker …")

@@ -20,7 +20,7 @@ _SCHEMA = "json/event.schema.json"
 
 def documents() -> dict[str, str]:
     """The text of each document, by its path below `schemas`."""
-    header = "# Generated from the types in schemas/events.py by `callfunnel schema --write`.\n"
+    header = "# Generated from the types in schemas/events.py by `callfunnel schema --write schemas`.\n"
     return {
         _SCHEMA: json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
         "asyncapi.yaml": header + "\n".join(_yaml(asyncapi())) + "\n",

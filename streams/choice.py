@@ -17,6 +17,10 @@ _SOURCES = (
 )
 
 
+SLOWER = 2.9
+"""CPU of a worker with tables in plain Python, in that of one with compiled ones (README, How fast it is)."""
+
+
 class NotBuilt(Exception):
     """Compiled tables were asked for, and there are none that can be used; the message says what to do."""
 
@@ -27,12 +31,8 @@ def digest() -> str:
     return sha256(b"\0".join((folder / name).read_bytes() for name in _SOURCES)).hexdigest()
 
 
-def tables_for(choice: Choice) -> "type[Tables]":
-    """Raises `NotBuilt` for the choice "compiled" alone: "auto" falls back on plain Python."""
-    from streams.tables import Tables  # not where a build asks for the digest: there is no msgspec
-
-    if choice == "python":
-        return Tables
+def not_built() -> str:
+    """Why there are no compiled tables here that can be used, and what to do; empty where there are."""
     try:
         compiled = import_module("streams.compiled")
     except ImportError:
@@ -41,11 +41,23 @@ def tables_for(choice: Choice) -> "type[Tables]":
         wrong = "were built from other sources than these"
     else:
         if digest() == compiled.SOURCES:
-            return compiled.Tables  # type: ignore[no-any-return]
+            return ""
         wrong = "were built from other sources than these"
-    if choice == "auto":
-        return Tables
-    raise NotBuilt(
-        f"the compiled tables {wrong}: `make compiled` in a clone builds them, with a C++ compiler; "
-        "CALLFUNNEL_TABLES=auto does without"
+    return (
+        f"the compiled tables {wrong}; in a clone with a C++ compiler (Debian: `apt-get install g++ "
+        "python3-dev`) build them by `make compiled`, or install with them by "
+        "`HATCH_BUILD_HOOK_ENABLE_CUSTOM=1 pip install .`"
     )
+
+
+def tables_for(choice: Choice) -> "type[Tables]":
+    """Raises `NotBuilt` for the choice "compiled" alone: "auto" falls back on plain Python."""
+    from streams.tables import Tables  # not where a build asks for the digest: there is no msgspec
+
+    if choice == "python":
+        return Tables
+    if lacking := not_built():
+        if choice == "auto":
+            return Tables
+        raise NotBuilt(f"{lacking}; CALLFUNNEL_TABLES=auto does without")
+    return import_module("streams.compiled").Tables  # type: ignore[no-any-return]

@@ -267,7 +267,12 @@ CATALOGUE: tuple[Metric, ...] = (
         "records",
     ),
     _worker("table_rows", "gauge", "Rows this worker holds.", ("table",), "rows"),
-    _worker("build_info", "info", "What runs: callfunnel and Python versions.", ("version", "python")),
+    _worker(
+        "build_info",
+        "info",
+        "What runs: versions of callfunnel and Python, and whether its tables are compiled or plain Python.",
+        ("version", "python", "tables"),
+    ),
 )
 
 BY_NAME = {metric.name: metric for metric in CATALOGUE}

@@ -82,7 +82,7 @@ class Cluster:
 
 def _embedded() -> Broker:
     if embedded_program() is None:
-        pytest.skip("the embedded broker is not installed (noida-db, extra `demo`)")
+        pytest.skip("the embedded broker is not installed (noida-db)")
     return EmbeddedBroker()
 
 

@@ -11,10 +11,10 @@ from agents import exit_codes
     "--profile", type=click.Choice(["production", "development"]), help="development: one copy of everything."
 )
 def command(broker: str | None, profile: str | None) -> int:
-    """Check everything a worker needs: broker, versions, transactions, topics, dead letters, routing.
+    """Check everything a worker needs: versions, tables, broker, topics, dead letters, routing.
 
-    Prints one line each, `ok` or `FAIL` with the remedy. Nothing is changed. Exit code 0 when all is well, 69
-    when no broker answers, 78 when something has to be set right.
+    Prints one line each: `ok`, or `warn` or `FAIL` with the remedy. Nothing is changed. Exit code 0 when
+    nothing fails, 69 when no broker answers, 78 when something has to be set right.
 
     \b
     Example:
@@ -27,7 +27,12 @@ def command(broker: str | None, profile: str | None) -> int:
 
     all_well = True
     for finding in checks.run(Settings.from_environ(os.environ, broker=broker, profile=profile)):
-        mark = click.style("ok  ", fg="green") if finding.ok else click.style("FAIL", fg="red", bold=True)
+        if not finding.ok:
+            mark = click.style("FAIL", fg="red", bold=True)
+        elif finding.remedy:
+            mark = click.style("warn", fg="yellow")
+        else:
+            mark = click.style("ok  ", fg="green")
         remedy = f"\n     remedy: {finding.remedy}" if finding.remedy else ""
         click.echo(f"{mark} {finding.what}: {finding.told}{remedy}")
         all_well &= finding.ok

@@ -1,6 +1,7 @@
 """Apache Kafka in KRaft mode on this machine, from its Maven artifacts: it takes Java and Maven, no more.
 
     python deploy/kafka/kraft.py run --port 9092 --brokers 1
+    python deploy/kafka/kraft.py tool console-consumer --bootstrap-server 127.0.0.1:9092 --topic call-events
 
 The law: it needs nobody's hand. The jars are fetched once per user, who lacks something is told what to
 install, and no JVM outlives the process that started it.
@@ -35,11 +36,26 @@ sys.path.append(str(HERE.parents[1]))  # for a run as a script, from a checkout 
 import click  # noqa: E402
 
 from agents.broker import HOST, end_process, free_port, is_free, speaks_kafka, start_process  # noqa: E402
+from agents.config import Settings, export  # noqa: E402
 from agents.errors import BrokerUnavailable  # noqa: E402
 
 OLDEST_JAVA = 17
 START_SECONDS = 90.0
 STOP_SECONDS = 20.0
+
+
+TOOLS = {
+    "acls": "org.apache.kafka.tools.AclCommand",
+    "configs": "kafka.admin.ConfigCommand",
+    "console-consumer": "org.apache.kafka.tools.consumer.ConsoleConsumer",
+    "console-producer": "org.apache.kafka.tools.ConsoleProducer",
+    "consumer-groups": "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
+    "delete-records": "org.apache.kafka.tools.DeleteRecordsCommand",
+    "reassign-partitions": "org.apache.kafka.tools.reassign.ReassignPartitionsCommand",
+    "topics": "org.apache.kafka.tools.TopicCommand",
+    "transactions": "org.apache.kafka.tools.TransactionsCommand",
+}
+"""Kafka's own tools: topics is `kafka-topics.sh` in the folder bin of a Kafka that was unpacked."""
 
 
 class NotInstallable(BrokerUnavailable):
@@ -380,6 +396,15 @@ def fetch_command() -> None:
     click.echo(fetch())
 
 
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("name", type=click.Choice(list(TOOLS)))
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def tool(name: str, arguments: tuple[str, ...]) -> None:
+    """Run a tool of Kafka's own with its own arguments, on any cluster that can be reached."""
+    java = [*find_java(), *_jvm(fetch())]
+    os.execv(java[0], [*java, TOOLS[name], *arguments])
+
+
 @main.command()
 @click.option(
     "--port", default=9092, show_default=True, help="Port of the first broker; the others follow it."
@@ -394,6 +419,8 @@ def run(port: int, brokers: str, data: Path | None) -> None:
         cluster.start()
         kept = f"data in {data}" if data else "nothing is kept"
         click.echo(f"Apache Kafka {version()} listens at {cluster.address} ({kept}). Ctrl-C stops it.")
+        profile = "development" if brokers == "1" else "production"
+        click.echo(export(Settings.from_environ({}, broker=cluster.address, profile=profile)))
         while all(node.is_running for node in cluster.nodes):
             time.sleep(0.5)
         dead = next(node for node in cluster.nodes if not node.is_running)

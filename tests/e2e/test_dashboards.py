@@ -73,7 +73,7 @@ class Floor:
 def floor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Floor]:
     find()
     if embedded_program() is None:
-        leave_out("the embedded broker is not installed (noida-db, extra `demo`)")
+        leave_out("the embedded broker is not installed (noida-db)")
     folder = tmp_path_factory.mktemp("dashboards")
     with EmbeddedBroker() as broker:
         settings = Settings.from_environ(

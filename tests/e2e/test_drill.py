@@ -271,7 +271,7 @@ def drill(tmp_path: Path) -> Iterator[Drill]:
     except Missing as lacking:
         leave_out(lacking.message.splitlines()[0])
     if embedded_program() is None:
-        leave_out("the embedded broker is not installed (noida-db, extra `demo`)")
+        leave_out("the embedded broker is not installed (noida-db)")
     with EmbeddedBroker() as broker:
         settings = Settings.from_environ(
             {}, broker=broker.address, profile="development", partitions=4, wait_seconds=10.0, view=False

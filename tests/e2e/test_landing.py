@@ -341,7 +341,7 @@ def dials(page: Page) -> int:
 
 def test_new_events_are_seen_without_a_reload(browser, tmp_path):
     if embedded_program() is None:
-        pytest.skip("the embedded broker is not installed (noida-db, extra `demo`)")
+        pytest.skip("the embedded broker is not installed (noida-db)")
     now_ms = int(time.time() * 1000)
     told = islice(generator.live(7, generator.FloorSettings(seats=20), now_ms - 600_000), 1500)
     records = [record(event, at_ms) for at_ms, event in told]

@@ -2,98 +2,25 @@
 
 import io
 import json
-import os
-import pty
 import re
-import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
 from e2e.prometheus import leave_out
+from e2e.terminal import Terminal
 from rich.console import Console
 
 from agents.broker import embedded_program
-from agents.config import PREFIX
 from agents.errors import Failure
 from deploy import stack
 from deploy.kafka import kraft
 from integration.workers import ROOT
 
 START_SECONDS = 120
-
-
-_TAKE_TERMINAL = """
-import fcntl, os, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-
-
-class Terminal:
-    """A program with a terminal of its own."""
-
-    def __init__(self, *command: str) -> None:
-        self._master, slave = pty.openpty()
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-        self.process = subprocess.Popen(
-            # The terminal becomes the one that Ctrl-C comes from.
-            [sys.executable, "-c", _TAKE_TERMINAL, *command],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env=environ,
-            cwd=ROOT,
-            start_new_session=True,
-        )
-        os.close(slave)
-        os.set_blocking(self._master, False)
-        self.said = ""
-
-    def read(self) -> str:
-        try:
-            while chunk := os.read(self._master, 65_536):
-                self.said += chunk.decode(errors="replace")
-        except OSError:  # nothing now, or the end
-            pass
-        return self.said
-
-    def wait_for(self, text: str, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while text not in self.read():
-            assert self.process.poll() is None, self.said
-            assert time.monotonic() < deadline, self.said
-            time.sleep(0.1)
-
-    def ctrl_c(self) -> None:
-        os.write(self._master, b"\x03")
-
-    def exit_code(self, seconds: float) -> int:
-        deadline = time.monotonic() + seconds
-        while self.process.poll() is None:
-            self.read()  # whoever writes to a full terminal waits
-            assert time.monotonic() < deadline, self.said
-            time.sleep(0.05)
-        return self.process.returncode
-
-
-def children(pid: int) -> set[int]:
-    """A process's children and theirs."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-    found, new = set(), {pid}
-    while new := {child for child, parent in parents.items() if parent in new}:
-        found |= new
-    return found
 
 
 @pytest.fixture(params=["embedded", "kafka"])
@@ -105,13 +32,12 @@ def kind(request: pytest.FixtureRequest) -> str:
     if request.param == "kafka" and kraft.lacking():
         leave_out(kraft.lacking())
     if request.param == "embedded" and embedded_program() is None:
-        leave_out("the embedded broker is not installed (noida-db, extra `demo`)")
+        leave_out("the embedded broker is not installed (noida-db)")
     return request.param
 
 
 def test_the_stack_says_where_everything_is_and_ctrl_c_ends_it_all(kind):
-    terminal = Terminal(sys.executable, "deploy/stack.py", "--broker", kind, "--seats", "30")
-    try:
+    with Terminal(sys.executable, "deploy/stack.py", "--broker", kind, "--seats", "30") as terminal:
         terminal.wait_for("Ctrl-C ends everything", START_SECONDS)
         said = dict(re.findall(r"(the funnel|Prometheus|Alertmanager) +(http://\S+?)/", terminal.read()))
         up = f"{said['Prometheus']}/api/v1/query?query=callfunnel_events_total>0"
@@ -126,17 +52,9 @@ def test_the_stack_says_where_everything_is_and_ctrl_c_ends_it_all(kind):
             get(f"{said['Alertmanager']}/api/v2/status")["config"]["original"].count("receiver: floor") == 1
         )
         assert get(f"{said['the funnel']}/api/v1/funnel")["stages"][1]["events"] > 0
-        started = children(terminal.process.pid)
-        assert len(started) >= 4
-        terminal.ctrl_c()
-        assert terminal.exit_code(60) == 0
-        left = {pid for pid in started if Path(f"/proc/{pid}").exists()}
-        assert left == set()
-        assert "Traceback" not in terminal.read()
-    finally:
-        if terminal.process.poll() is None:
-            terminal.process.send_signal(signal.SIGTERM)
-            terminal.process.wait(60)
+        checked = terminal.check()
+        assert (checked.returncode, checked.stderr) == (0, ""), checked.stdout
+        terminal.end()
 
 
 def get(url: str) -> dict:

@@ -151,7 +151,7 @@ def test_other_settings_and_a_new_app_id_make_new_tables(worked):
 def test_a_worker_whose_broker_stops_answering_ends_itself_and_the_next_one_goes_on(tmp_path):
     """Only the embedded broker, for it is one of the test's own: it is frozen in the middle of the stream."""
     if embedded_program() is None:
-        pytest.skip("the embedded broker is not installed (noida-db, extra `demo`)")
+        pytest.skip("the embedded broker is not installed (noida-db)")
     records = calls(clients=3000, live_events=3000)
     with EmbeddedBroker() as broker:
         settings = Cluster("embedded", broker.address).settings(
@@ -180,7 +180,7 @@ def test_a_worker_whose_broker_stops_answering_ends_itself_and_the_next_one_goes
 
 def test_a_worker_that_is_told_to_stop_while_no_broker_answers_does_not_wait_for_one(tmp_path):
     if embedded_program() is None:
-        pytest.skip("the embedded broker is not installed (noida-db, extra `demo`)")
+        pytest.skip("the embedded broker is not installed (noida-db)")
     with EmbeddedBroker() as broker:
         settings = Cluster("embedded", broker.address).settings(clock="event", partitions=PARTITIONS)
         topics.create(settings)

@@ -174,7 +174,7 @@ def is_alive(pid: int) -> bool:
 @pytest.fixture
 def embedded() -> EmbeddedBroker:
     if embedded_program() is None:
-        pytest.skip("the embedded broker is not installed (noida-db, extra `demo`)")
+        pytest.skip("the embedded broker is not installed (noida-db)")
     return EmbeddedBroker()
 
 
@@ -227,7 +227,7 @@ def test_a_port_that_is_taken_is_named(embedded):
 
 def test_without_noida_db_the_embedded_broker_says_what_to_install(monkeypatch):
     monkeypatch.setattr("agents.broker.embedded_program", lambda: None)
-    with pytest.raises(BrokerUnavailable, match=r"pip install 'callfunnel\[demo\]'") as error:
+    with pytest.raises(BrokerUnavailable, match=r"-m pip install noida-db==[\d.]+`") as error:
         EmbeddedBroker().start()
     assert error.value.exit_code == 69
 

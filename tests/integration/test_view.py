@@ -324,9 +324,7 @@ def test_a_changelog_that_is_made_anew_is_read_from_its_beginning(broker):
     asyncio.run(run())
 
 
-@pytest.mark.skipif(
-    embedded_program() is None, reason="the embedded broker is not installed (noida-db, extra `demo`)"
-)
+@pytest.mark.skipif(embedded_program() is None, reason="the embedded broker is not installed (noida-db)")
 def test_a_broker_that_comes_back_is_followed_again(tmp_path):
     from agents.config import Settings
 

@@ -1,10 +1,12 @@
 """What a setting may be, who wins when it is given twice, and what an error tells (and keeps to itself)."""
 
+import shlex
+
 import msgspec
 import pytest
 
 from agents.cli import main
-from agents.config import Settings, in_force, variable
+from agents.config import Settings, export, in_force, variable
 from agents.errors import SettingError
 
 
@@ -50,6 +52,26 @@ def test_the_development_profile_asks_for_one_copy_unless_told_otherwise():
     assert (development.replication_factor, development.min_insync_replicas) == (1, 1)
     by_hand = Settings.from_environ({"CALLFUNNEL_REPLICATION_FACTOR": "2"}, profile="development")
     assert (by_hand.replication_factor, by_hand.min_insync_replicas) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(),
+        Settings.from_environ({}, profile="development", broker="a:1,b:2", partitions=4, clock="event"),
+        Settings.from_environ({}, profile="development", replication_factor=2, timezone="Europe/Berlin"),
+        Settings(app_id="east", late_seconds=7.5, allow_plaintext=True, broker="[::1]:9092"),
+    ],
+)
+def test_what_is_exported_for_other_commands_makes_the_same_settings(settings):
+    command = shlex.split(export(settings))
+    assert command[0] == "export"
+    assert Settings.from_environ(dict(word.split("=", 1) for word in command[1:])) == settings
+
+
+def test_what_is_of_one_process_is_not_exported():
+    own = Settings(http_port=1, http_host="0.0.0.0", instance="it's a", view=False, wait_seconds=3.0)
+    assert export(own) == "export"
 
 
 def test_addresses_come_one_by_one():

@@ -231,7 +231,7 @@ def test_every_metric_of_the_worker_is_made_from_the_catalogue():
     registry = CollectorRegistry()
     metrics = engine_metrics(registry)
     metrics.events_consumed.labels("call-events", "0").inc(3)
-    metrics.build_info.info({"version": "1", "python": "3.11"})
+    metrics.build_info.info({"version": "1", "python": "3.11", "tables": "compiled"})
     exposed = {family.name for family in registry.collect()}
     assert exposed == {
         m.name.removesuffix("_total").removesuffix("_info") for m in CATALOGUE if m.where == "worker"
@@ -270,7 +270,7 @@ def test_the_format_is_the_first_one_that_the_client_accepts(accept, expected):
 def test_promtool_has_nothing_to_say():
     registry = new_registry()
     metrics = engine_metrics(registry)
-    metrics.build_info.info({"version": "1", "python": "3.11"})
+    metrics.build_info.info({"version": "1", "python": "3.11", "tables": "compiled"})
     metrics.events_consumed.labels("call-events", "0").inc()
     snapshot = funnel_of(("campaign+source", "spring", "web"), ("team+agent", "red", "ann")).snapshot(NOW)
     page = Exposition(lambda: snapshot, registry).render(openmetrics=False)

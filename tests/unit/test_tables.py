@@ -1,17 +1,21 @@
 """The two kinds of tables beside each other, where a byte counts: long, odd and many."""
 
+import re
+from pathlib import Path
+
 import pytest
 from msgspec.json import encode
 from msgspec.structs import replace
 
 from agents.config import Settings
+from agents.errors import SettingError
 from agents.topics import wanted
-from agents.worker import fold_of
+from agents.worker import fold_of, tables_of
 from schemas.codec import Decoder, Limits
 from schemas.events import CallEnded, Connect, Dial, DmReached, LeadCreated, Lost, Won
 from schemas.topics import leads_changelog
 from streams import choice, oracle
-from streams.choice import NotBuilt, tables_for
+from streams.choice import SLOWER, NotBuilt, tables_for
 from streams.engine import Partition
 from streams.lead import unpack
 from streams.panes import resolutions
@@ -158,3 +162,26 @@ def test_tables_built_from_other_sources_are_not_used(monkeypatch, what, instead
     assert tables_for("auto") is Tables
     with pytest.raises(NotBuilt, match="make compiled"):
         tables_for("compiled")
+
+
+def test_a_worker_says_loudly_that_it_folds_in_plain_python_unless_it_was_told_to(monkeypatch, caplog):
+    def not_there(name):
+        raise ImportError(name)
+
+    caplog.set_level("INFO")
+    monkeypatch.setattr(choice, "import_module", not_there)
+    assert tables_of(Settings()) is Tables
+    assert tables_of(Settings(tables="python")) is Tables
+    with pytest.raises(SettingError, match=r"the compiled tables are not built; .*`make compiled`"):
+        tables_of(Settings(tables="compiled"))
+    (loud, quiet) = caplog.records
+    assert loud.levelname == "WARNING"
+    assert "plain Python, which takes 2.9 times the CPU: the compiled tables are not built" in loud.message
+    assert "`make compiled`" in loud.message
+    assert quiet.levelname == "INFO"
+
+
+def test_the_cost_of_plain_python_is_the_one_that_was_measured():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (times,) = re.findall(r"^\| callfunnel, plain Python \| [\d.]+ \| ([\d.]+) \|", readme, re.MULTILINE)
+    assert round(float(times), 1) == SLOWER
