@@ -87,14 +87,14 @@ def fold_of(settings: Settings) -> Fold:
 def partitions_of(settings: Settings, count: int) -> Callable[[int], Partition]:
     """The function that makes the empty state of a source partition."""
     fold = fold_of(settings)
-    decoder = Decoder(Limits(clock=settings.clock, retention_ms=settings.event_retention_days * 86_400_000))
+    decoder = Decoder(settings.limits)
     try:
         tables = tables_for(settings.tables)
     except NotBuilt as error:
         raise SettingError(str(error)) from None
     logger.info("folding with %s", "compiled tables" if tables is not Tables else "tables in plain Python")
     homes_of = homes(count, settings.partitioner, tables.murmur2_of_all)
-    return lambda number: Partition(number, fold, decoder, homes_of, tables)
+    return lambda number: Partition(number, fold, decoder, homes_of, tables, int(time.time() * 1000))
 
 
 def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str) -> App:
