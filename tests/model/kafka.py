@@ -122,6 +122,8 @@ class Log:
 
 class Kafka:
     def __init__(self, changelogs: Collection[str], dead_letters: str) -> None:
+        self.topic_id = "t1"
+        """Of the source; "" where the broker gives none."""
         self.dead_letters = dead_letters
         self.changelogs = changelogs
         """The topics that a transaction of a partition always writes to."""

@@ -19,6 +19,7 @@ from agents.hanging import Tail
 from agents.recovery import Recovery
 from agents.tables import RestoredRows
 from schemas.codec import Decoder, Limits
+from schemas.rows import Witness
 from streams.engine import Partition
 from streams.panes import resolutions
 from streams.partitioning import homes
@@ -217,6 +218,31 @@ def _tail(entries: list[Entry], headers: Collection[str]) -> Tail:
     return Tail(records[-1].key, records[-1].value, tuple(found)) if records else Tail()
 
 
+class Source:
+    """What the broker says of the source."""
+
+    topic = SOURCE
+
+    def __init__(self, worker: "Worker") -> None:
+        self._worker = worker
+
+    async def topic_id(self, partition: int) -> str:
+        kafka = self._worker.kafka
+        return await self._worker.call("asks for the topic's id", lambda: kafka.topic_id)  # type: ignore[no-any-return]
+
+    async def records(self, offsets: Mapping[int, int]) -> Mapping[int, Witness | None]:
+        def ask() -> Mapping[int, Witness | None]:
+            return {number: self._record(number, offset) for number, offset in offsets.items()}
+
+        return await self._worker.call("asks for witnesses", ask) if offsets else {}
+
+    def _record(self, number: int, offset: int) -> Witness | None:
+        found = self._worker.kafka.logs[TP(SOURCE, number)].committed(offset, offset + 1)
+        return Witness.of(offset, found[0].timestamp, found[0].key, found[0].value) if found else None
+
+    async def close(self) -> None: ...
+
+
 class Worker:
     """A process, and Faust in it. To the code under test it is the app, the consumer and the recovery."""
 
@@ -255,7 +281,7 @@ class Worker:
         self.log = logging.getLogger("model")
         self.ingest = schedule.rules.ingest(
             self,
-            source=SOURCE,
+            source=Source(self),
             dead_letters=DEAD_LETTERS,
             ledger=schedule.rules.ledger(APP, {"worker": self}, 15.0),
             batch_events=8,
