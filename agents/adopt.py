@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from agents.changelog import last_positions
 from agents.errors import Mended, TablesWrong, TakenOver
 from agents.ledger import Ledger
-from agents.source import COUNT_ANEW, Found, OtherTopic, Source, resume_at, witnessed
+from agents.source import COUNT_ANEW, GONE, Found, OtherTopic, Source, resume_at, witnessed
 from schemas.rows import (
     LEADS_POSITION_KEY,
     POSITION_KEY,
@@ -104,7 +104,7 @@ def _adopted(number: int, old: Position, found: Found, record: Witness | None) -
     else:
         held = found.offsets
         there = f"(offset {witness.offset}) is another one"
-        if witness.offset not in held:
+        if witness.offset not in held or record == GONE:
             there = f"(offset {witness.offset}) is not there: offsets {held.start} to {held.stop - 1} are"
         raise OtherTopic(
             f"{found.topic}/{number}: the last record that the tables took in {there}",

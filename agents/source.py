@@ -14,7 +14,13 @@ from typing import Any
 
 from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError, NodeNotReadyError, TopicAuthorizationFailedError, for_code
+from aiokafka.errors import (
+    KafkaError,
+    NodeNotReadyError,
+    OffsetOutOfRangeError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 from msgspec import Struct
 
 from agents.errors import TablesWrong, WriteFailed
@@ -36,6 +42,10 @@ ADOPT = (
     "If it holds the same records at the same offsets (a restore, a mirror), stop all workers and run "
     "`callfunnel source adopt`, which compares before it changes anything."
 )
+
+
+GONE = Witness(-1, -1, 0)
+"""Stands for a record that retention took since the topic's offsets were asked for."""
 
 
 class Found(Struct, frozen=True):
@@ -98,15 +108,15 @@ def resume_at(number: int, position: Position, found: Found, record: Witness | N
     is_same = bool(position.topic_id) and position.topic_id == found.topic_id
     if position.topic_id and found.topic_id and not is_same:
         raise another_id(number, position, found.topic, found.topic_id)
-    if witness is None or (is_same and witness.offset < found.offsets.start):
+    is_gone = witness is not None and (witness.offset < found.offsets.start or record == GONE)
+    if witness is None or (is_same and is_gone):
         if position.offset > found.offsets.stop:
             raise _cut_off(at, position, found)
         return position.offset
-    if witness.offset < found.offsets.start:
+    if is_gone:
         raise OtherTopic(
             f"{at}: nothing shows that the tables were made from this topic: its broker gives topics no id, "
-            f"and the last record that they took in, at offset {witness.offset}, is gone by retention (the "
-            f"topic begins at {found.offsets.start})",
+            f"and the last record that they took in, at offset {witness.offset}, is gone by retention",
             COUNT_ANEW,
         )
     if position.offset > found.offsets.stop and (is_same or record != witness):
@@ -179,7 +189,8 @@ class Source:
     async def records(self, offsets: Mapping[int, int]) -> Mapping[int, Witness | None]:
         """The committed record at an offset of each partition, which has to be before the stable end.
 
-        None where there is none. Raises `WriteFailed` when no broker tells in time.
+        None where there is none, `GONE` where the topic begins behind it by now. Raises `WriteFailed` when
+        no broker tells in time.
         """
         if not offsets:
             return {}
@@ -190,7 +201,11 @@ class Source:
                 consumer.assign([tp])
                 consumer.seek(tp, offset)
                 async with asyncio.timeout(self._timeout_seconds):
-                    found[number] = await _record(consumer, tp, offset)
+                    try:
+                        found[number] = await _record(consumer, tp, offset)
+                    except OffsetOutOfRangeError:
+                        begins = (await consumer.beginning_offsets([tp]))[tp]
+                        found[number] = GONE if offset < begins else None
         return found
 
     async def close(self) -> None:

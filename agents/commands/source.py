@@ -45,10 +45,11 @@ def adopt(broker: str | None, profile: str | None, dry_run: bool) -> int:
     import asyncio
     import os
 
-    from agents import topics
+    from agents import failpoints, topics
     from agents.config import Settings
 
     settings = Settings.from_environ(os.environ, broker=broker, profile=profile)
+    failpoints.arm(settings.failpoint)
     count = topics.require(settings)
     asyncio.run(_adopt(settings, count, dry_run))
     click.echo("Nothing was changed." if dry_run else "The tables go on with this topic. Start the workers.")

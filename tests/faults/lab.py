@@ -71,7 +71,7 @@ class Lab:
         """A run with topics of its own on the cluster of so many brokers."""
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
         options = {"mix": self.mix} | options
-        return Run(name, self.cluster(brokers).address, folder, replicas=brokers, **options)
+        return Run(name, self.cluster(brokers), folder, replicas=brokers, **options)
 
 
 def configure(admin: AdminClient, of: str | int, **values: str) -> None:

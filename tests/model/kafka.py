@@ -159,6 +159,25 @@ class Kafka:
             new.append(entry.key, entry.value, entry.headers, entry.timestamp)
         new.append(b"a", b"{")
 
+    def make_anew(self, tps: Iterable[TP], keep: int | None, others: int) -> None:
+        """The topic is another one that holds what it held, or what lay before `keep`, and then others.
+
+        Markers at the end are not copied: in the copy, records come in their place.
+        """
+        for tp in tps:
+            log = self.former[tp] = self.logs[tp]
+            new = self.logs[tp] = Log()
+            new.start = min(log.start, log.end if keep is None else keep)
+            new.gone, new.entries = (
+                [one for one in entries if keep is None or one.offset < keep]
+                for entries in (log.gone, log.entries)
+            )
+            while new.entries and new.entries[-1].is_marker:
+                del new.entries[-1]
+            new.end = new.entries[-1].offset + 1 if new.entries else new.start
+            while keep is not None and new.end < log.end + others:
+                new.append(b"a", b"{", timestamp=1 + new.end)
+
     # Transactions
 
     def init_producer(self, name: str) -> int:

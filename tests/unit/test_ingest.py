@@ -590,7 +590,6 @@ def test_a_take_over_that_fails_ends_the_process():
 async def test_a_partition_that_stays_keeps_its_state(worker):
     await worker.take(batch(0, 3))
     state = worker.state
-    worker.topic.held = {0: state.written.witness}
     assert await worker.take_over() == {SOURCE: 3}
     assert worker.state is state
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from agents.adopt import Adopted, adopt
 from agents.errors import Mended, TablesWrong, TakenOver
 from agents.hanging import Tail
-from agents.source import Found, OtherTopic, resume_at
+from agents.source import GONE, Found, OtherTopic, resume_at
 from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, Witness, decode_position, encode_position
 
 WITNESS = Witness.of(39, 1_000, b"lead", b"{}")
@@ -38,6 +38,7 @@ def found(topic_id="first", offsets=range(100), topic="calls"):
         pytest.param(
             POSITION, found(offsets=range(90, 100)), None, 42, id="records are gone that nobody read"
         ),
+        pytest.param(POSITION, found(), GONE, 42, id="the record goes while it is asked for"),
         pytest.param(POSITION, found(""), WITNESS, 40, id="a broker without ids, the same record"),
         pytest.param(NO_ID, found(""), WITNESS, 40, id="never any ids, the same record"),
         pytest.param(NO_ID, found("first"), WITNESS, 40, id="ids since now, the same record"),
@@ -92,6 +93,7 @@ def test_another_topic_is_refused_with_both_ways_on(position, there, record, tol
         (NO_ID, found("", range(40)), OTHER, "the topic ends at 40"),
         (NO_ID, found("", range(40, 100)), None, "its broker gives topics no id, .* at offset 39, is gone"),
         (POSITION, found("", range(40, 100)), None, "nothing shows that"),
+        (NO_ID, found(""), GONE, "is gone by retention"),
         (OF_TODAY, found(offsets=range(41)), None, "truncated or created anew"),
     ],
 )
