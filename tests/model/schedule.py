@@ -137,7 +137,7 @@ class Schedule:
         self._faults = chance.choice((0.0, 0.01, 0.03, 0.06))
         self._errors = chance.choice((0.0, 0.0, 0.0, 0.05))
         self._change = chance.choices(list(CHANGES), list(CHANGES.values()))[0]
-        self._tears = not self._change and chance.random() < 0.25
+        self._tears = not self._change and chance.random() < 0.3
         self._heals = chance.random() < 0.8
         self._steps = chance.randint(20, 80)
         self._kafka = Kafka((FUNNEL, LEADS), DEAD_LETTERS)
@@ -280,7 +280,10 @@ class Schedule:
             self._unpublished.remove(record)
             if record.partition not in self._cut_off:
                 at_ms = START_MS + len(self._unpublished)
-                self._kafka.logs[self._source(record.partition)].append(record.key, record.value, (), at_ms)
+                log = self._kafka.logs[self._source(record.partition)]
+                log.append(record.key, record.value, (), at_ms)
+                if self._change == "copied" and self._chance.random() < 0.3:  # in a transaction of its own
+                    log.append(None, None, is_marker=True)
 
     def _mark(self) -> None:
         decided = [one for one in self._kafka.running.values() if one.verdict is not None and one.unmarked]
@@ -371,7 +374,9 @@ class Schedule:
         self._kafka.make_anew(everywhere, keep, self._chance.randint(0, 3))
         self._kafka.topic_id = self._kafka.topic_id and "t2"
         self._is_another = True
-        if keep is not None:
+        if keep is None:  # more is to come everywhere
+            self._unpublished += [Record(number, b"a", b"{") for number in range(self._partitions)]
+        else:
             self._unpublished.clear()
         if keep is not None and not self._kafka.topic_id:
             self._cut_off |= {
@@ -616,8 +621,13 @@ class Schedule:
             raise Violation(f"partition {number}: the positions of the two tables differ")
         position = decode_position(record) if record else Position(0, -1, "")
         expected = _Expected(number, self._partitions)
+        end = position.offset
+        if self._change == "copied" and self._is_another and position.witness is not None:
+            end = (
+                position.witness.offset + 1
+            )  # what follows are markers in the one topic, records in the other
         for entry in self._source_log(number).ever_committed():
-            if entry.offset < position.offset and not self._was_gone(number, entry.offset):
+            if entry.offset < end and not self._was_gone(number, entry.offset):
                 expected.take(entry)
         astray.update(expected.astray)
         got = {decode_key(key): decode_columns(value) for key, value in rows.items()}
