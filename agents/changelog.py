@@ -1,16 +1,23 @@
-"""The funnel table as it is on the broker, read once, to the end of its changelog: for comparisons."""
+"""The tables as they are on the broker, read once: the rows of the funnel, or the positions alone."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from msgspec import Struct
 
 from agents.config import Settings
 from agents.connection import aiokafka_options
+from agents.hanging import new_reader
+from agents.microbatch import fetch
 from agents.read_committed import repair
 from schemas.rows import POSITION_KEY, Columns, Position, RowKey, decode_columns, decode_key, decode_position
 from schemas.topics import funnel_changelog
+
+PATIENCE_SECONDS = 30.0
+LOOK_BACK = 1_000
+"""Offsets that are read first, from the end: a position is the last row of a transaction."""
 
 
 class Tables(Struct):
@@ -55,3 +62,36 @@ def _tables(held: dict[bytes, bytes]) -> Tables:
     position = held.pop(POSITION_KEY, None)
     rows = {decode_key(key): decode_columns(value) for key, value in held.items()}
     return Tables(decode_position(position) if position else None, rows)
+
+
+async def last_positions(
+    client: Mapping[str, Any], topic: str, key: bytes, partitions: Iterable[int]
+) -> Mapping[int, bytes | None]:
+    """The newest committed position of each partition of a changelog, where it has one.
+
+    Raises `KafkaError`, and `TimeoutError` where the broker does not hand out what there is.
+    """
+    tps = [TopicPartition(topic, number) for number in partitions]
+    async with new_reader(client, "read_committed") as consumer:
+        begins, ends = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
+        return {tp.partition: await _last(consumer, tp, key, begins[tp], ends[tp]) for tp in tps}
+
+
+async def _last(
+    consumer: AIOKafkaConsumer, tp: TopicPartition, key: bytes, begin: int, end: int
+) -> bytes | None:
+    """The value of the last record with this key, looking back farther and farther."""
+    consumer.assign([tp])
+    start, span, found = end, LOOK_BACK, None
+    while found is None and start > begin:
+        stop, start = start, max(begin, start - span)
+        consumer.seek(tp, start)
+        while await consumer.position(tp) < stop:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while not (arrived := await fetch(consumer, LOOK_BACK, 0.2)):
+                    pass
+            batch = arrived.get(tp)
+            if batch is not None:
+                found = dict(zip(batch.keys, batch.values, strict=True)).get(key, found)
+        span *= 8
+    return found

@@ -5,6 +5,7 @@ The law: a check changes nothing that a reader of the topics could see.
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import time
 from collections.abc import Iterator
@@ -15,8 +16,11 @@ from msgspec import Struct
 
 from agents import diagnosis, rights, topics
 from agents.config import Settings, variable
-from agents.connection import admin_client, kafka_python_options
+from agents.connection import admin_client, aiokafka_options, kafka_python_options
+from agents.errors import Failure
 from agents.versions import pip_install, unsuitable
+from schemas.rows import POSITION_KEY, decode_position
+from schemas.topics import funnel_changelog
 from streams.choice import SLOWER, not_built
 from streams.partitioning import home
 
@@ -81,6 +85,8 @@ def run(settings: Settings) -> Iterator[Finding]:
         yield Finding(True, "topics", f"all {len(found)} are there ({size})")
         stamped = source.config["message.timestamp.type"]
         yield Finding(True, "timestamps", f"{settings.source_topic} is stamped with {stamped}")
+    if settings.source_topic in found and funnel_changelog(settings.app_id) in found:
+        yield asyncio.run(_tables(settings, found[settings.source_topic].partitions))
     if settings.dead_letter_topic in found:
         yield _dead_letters(settings)
     if settings.source_topic in found and settings.partitioner != "trust":
@@ -115,6 +121,45 @@ def _transactions(known: set[str]) -> Finding:
 
 def _without_remedy(difference: topics.Difference) -> str:
     return str(difference).removesuffix(f"; {difference.remedy}")
+
+
+async def _tables(settings: Settings, partitions: int) -> Finding:
+    """Whether the tables were made from the topic that is the source now."""
+    from aiokafka.errors import KafkaError
+
+    from agents.changelog import last_positions
+    from agents.read_committed import repair
+    from agents.source import OtherTopic, Source, resume_at, witnessed
+
+    repair()
+    client = aiokafka_options(settings)
+    source = Source(client, settings.source_topic, settings.transaction_timeout_seconds)
+    wrong: list[OtherTopic] = []
+    try:
+        rows = await last_positions(
+            client, funnel_changelog(settings.app_id), POSITION_KEY, range(partitions)
+        )
+        held = {number: decode_position(row) for number, row in rows.items() if row is not None}
+        found = await source.found(range(partitions))
+        records = await witnessed(source, held, found)
+    except (Failure, KafkaError, TimeoutError) as error:
+        told = f"whether they are made from {settings.source_topic} cannot be seen: {error!r}"
+        return Finding(False, "tables", told, "see the brokers and the permission to read both topics")
+    finally:
+        await source.close()
+    for number, position in held.items():
+        try:
+            resume_at(number, position, found[number], records.get(number))
+        except OtherTopic as error:
+            wrong.append(error)
+    if wrong:
+        more = f" ({len(wrong)} of {len(held)} partitions)" if len(wrong) > 1 else ""
+        return Finding(False, "tables", wrong[0].told + more, wrong[0].remedy)
+    if not held:
+        return Finding(True, "tables", f"there are none yet of app id {settings.app_id}")
+    topic_id = found[0].topic_id or "none: the last records tell"
+    told = f"those of app id {settings.app_id} are made from {settings.source_topic} (topic id {topic_id})"
+    return Finding(True, "tables", told)
 
 
 def _dead_letters(settings: Settings) -> Finding:

@@ -8,6 +8,7 @@ import difflib
 import re
 import shlex
 from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal, Self, get_type_hints
 from zoneinfo import ZoneInfo
 
@@ -16,6 +17,7 @@ from msgspec import Meta, Struct, inspect
 
 from agents.errors import SettingError
 from agents.failpoints import POINTS
+from schemas.codec import Limits
 from streams.choice import Choice
 
 PREFIX = "CALLFUNNEL_"
@@ -96,6 +98,14 @@ class Settings(Struct, frozen=True, kw_only=True):
         Literal["wall", "event"],
         _doc("wall: a live floor; event: a replay of history, the newest event is now"),
     ] = "wall"
+    replay_until: Annotated[
+        str | None,
+        _doc(
+            "with clock = event: an event after this moment is refused; a date: after that day, in the time "
+            "zone; unset: after the moment when the tables were begun"
+        ),
+        _allowed("a time with its offset, such as 2026-01-31T18:00:00+01:00, or a date"),
+    ] = None
     timezone: Annotated[
         str,
         _doc("where days begin and end"),
@@ -221,6 +231,16 @@ class Settings(Struct, frozen=True, kw_only=True):
     def brokers(self) -> tuple[str, ...]:
         """The addresses of `broker`, one by one."""
         return tuple(self.broker.split(","))
+
+    @property
+    def limits(self) -> Limits:
+        """What a record may be, as far as the settings say: tables know a replay's bound themselves."""
+        zone = ZoneInfo(self.timezone)
+        return Limits(
+            clock=self.clock,
+            retention_ms=self.event_retention_days * 86_400_000,
+            until_ms=None if self.replay_until is None else _until_ms(self.replay_until, zone),
+        )
 
     def _rules(self) -> tuple[tuple[object, str, str], ...]:
         tls = self.security_protocol.endswith("SSL")
@@ -371,6 +391,8 @@ def _parse(name: str, given: Any, origin: str) -> Any:
     return value
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 
 
@@ -385,12 +407,29 @@ def _check(name: str, value: Any) -> None:
                 raise ValueError(address)
     elif name == "timezone":
         ZoneInfo(value)
+    elif name == "replay_until":
+        _until_ms(value, ZoneInfo("UTC"))
     elif name == "grafana_url":
         if not re.fullmatch(r"https?://[^/\s@]+(/\S*)?", value):
             raise ValueError(value)
     elif name.endswith("_file"):
         with open(value, "rb"):
             pass
+
+
+def _until_ms(text: str, zone: ZoneInfo) -> int:
+    """The moment in Unix milliseconds; of a date, the last of that day. Raises ValueError."""
+    if not "1970" <= text[:4] <= "2100":
+        raise ValueError(text)
+    try:
+        following = msgspec.convert(text, date) + timedelta(days=1)
+        at = datetime(following.year, following.month, following.day, tzinfo=zone)
+        return (at - _EPOCH) // _MILLISECOND - 1
+    except msgspec.ValidationError:
+        at = msgspec.convert(text, datetime)
+    if at.tzinfo is None:
+        raise ValueError(text)
+    return (at - _EPOCH) // _MILLISECOND
 
 
 _SERVICE_LINK = re.compile(

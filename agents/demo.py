@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from datetime import date, timedelta
 from multiprocessing import get_context
 from multiprocessing.pool import AsyncResult
 from pathlib import Path
@@ -96,6 +97,7 @@ def _run(options: Options, console: Console, stack: ExitStack) -> int:
         profile="development",
         partitions=options.partitions,
         clock="event",
+        replay_until=(date.today() + timedelta(days=366)).isoformat(),  # behind the live floor, however long
         http_port=options.http_port,
         wait_seconds=30.0,
     )
@@ -154,6 +156,7 @@ class Workers:
             "source_topic": settings.source_topic,
             "dead_letter_topic": settings.dead_letter_topic,
             "clock": settings.clock,
+            "replay_until": settings.replay_until or "",
             "view": "false",
             "wait_seconds": "30",
         } | changes
@@ -211,7 +214,7 @@ def _replay(settings: Settings, workers: Workers, console: Console) -> int:
             settings.broker,
             settings.source_topic,
             client=kafka_python_options(settings),
-            limits=Limits(clock="event"),
+            limits=settings.limits,
             replay=True,
         ) as publisher,
         _progress(console) as progress,
@@ -358,7 +361,7 @@ def go_live(settings: Settings, tend: Callable[[], None], *, seats: int, seed: i
         settings.broker,
         settings.source_topic,
         client=kafka_python_options(settings),
-        limits=Limits(clock="event"),
+        limits=settings.limits,
         replay=True,
     ) as publisher:
         for at_ms, event in stream:

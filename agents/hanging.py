@@ -50,7 +50,7 @@ async def hanging(
     asked = [TopicPartition(*at) for at in partitions]
     async with AsyncExitStack() as stack:
         everything, decided = [
-            await stack.enter_async_context(_reader(client, isolation_level))
+            await stack.enter_async_context(new_reader(client, isolation_level))
             for isolation_level in ("read_uncommitted", "read_committed")
         ]
         # In this order: what is written meanwhile, and read at once, is no tail.
@@ -83,7 +83,7 @@ async def last(client: Mapping[str, Any], partition: At, find: Callable[[Headers
     None where that is too far back, or this client may not read the topic.
     """
     tp = TopicPartition(*partition)
-    async with _reader(client, "read_committed") as reader:
+    async with new_reader(client, "read_committed") as reader:
         reader.assign([tp])
         start = (await reader.end_offsets([tp]))[tp]
         first = max((await reader.beginning_offsets([tp]))[tp], start - FARTHEST)
@@ -109,7 +109,7 @@ async def _records(reader: AIOKafkaConsumer, tp: TopicPartition, start: int, end
 
 
 @asynccontextmanager
-async def _reader(client: Mapping[str, Any], isolation_level: str) -> AsyncIterator[AIOKafkaConsumer]:
+async def new_reader(client: Mapping[str, Any], isolation_level: str) -> AsyncIterator[AIOKafkaConsumer]:
     reader = AIOKafkaConsumer(
         **client,
         isolation_level=isolation_level,

@@ -1,6 +1,7 @@
 """From a micro-batch to a committed transaction: the guard, the fold and the write, for each owned partition.
 
 The law here:
+* nothing is counted of a topic that the tables were not made from (`agents.source`);
 * a batch is applied only where the one before it ended; an overlap is skipped, a hole is fetched again;
 * the state says where to resume, never the group's committed offset;
 * the batch is acknowledged after its transaction; whatever goes wrong before ends the process.
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from faust.types import TP, EventT
+from msgspec.structs import replace
 
 from agents import failpoints
 from agents.deadletter import DeadLetterLimits, dead_letters
@@ -23,8 +25,9 @@ from agents.errors import Stalled, TablesWrong, TakenOver, TopicsWrong
 from agents.hanging import At
 from agents.ledger import Ledger, Record
 from agents.microbatch import MOST_BYTES, MicroBatch
+from agents.source import Found, Source, another_id, resume_all
 from agents.undecided import REROUTED, Positions, Undecided
-from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY
+from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, decode_position
 from streams.engine import Mismatch, Partition
 from streams.tables import Effects
 
@@ -96,7 +99,7 @@ class Ingest:
         self,
         app: Any,
         *,
-        source: str,
+        source: Source,
         dead_letters: str,
         ledger: Ledger,
         new_partition: Callable[[int], Partition],
@@ -106,7 +109,8 @@ class Ingest:
         fail: Callable[[BaseException], None],
     ) -> None:
         self._app = app
-        self._source = source
+        self._topic = source
+        self._source = source.topic
         self._dead_letters = dead_letters
         self._funnel = app.funnel_table
         self._leads = app.leads_table
@@ -171,7 +175,10 @@ class Ingest:
 
     async def _take_over(self, source: list[TP], generation: int) -> Mapping[TP, int] | None:
         consumer = self._app.consumer
+        # Before anything else is asked: what comes later is of this topic, or its id is another one then.
+        topic_id = await self._topic.topic_id(source[0].partition) if source else ""
         new = [tp.partition for tp in source if tp.partition not in self.lanes]
+        held = {tp.partition: self._held(tp.partition) for tp in source}
         restored = [
             TP(table.changelog_topic_name, number) for number in new for table in (self._funnel, self._leads)
         ]
@@ -197,6 +204,10 @@ class Ingest:
             return None
         if missing:
             raise Stalled(f"{missing[0]} were restored: recovery went wrong; start again")
+        found = {tp.partition: Found(self._source, topic_id, range(earliest[tp], ends[tp])) for tp in source}
+        resume = await resume_all(self._topic, held, found)
+        if self._app.consumer_generation_id != generation:
+            return None
         for tp in restored:
             self._ledger.ends[tp] = ends[tp]
         for tp in source:  # without an await: a rebalance comes before all of it or after
@@ -207,17 +218,51 @@ class Ingest:
                     state.restore(self._funnel.rows.take(tp.partition), self._leads.rows.take(tp.partition))
                 except Mismatch as error:
                     raise TablesWrong(str(error)) from error
+                state.offset = resume.get(tp.partition)
+                state.made_from(self._source, topic_id)
+                knows_more = held[tp.partition] not in (None, state.written)
                 lane = self.lanes[tp.partition] = Lane(state, self._batch_events)
-                lane.task = asyncio.create_task(self._run(lane), name=f"lane-{tp.partition}")
-            offset = lane.state.offset
-            if offset is None:
+                lane.task = asyncio.create_task(self._run(lane, knows_more), name=f"lane-{tp.partition}")
+            if lane.state.offset is None:
                 lane.state.offset = earliest[tp]
-                continue
-            self._check_end(lane, ends[tp])
-            if offset < earliest[tp]:
+            elif lane.state.offset < earliest[tp]:
                 self._accept_hole(lane, earliest[tp])
+        self._tell_of(new, held)
         failpoints.hit("taken-over")
         return {tp: self.lanes[tp.partition].state.offset for tp in source}  # type: ignore[misc]
+
+    def _tell_of(self, new: Iterable[int], held: Mapping[int, Position | None]) -> None:
+        """What an operator should know of tables that were written before positions said all of it."""
+        states = {number: self.lanes[number].state for number in new}
+        named = {
+            number: (state.written.topic, state.written.topic_id)
+            for number, state in states.items()
+            if (position := held[number]) is not None
+            and (position.topic, position.topic_id) != (state.written.topic, state.written.topic_id)
+        }
+        if named:
+            log.warning(
+                "%s: partitions %s are taken for those that the tables were made from, and this is kept from "
+                "now on (topic id: %s)",
+                *(self._source, sorted(named), next(iter(named.values()))[1] or "the broker gives none"),
+            )
+        unbounded = sorted(number for number, state in states.items() if not state.is_bounded)
+        if unbounded:
+            log.warning(
+                "%s: the tables of partitions %s take events of any time: they were begun without a bound. "
+                "CALLFUNNEL_REPLAY_UNTIL gives them one",
+                *(self._source, unbounded),
+            )
+
+    def _held(self, number: int) -> Position | None:
+        """How far the tables go, here or in the changelogs; None where they are new, or disagree.
+
+        Of a partition that stays nothing has to be witnessed: each of its batches is of the topic.
+        """
+        if number in self.lanes:
+            return replace(self.lanes[number].state.written, witness=None)
+        one, other = (row for _, row in self._positions(number).values())
+        return None if one is None or one != other else decode_position(one)
 
     def _positions(self, number: int) -> Positions:
         return {
@@ -259,6 +304,7 @@ class Ingest:
             if lane.task is not None:
                 lane.task.cancel()
         await self._ledger.close()
+        await self._topic.close()
 
     def rows(self) -> tuple[int, int]:
         """Rows held in the funnel and in the leads table."""
@@ -301,8 +347,11 @@ class Ingest:
         await lane.put(event)
         failpoints.hit("delivered")
 
-    async def _run(self, lane: Lane) -> None:
+    async def _run(self, lane: Lane, knows_more: bool) -> None:
+        """Until it is cancelled. `knows_more`: than the position of its tables says."""
         try:
+            if knows_more:
+                await self._write_down(lane)
             while True:
                 events = await lane.get()
                 first, *following = [event.value for event in events]
@@ -317,6 +366,17 @@ class Ingest:
             raise
         except BaseException as error:
             self._fail(error)
+
+    async def _write_down(self, lane: Lane) -> None:
+        """Let the position say what is known of its tables: until it does, nothing protects them."""
+        state = lane.state
+        effects = state.apply([], [], [], None, state.offset)  # type: ignore[arg-type]
+        await self._write(state.number, self._rows(state.number, effects))
+
+    async def _write(self, number: int, records: Mapping[At, Iterable[Record]]) -> None:
+        written = await self._ledger.write(number, records)
+        for table in (self._funnel, self._leads):
+            table.rows.wrote(number, written[table.changelog_topic_name, number])
 
     async def _process(self, lane: Lane, fetched: MicroBatch) -> bool:
         """Apply what is new of a batch; False when it has to be fetched again."""
@@ -341,16 +401,26 @@ class Ingest:
         rerouted = None
         if any(batch.headers):
             rerouted = [any(name == REROUTED for name, _ in headers) for headers in batch.headers]
+        await self._check_topic(lane)
         async with self._folding:
-            effects = state.apply(batch.values, batch.keys, batch.timestamps, rerouted, batch.end)
+            effects = state.apply(
+                batch.values, batch.keys, batch.timestamps, rerouted, batch.end, batch.offsets[-1]
+            )
         failpoints.hit("folded")
         self._limits.check(len(batch), [i for i, _ in effects.rejected])
-        written = await self._ledger.write(batch.partition, self._records(batch, effects))
-        for table in (self._funnel, self._leads):
-            table.rows.wrote(batch.partition, written[table.changelog_topic_name, batch.partition])
+        await self._write(batch.partition, self._records(batch, effects))
         lane.progress_at = time.monotonic()
         self._observe(batch, effects, time.perf_counter() - started)
         return True
+
+    async def _check_topic(self, lane: Lane) -> None:
+        """What has come is of the topic that the tables are made from: asked after it came, ids say so."""
+        position = lane.state.written
+        if not position.topic_id:
+            return
+        topic_id = await self._topic.topic_id(lane.state.number)
+        if topic_id not in ("", position.topic_id):
+            raise another_id(lane.state.number, position, self._source, topic_id)
 
     async def _continuing(self, lane: Lane, batch: MicroBatch) -> MicroBatch | None:
         """The batch, when it does not leave a hole behind the state; else None, after seeking back."""
@@ -395,11 +465,7 @@ class Ingest:
 
     def _records(self, batch: MicroBatch, effects: Effects) -> dict[At, Iterable[Record]]:
         number = batch.partition
-        no_headers: list[tuple[str, bytes]] = []
-        records: dict[At, Iterable[Record]] = {
-            (table.changelog_topic_name, number): zip(rows, repeat(no_headers), repeat(None))
-            for table, rows in ((self._funnel, effects.funnel), (self._leads, effects.leads))
-        }
+        records = self._rows(number, effects)
         if effects.rejected:
             received_ms = int(time.time() * 1000)
             records[self._dead_letters, number] = dead_letters(
@@ -411,6 +477,13 @@ class Ingest:
             record = (batch.keys[i], batch.values[i]), headers, batch.timestamps[i]
             rerouted[self._source, home].append(record)
         return records | rerouted
+
+    def _rows(self, number: int, effects: Effects) -> dict[At, Iterable[Record]]:
+        no_headers: list[tuple[str, bytes]] = []
+        return {
+            (table.changelog_topic_name, number): zip(rows, repeat(no_headers), repeat(None))
+            for table, rows in ((self._funnel, effects.funnel), (self._leads, effects.leads))
+        }
 
     def _observe(self, batch: MicroBatch, effects: Effects, seconds: float) -> None:
         metrics = self._metrics

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import orjson
+from msgspec.structs import replace
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -23,10 +24,8 @@ from agents.config import Settings
 from agents.connection import kafka_python_options
 from agents.errors import Failure
 from agents.publisher import Publisher, Refused
-from schemas.codec import Limits
 
 _NOTE_SECONDS = 0.5
-_DAY_MS = 86_400_000
 
 
 def publish_file(
@@ -121,7 +120,7 @@ def _publish(
         settings.broker,
         settings.source_topic,
         client=kafka_python_options(settings),
-        limits=Limits(clock=settings.clock, retention_ms=settings.event_retention_days * _DAY_MS),
+        limits=replace(settings.limits, clock="event") if replay else settings.limits,
         replay=replay,
     )
     lines = LinePublisher(publisher, before, rate)

@@ -2,11 +2,13 @@
 
 The law: a snapshot is never a partial sum. Every partition stands at the end of a batch, which its position
 row closes, and there is none before every partition has reached the end that its log had at the start.
-Nothing here depends on which worker wrote a row, so nothing moves when partitions do.
+Rows that were folded with different settings are never summed, and where days begin is what the positions
+say, not a setting. Nothing here depends on which worker wrote a row, so nothing moves when partitions do.
 """
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
@@ -78,11 +80,14 @@ class _StartOverError(Exception):
 
 
 class Funnel:
-    """The rows of all partitions and their sum, kept as rows come."""
+    """The rows of all partitions and their sum, kept as rows come.
+
+    `zone` and `days_kept` stand in where no position says them: they were written before it was kept.
+    """
 
     def __init__(self, zone: tzinfo, days_kept: int = 400) -> None:
         self._zone = zone
-        self._days_kept_s = days_kept * 86_400
+        self._days_kept = days_kept
         self._held: dict[int, dict[bytes, bytes]] = {}
         self._tables: dict[str, dict[str, dict[int, dict[Dimensions, Columns]]]] = {}
         self.positions: dict[int, Position] = {}
@@ -129,18 +134,45 @@ class Funnel:
         """The newest watermark, 0 before the first event."""
         return max((position.watermark_ms for position in self.positions.values()), default=0)
 
+    @property
+    def contradiction(self) -> str | None:
+        """Why the rows of all partitions have no sum, in words; None when they have one."""
+        folds = defaultdict[tuple[str, str], list[int]](list)
+        zones = {
+            position.fold: position.timezone for position in self.positions.values() if position.timezone
+        }
+        for partition, position in sorted(self.positions.items()):
+            folds[position.fold, zones.get(position.fold, "time zone not known")].append(partition)
+        if len(folds) < 2:
+            return None
+        told = "; ".join(
+            f"{', '.join(map(str, partitions))}: fold {fold} ({zone})"
+            for (fold, zone), partitions in folds.items()
+        )
+        return (
+            f"no numbers: partitions {told}. The tables were made with different settings of the fold. Start "
+            "all workers of this app id with the same settings, under a new app id to build the tables anew"
+        )
+
+    def _calendar(self) -> tuple[tzinfo, int]:
+        """Where days begin and end, and for how many seconds day rows are kept."""
+        for position in self.positions.values():
+            if position.timezone:
+                return ZoneInfo(position.timezone), position.days_kept * 86_400
+        return self._zone, self._days_kept * 86_400
+
     def snapshot(self, now_s: int) -> Snapshot:
         """The funnel with its windows ending at `now_s`."""
+        zone, days_kept_s = self._calendar()
         tables = {rollup: self._tables.get(rollup, {}) for rollup in ROLLUPS}
         segments = tables[SEGMENT]
         windows = {
             window: {
-                rollup: total(table, window_panes(window, now_s, self._zone))
-                for rollup, table in tables.items()
+                rollup: total(table, window_panes(window, now_s, zone)) for rollup, table in tables.items()
             }
             for window in WINDOWS
         }
-        windows["all"] = {SEGMENT: total(segments, window_panes("all", now_s, self._zone))}
+        windows["all"] = {SEGMENT: total(segments, window_panes("all", now_s, zone))}
         return Snapshot(
             now_s=now_s,
             watermarks_ms={
@@ -148,15 +180,15 @@ class Funnel:
             },
             offsets={partition: position.offset for partition, position in self.positions.items()},
             windows=windows,
-            due={window: self._due(window, now_s) for window in windows},
-            uncalled=uncalled(segments, now_s, self._days_kept_s),
+            due={window: self._due(window, now_s, zone) for window in windows},
+            uncalled=uncalled(segments, now_s, days_kept_s),
             seen={rollup: seen(table, now_s) for rollup, table in tables.items()},
             rows=sum(map(len, self._held.values())),
         )
 
-    def _due(self, window: str, now_s: int) -> dict[Dimensions, tuple[int, int]]:
+    def _due(self, window: str, now_s: int, zone: tzinfo) -> dict[Dimensions, tuple[int, int]]:
         table = self._tables.get(SEGMENT, {})
-        created, not_due = (total(table, panes) for panes in due_panes(window, now_s, self._zone))
+        created, not_due = (total(table, panes) for panes in due_panes(window, now_s, zone))
         result = {}
         for row, columns in created.items():
             without = not_due.get(row, {})
@@ -348,6 +380,9 @@ class View:
 
     def _refresh(self, funnel: Funnel, changed: bool) -> None:
         """Take a new snapshot if it would tell anything new."""
+        if (why := funnel.contradiction) is not None:
+            self.snapshot, self._state = None, why
+            return
         now_s = funnel.newest_ms // 1000 if self._clock == "event" else int(self._now())
         if self.snapshot is None or changed or now_s // 60 != self.snapshot.now_s // 60:
             started = time.perf_counter()
@@ -371,7 +406,8 @@ class View:
                 raise _StartOverError(f"partition {partition.partition} ends before what was read")
         if consumer.partitions_for_topic(self._topic) != {partition.partition for partition in partitions}:
             raise _StartOverError("the number of its partitions changed")
-        self._state = "live"
+        if self.snapshot is not None:
+            self._state = "live"
 
 
 def _rollup(key: bytes | None) -> str:

@@ -33,11 +33,12 @@ from agents.errors import BrokerUnavailable, Failure, SettingError, Stalled, Tak
 from agents.ingest import Ingest
 from agents.ledger import Ledger
 from agents.pages import Pages
+from agents.source import Source
 from agents.tables import ChangelogTable
 from agents.transport import SCHEME, Schema
 from agents.versions import installed_version
 from agents.view import View
-from schemas.codec import Decoder, Limits
+from schemas.codec import Decoder
 from streams.choice import SLOWER, NotBuilt, not_built, tables_for
 from streams.engine import Partition
 from streams.panes import resolutions
@@ -107,9 +108,9 @@ def tables_of(settings: Settings) -> type[Tables]:
 def partitions_of(settings: Settings, count: int, tables: type[Tables]) -> Callable[[int], Partition]:
     """The function that makes the empty state of a source partition."""
     fold = fold_of(settings)
-    decoder = Decoder(Limits(clock=settings.clock, retention_ms=settings.event_retention_days * 86_400_000))
+    decoder = Decoder(settings.limits)
     homes_of = homes(count, settings.partitioner, tables.murmur2_of_all)
-    return lambda number: Partition(number, fold, decoder, homes_of, tables)
+    return lambda number: Partition(number, fold, decoder, homes_of, tables, int(time.time() * 1000))
 
 
 def build(
@@ -150,13 +151,12 @@ def build(
     )
     app.funnel_table = app.tables.add(ChangelogTable(app, name="funnel", partitions=count, fail=app.fail))
     app.leads_table = app.tables.add(ChangelogTable(app, name="leads", partitions=count, fail=app.fail))
+    client, timeout_seconds = connection.aiokafka_options(settings), settings.transaction_timeout_seconds
     app.ingest = Ingest(
         app,
-        source=settings.source_topic,
+        source=Source(client, settings.source_topic, timeout_seconds),
         dead_letters=settings.dead_letter_topic,
-        ledger=Ledger(
-            settings.app_id, connection.aiokafka_options(settings), settings.transaction_timeout_seconds
-        ),
+        ledger=Ledger(settings.app_id, client, timeout_seconds),
         new_partition=partitions_of(settings, count, tables),
         batch_events=settings.batch_events,
         limits=DeadLetterLimits(settings.dlq_max_share, settings.dlq_share_window, settings.dlq_max_run),

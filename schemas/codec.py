@@ -21,6 +21,7 @@ from typing import Any, Literal, cast
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from schemas.events import TYPES, VERSION, Envelope, Event
 from schemas.fields import Field, fields
@@ -37,7 +38,8 @@ REASONS = {
     "wrong_type": "a field has the wrong JSON type",
     "bad_value": "a field has the right JSON type, but breaks a rule",
     "key_mismatch": "the record has a key, and it is not lead_id",
-    "from_the_future": "occurred_at is ahead of the record's own time by more than the limit",
+    "from_the_future": "occurred_at is ahead of the record's own time by more than the limit, "
+    "or later than a replay's bound",
     "too_old": "occurred_at is behind the record's own time by more than the limit",
 }
 """Why a record is refused. Where several reasons hold, the first in this order is given."""
@@ -64,13 +66,19 @@ class Rejected(Struct, frozen=True):
 
 
 class Limits(Struct, frozen=True):
-    """What a record may be. With the clock "event" (a replay of history) no event is early or late."""
+    """What a record may be.
+
+    With the clock "event" (a replay of history) the record's own time says nothing: no event is too old, and
+    an event is from the future when it is later than `until_ms`.
+    """
 
     max_bytes: int = 65_536
     max_depth: int = 8
     future_ms: int = 300_000
     retention_ms: int = 400 * _DAY_MS
     clock: Literal["wall", "event"] = "wall"
+    until_ms: int | None = None
+    """The last moment that a replay takes; None: there is none."""
 
 
 class Decoder:
@@ -79,6 +87,11 @@ class Decoder:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._typed = msgspec.json.Decoder(Event)
+
+    def until(self, until_ms: int | None) -> "Decoder":
+        """The same, of a replay that takes events up to then."""
+        limits = self.limits
+        return self if until_ms == limits.until_ms else Decoder(replace(limits, until_ms=until_ms))
 
     def decode(self, value: bytes | None, key: bytes | None, timestamp_ms: int) -> Event | Rejected:
         return self.decode_all((value,), (key,), (timestamp_ms,))[0]
@@ -111,10 +124,13 @@ class Decoder:
 
     def bounds_ms(self, timestamps: Sequence[int]) -> tuple[int, int]:
         """From when to when, both inclusive, an event is in time for every record of a batch."""
-        known = [ms for ms in timestamps if ms >= 0] if self.limits.clock == "wall" else []
+        limits = self.limits
+        if limits.clock == "event":
+            return 0, _LAST_MS if limits.until_ms is None else min(limits.until_ms, _LAST_MS)
+        known = [ms for ms in timestamps if ms >= 0]
         if not known:
             return 0, _LAST_MS
-        earliest_ms, latest_ms = max(known) - self.limits.retention_ms, min(known) + self.limits.future_ms
+        earliest_ms, latest_ms = max(known) - limits.retention_ms, min(known) + limits.future_ms
         return min(max(earliest_ms, 0), _LAST_MS + 1), min(latest_ms, _LAST_MS)
 
     def _judge(self, value: bytes | None, key: bytes | None, timestamp_ms: int) -> Event | Rejected:
@@ -154,6 +170,12 @@ class Decoder:
         limits, at_ms = self.limits, event.at_ms
         if not 0 <= at_ms <= _LAST_MS:
             return Rejected("bad_value", "`$.occurred_at` must be in the years 1970 to 2100, and is not")
+        if limits.clock == "event" and limits.until_ms is not None and at_ms > limits.until_ms:
+            return Rejected(
+                "from_the_future",
+                f"`$.occurred_at` is after {moment(limits.until_ms)}, up to which this replay takes events "
+                "(CALLFUNNEL_REPLAY_UNTIL): check the sender's clock; a later bound needs new tables",
+            )
         if limits.clock == "event" or timestamp_ms < 0:
             return event
         ahead_ms = at_ms - timestamp_ms
@@ -283,6 +305,11 @@ def _faults(known: dict[str, Field], given: dict[str, Any]) -> list[Rejected]:
 
 def _forbidden(value: object) -> re.Match[str] | None:
     return _FORBIDDEN.search(value) if isinstance(value, str) and not value.isprintable() else None
+
+
+def moment(at_ms: int) -> str:
+    """A moment in RFC 3339."""
+    return (_EPOCH + timedelta(milliseconds=at_ms)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _span(span_ms: int) -> str:

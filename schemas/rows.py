@@ -6,7 +6,8 @@ record per partition, written in the same transaction as the rows it covers.
 """
 
 from collections.abc import Callable
-from typing import cast
+from typing import Self, cast
+from zlib import crc32
 
 import msgspec
 
@@ -22,8 +23,28 @@ LEADS_POSITION_KEY = b"\x00position"
 """Identities hold no control characters, so this is never a lead."""
 
 
+class Witness(msgspec.Struct, frozen=True):
+    """A record of the source: enough to know it again."""
+
+    offset: int
+    timestamp_ms: int
+    crc: int
+    """CRC-32 of key and value, each behind its length."""
+
+    @classmethod
+    def of(cls, offset: int, timestamp_ms: int, key: bytes | None, value: bytes | None) -> Self:
+        crc = 0
+        for part in (key, value):
+            crc = crc32(b"null" if part is None else b"%d:" % len(part), crc)
+            crc = crc32(part or b"", crc)
+        return cls(offset, timestamp_ms, crc)
+
+
 class Position(msgspec.Struct, frozen=True):
-    """How far the rows of a partition go."""
+    """How far the rows of a partition go, and of what they are made.
+
+    The fields from `topic` on have defaults that mean: written before this was kept.
+    """
 
     offset: int
     """The next source offset to apply: everything before it is in the rows."""
@@ -36,6 +57,18 @@ class Position(msgspec.Struct, frozen=True):
     duplicates: int = 0
     rejected: int = 0
     rerouted: int = 0
+    topic: str = ""
+    """The source topic."""
+    topic_id: str = ""
+    """The id that its broker gave it (KIP-516), as Kafka's tools show it; "" where it gives none."""
+    witness: Witness | None = None
+    """The last record that was taken in."""
+    timezone: str = ""
+    """Where the days of the rows begin and end."""
+    days_kept: int = 0
+    """How many days day rows are kept."""
+    replay_until_ms: int | None = None
+    """With the clock "event": later events are refused. None: none is, or the clock was "wall"."""
 
 
 _encode = msgspec.json.Encoder().encode

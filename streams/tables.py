@@ -44,6 +44,11 @@ class Fold(Struct, frozen=True):
         """The fingerprint by which tables say under which settings they were made; late is not in them."""
         return xxh3_64_hexdigest(encode(replace(self, late_ms=0)))
 
+    @property
+    def days_kept(self) -> int:
+        """How many days day rows are kept."""
+        return next(each.kept // 86_400 for each in self.resolutions if each.name == "1d")
+
 
 class Effects(Struct):
     """What a batch asks of the outside world."""

@@ -121,6 +121,53 @@ def test_without_a_record_time_or_in_a_replay_no_event_is_early_or_late(event):
         assert verdict(event, timestamp_ms=timestamp_ms, decoder=HISTORY) == verdict(DIAL)
 
 
+@pytest.mark.parametrize("event", [QUICK, FULL])
+@pytest.mark.parametrize("timestamp_ms", [-1, 0, NOON_MS, NOON_MS + 10_000 * DAY_MS])
+def test_a_replay_takes_events_up_to_its_bound_whatever_the_records_own_time(event, timestamp_ms):
+    for until_ms in (NOON_MS, NOON_MS + DAY_MS):
+        assert verdict(event, timestamp_ms=timestamp_ms, decoder=HISTORY.until(until_ms)) == verdict(DIAL)
+    refused = verdict(event, timestamp_ms=timestamp_ms, decoder=HISTORY.until(NOON_MS - 1))
+    assert refused == Rejected(
+        "from_the_future",
+        "`$.occurred_at` is after 2025-03-01T11:59:59.999Z, up to which this replay takes events "
+        "(CALLFUNNEL_REPLAY_UNTIL): check the sender's clock; a later bound needs new tables",
+    )
+
+
+def test_the_bound_of_a_replay_counts_whole_milliseconds():
+    at = "2025-03-01T12:00:00.000999Z"
+    assert verdict(DIAL | {"occurred_at": at}, decoder=HISTORY.until(NOON_MS)).at_ms == NOON_MS
+
+
+def test_a_live_floor_has_no_bound_but_the_records_own_time():
+    assert verdict(DIAL, decoder=WALL.until(0)) == verdict(DIAL)
+
+
+@pytest.mark.parametrize("until_ms", [-1, 0, 2**62])
+def test_a_bound_may_be_any_number(until_ms):
+    decoder = HISTORY.until(until_ms)
+    assert decoder.decode(b"{}", None, 0).reason == "missing_field"
+    assert (
+        (reason(DIAL, decoder=decoder) == "from_the_future")
+        if until_ms < NOON_MS
+        else verdict(DIAL, decoder=decoder)
+    )
+
+
+@given(
+    at_ms=st.lists(st.integers(NOON_MS - 3, NOON_MS + 3), min_size=1, max_size=5),
+    until_ms=st.none() | st.integers(NOON_MS - 3, NOON_MS + 3),
+    timestamp_ms=st.sampled_from((-1, NOON_MS)),
+    full=st.booleans(),
+)
+def test_in_a_replay_an_event_is_in_time_by_itself_and_the_bound_alone(at_ms, until_ms, timestamp_ms, full):
+    values = [json.dumps((FULL if full else QUICK) | {"occurred_at": ms}).encode() for ms in at_ms]
+    nothing = [None] * len(values)
+    verdicts = HISTORY.until(until_ms).decode_all(values, nothing, [timestamp_ms] * len(values))
+    accepted = [not isinstance(verdict, Rejected) for verdict in verdicts]
+    assert accepted == [until_ms is None or ms <= until_ms for ms in at_ms]
+
+
 @pytest.mark.parametrize("decoder", [WALL, HISTORY])
 @pytest.mark.parametrize(
     "at", ["1969-12-31T23:59:59Z", "2101-01-01T00:00:00Z", "0001-01-01T00:00:00+05:00", -1]

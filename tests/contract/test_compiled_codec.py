@@ -157,8 +157,10 @@ def test_a_time_is_judged_by_the_record_s_own(tables):
     around = (-day_ms - 1, -day_ms, 0, 300_000, 300_001)
     times = [0, 1, *(NOON_MS + ms for ms in around), 2**42]
     values = [text("dial", event_id=f"e{n}", occurred_at=ms) for n, ms in enumerate(times)]
-    for clock in ("wall", "event"):
-        limits = {"clock": clock, "retention_ms": day_ms}
+    replays = (
+        {"clock": "event", "until_ms": until_ms} for until_ms in (None, NOON_MS, NOON_MS - 1, -1, 2**62)
+    )
+    for limits in ({"clock": "wall", "retention_ms": day_ms}, *replays):
         for timestamp_ms in (-1, 0, NOON_MS, 2**62):
             asked_about(tables, values, timestamps=[timestamp_ms] * len(values), **limits)
         mixed = [(-1, NOON_MS, NOON_MS + day_ms)[n % 3] for n in range(len(values))]

@@ -21,6 +21,7 @@ from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator
 from aiokafka.producer.sender import Sender
 from aiokafka.producer.transaction_manager import TransactionManager
+from aiokafka.protocol.api import Request, RequestStruct
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
@@ -35,6 +36,7 @@ from agents.errors import TopicsWrong
 from agents.microbatch import drain, fetch
 from agents.recovery import Recovery, TableManager
 from agents.tables import ChangelogTable, RestoredRows
+from agents.topic_ids import Answer, Ask, shown
 from contract.batches import TP, batch, fetched
 
 REPAIRED = read_committed.Repaired
@@ -97,6 +99,11 @@ LEANT_ON = {
     # agents/diagnosis.py
     conn.create_conn: "673276cbddb4",
     conn.AIOKafkaConnection._do_sasl_handshake: "d4f7b5acbbec",
+    # agents/source.py and agents/topic_ids.py
+    AIOKafkaClient.send: "246b277687d7",
+    conn.AIOKafkaConnection.send: "5909ea32f4ef",
+    Request.prepare: "3a65d9fdefe3",
+    RequestStruct: "0c94b7d19018",
     # agents/tables.py
     recovery.Recovery._slurp_changelogs.fun: "7825c7e50f76",
     recovery.Recovery.flush_buffers: "6fa9c17f1071",
@@ -129,8 +136,9 @@ def test_the_libraries_are_the_pinned_ones(library, pinned):
 def test_what_we_lean_on_reads_as_it_did(part):
     found = fingerprint(part)
     assert found == LEANT_ON[part], (
-        f"{name_of(part)} changed. Compare it with transport, microbatch, recovery, ledger, tables and "
-        f"read_committed in agents, run the integration tests, then note its new fingerprint: {found!r}"
+        f"{name_of(part)} changed. Compare it with transport, microbatch, recovery, ledger, tables, source, "
+        "topic_ids and read_committed in agents, run the integration tests, then note its new fingerprint: "
+        f"{found!r}"
     )
 
 
@@ -467,3 +475,34 @@ def test_who_fetches_hears_that_the_client_has_ceased_to():
             await fetch(consumer, 1, 0.1)
 
     asyncio.run(main())
+
+
+# The id of a topic
+
+
+def test_the_id_of_a_topic_is_asked_for_as_the_protocol_says():
+    """Metadata, version 11: one topic by its name, none created, no rights asked for."""
+    request = Ask("calls").prepare({3: (0, 13)})
+    header = request.build_request_header(correlation_id=7, client_id="c").encode()
+    assert header == b"\0\x03\0\x0b\0\0\0\x07\0\x01c\0"
+    assert request.encode() == b"\x02" + bytes(16) + b"\x06calls\0" + b"\0\0" + b"\0"
+
+
+@pytest.mark.parametrize("versions", [(0, 9), (0, 10), (12, 13)])
+def test_a_broker_that_knows_no_ids_is_not_asked(versions):
+    with pytest.raises(NotImplementedError):
+        Ask("calls").prepare({3: versions})
+
+
+def test_the_id_is_read_behind_the_brokers_and_what_follows_is_left():
+    def broker(number, rack):
+        return struct.pack(">i", number) + b"\x02h" + struct.pack(">i", 9092) + rack + b"\0"
+
+    topic_id = bytes(range(16))
+    answer = (
+        b"\0\0\0\0" + b"\x03" + broker(1, b"\0") + broker(2, b"\x03r1") + b"\x02k" + b"\0\0\0\x01"
+        + b"\x02" + b"\0\0" + b"\x06calls" + topic_id + b"\0" + b"partitions and more"
+    )  # fmt: skip
+    told = Answer.decode(answer)
+    assert (told.error_code, told.name, shown(told.topic_id)) == (0, "calls", "AAECAwQFBgcICQoLDA0ODw")
+    assert shown(bytes(16)) == ""

@@ -82,6 +82,7 @@ def floor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Floor]:
             profile="development",
             partitions=4,
             clock="event",
+            replay_until="2100-12-31",
             timezone=midday(),
             wait_seconds=10.0,
         )

@@ -347,7 +347,13 @@ def test_new_events_are_seen_without_a_reload(browser, tmp_path):
     records = [record(event, at_ms) for at_ms, event in told]
     with EmbeddedBroker() as broker:
         settings = Settings.from_environ(
-            {}, broker=broker.address, profile="development", partitions=4, clock="event", wait_seconds=10.0
+            {},
+            broker=broker.address,
+            profile="development",
+            partitions=4,
+            clock="event",
+            replay_until="2100-12-31",
+            wait_seconds=10.0,
         )
         topics.create(settings)
         publish(settings, records[:1000])

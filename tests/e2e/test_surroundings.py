@@ -1,5 +1,6 @@
 """A worker in surroundings that are wrong: it ends with the code that says whose turn it is, and a remedy."""
 
+import asyncio
 import os
 import re
 import signal
@@ -8,15 +9,30 @@ import subprocess
 import sys
 import time
 
+import orjson
 import pytest
 from conftest import Cluster
 from msgspec.structs import replace
 
-from agents import topics
+from agents import checks, topics
 from agents.broker import EmbeddedBroker, embedded_program
+from agents.changelog import last_positions
 from agents.config import PREFIX
-from agents.connection import admin_client
-from integration.workers import BATCH_EVENTS, PARTITIONS, ROOT, Workers, assert_equal, calls, variables
+from agents.connection import admin_client, aiokafka_options
+from agents.ledger import Ledger
+from agents.read_committed import repair
+from integration.workers import (
+    BATCH_EVENTS,
+    PARTITIONS,
+    ROOT,
+    SEED,
+    Workers,
+    assert_equal,
+    calls,
+    publish,
+    variables,
+)
+from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY
 from schemas.topics import funnel_changelog, leads_changelog
 
 DEAD = "127.0.0.1:1"
@@ -105,14 +121,106 @@ def delete(settings, topic: str) -> None:
     time.sleep(0.5)  # a broker tells of a deletion before it is through with it
 
 
-def test_a_source_made_anew_is_not_taken_for_the_old_one(worked):
+@pytest.mark.parametrize(("clients", "live_events"), [(20, 0), (400, 400)], ids=["shorter", "longer"])
+def test_a_source_made_anew_is_not_taken_for_the_old_one(worked, clients, live_events):
     delete(worked.settings, worked.settings.source_topic)
     topics.create(worked.settings)
-    worked.publish(calls(clients=20, live_events=0))
+    worked.publish(calls(clients, live_events, seed=SEED + 1))
     worker = worked.start(instance="w1")
     assert worker.exit_code(40) == 78
-    assert "it was truncated or created anew" in worker.log
-    assert "use a new app id" in worker.log
+    assert "Nothing of it was counted" in worker.log
+    assert "use a new app id: set CALLFUNNEL_APP_ID" in worker.log
+
+
+def test_another_source_topic_under_the_same_app_id_is_refused(worked):
+    other = replace(worked.settings, source_topic=f"{worked.settings.source_topic}-2")
+    topics.create(other)
+    publish(other, calls(clients=400, live_events=400))
+    worker = worked.start(instance="w1", source_topic=other.source_topic)
+    assert worker.exit_code(40) == 78
+    assert f"the tables were made from another topic, {worked.settings.source_topic}" in worker.log
+    assert "`callfunnel source adopt`" in worker.log
+    (tables,) = (finding for finding in checks.run(other) if finding.what == "tables")
+    assert not tables.ok
+    assert "another topic" in tables.told
+    assert "callfunnel source adopt" in tables.remedy
+
+
+def test_the_same_records_in_another_topic_are_adopted(worked):
+    copy = replace(worked.settings, source_topic=f"{worked.settings.source_topic}-copy")
+    topics.create(copy)
+    history, more = calls(clients=200, live_events=200), calls(clients=300, live_events=300)[200:]
+    publish(copy, history)  # as before, so they lie at the same offsets
+    assert "would   " in adopt(copy, "--dry-run").stdout
+    adopted = adopt(copy)
+    assert (adopted.returncode, adopted.stderr) == (0, "")
+    assert adopted.stdout.count("adopted ") == PARTITIONS
+    assert adopt(copy).stdout.count("same    ") == PARTITIONS
+    (tables,) = (finding for finding in checks.run(copy) if finding.what == "tables")
+    assert (tables.ok, tables.remedy) == (True, "")
+    publish(copy, more)
+    worked.start(instance="w1", source_topic=copy.source_topic)
+    changes = {"source_topic": copy.source_topic}
+    assert_equal(worked.wait(len(history) + len(more), **changes), [*history, *more])
+
+
+def test_other_records_are_not_adopted(worked):
+    other = replace(worked.settings, source_topic=f"{worked.settings.source_topic}-2")
+    topics.create(other)
+    publish(other, calls(clients=400, live_events=400, seed=SEED + 1))
+    refused = adopt(other)
+    assert refused.returncode == 78
+    assert "The tables cannot go on with this topic. Nothing was changed." in refused.stderr
+    worked.start(instance="w1").wait_until_ready()
+
+
+def test_tables_of_the_last_version_go_on_and_are_told_once(worked):
+    """Their positions name neither topic nor record."""
+    rewrite_positions(worked.settings)
+    records, more = calls(clients=200, live_events=200), calls(clients=300, live_events=300)[200:]
+    worker = worked.start(instance="w1").wait_until_ready()
+    worked.publish(more)
+    assert_equal(worked.wait(len(records) + len(more)), [*records, *more])
+    told = "are taken for those that the tables were made from"
+    assert worker.log.count(told) == 1
+    worker.kill()
+    again = worked.start(instance="w1").wait_until_ready()
+    assert told not in again.log
+
+
+def adopt(settings, *arguments) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    command = [sys.executable, "-m", "agents.cli", "source", "adopt", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=clean | variables(settings), capture_output=True, text=True, timeout=60
+    )
+
+
+def rewrite_positions(settings) -> None:
+    """Let them be as they were before they said of what their tables are made."""
+    keys = {
+        funnel_changelog(settings.app_id): POSITION_KEY,
+        leads_changelog(settings.app_id): LEADS_POSITION_KEY,
+    }
+    kept = ("offset", "watermark_ms", "fold", "applied", "duplicates", "rejected", "rerouted")
+
+    async def main():
+        client = aiokafka_options(settings)
+        rows = await last_positions(
+            client, funnel_changelog(settings.app_id), POSITION_KEY, range(PARTITIONS)
+        )
+        ledger = Ledger(settings.app_id, client, 15.0)
+        await ledger.own(range(PARTITIONS))
+        for number, row in rows.items():
+            old = orjson.loads(row)
+            data = orjson.dumps({name: old[name] for name in kept})
+            await ledger.write(
+                number, {(topic, number): [((key, data), [], None)] for topic, key in keys.items()}
+            )
+        await ledger.close()
+
+    repair()
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("changelog", [funnel_changelog, leads_changelog])

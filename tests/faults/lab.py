@@ -67,11 +67,13 @@ class Lab:
             self._clusters[brokers] = self._stack.enter_context(cluster)
         return self._clusters[brokers]
 
-    def run(self, name: str, *, brokers: int = 1, address: str | None = None, **options: Any) -> Run:
-        """A run with topics of its own on the cluster of so many brokers, or at `address`."""
+    def run(
+        self, name: str, *, brokers: int = 1, cluster: kraft.Cluster | None = None, **options: Any
+    ) -> Run:
+        """A run with topics of its own, on `cluster` or on that of so many brokers."""
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
         options = {"mix": self.mix} | options
-        return Run(name, address or self.cluster(brokers).address, folder, replicas=brokers, **options)
+        return Run(name, cluster or self.cluster(brokers), folder, replicas=brokers, **options)
 
 
 def configure(admin: AdminClient, of: str | int, **values: str) -> None:

@@ -27,6 +27,7 @@ from confluent_kafka.admin import AdminClient
 from agents import exit_codes, topics
 from agents.broker import free_port
 from agents.config import PREFIX, Settings
+from deploy.kafka import kraft
 from faults import stream
 from faults.stream import Expected, Mix, Sent
 from faults.verify import Reader, Verdict, compare
@@ -133,6 +134,10 @@ class Publisher:
             }
         )
 
+    def move(self, settings: Settings) -> None:
+        """Publish to the source of these settings from now on; what was published lies there, too."""
+        self._settings = settings
+
     def start(self, n: int, seconds: float = 0.0) -> None:
         """Publish the next `n` records, evenly over so many seconds."""
         self._thread = threading.Thread(target=self._run, args=(n, seconds), name="publisher", daemon=True)
@@ -215,7 +220,7 @@ class Run:
     def __init__(
         self,
         name: str,
-        address: str,
+        cluster: kraft.Cluster,
         folder: Path,
         *,
         seed: int,
@@ -228,6 +233,7 @@ class Run:
         static: bool = True,
         **settings: Any,
     ) -> None:
+        self.cluster = cluster
         self.seed = seed
         self.events = events
         self.mix = mix or Mix()
@@ -241,7 +247,7 @@ class Run:
         """By partition: the first source offset whose dead letter is still there."""
         prefix = f"{name}-{seed}-{os.getpid()}"
         own = {
-            "broker": address,
+            "broker": cluster.address,
             "profile": "development",
             "app_id": prefix,
             "source_topic": f"{prefix}-call-events",
@@ -258,7 +264,7 @@ class Run:
             "wait_seconds": 30.0,
         }
         self.settings = Settings.from_environ({}, **own | settings)
-        self.admin = AdminClient({"bootstrap.servers": address, "log_level": 0})
+        self.admin = AdminClient({"bootstrap.servers": cluster.address, "log_level": 0})
         topics.create(self.settings)
         self.publisher = Publisher(self.settings, sent or stream.records(seed, events, self.mix))
         self.promtool = Promtool()

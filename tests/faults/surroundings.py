@@ -4,17 +4,23 @@ The promise: exact, or an end with a code and a reason, and the exact number of 
 silent.
 """
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import NewPartitions
+from msgspec.structs import replace
 
 from agents import exit_codes, topics
+from agents.config import PREFIX
 from faults.lab import Lab, Size, configure
 from faults.run import PARTITIONS, Run, Slot
 from faults.verify import Reader, Verdict
+from integration.workers import PROGRAM, ROOT, variables
 from schemas.topics import funnel_changelog, leads_changelog
 
 Act = Callable[[Run, Slot, list[int]], None]
@@ -140,7 +146,7 @@ def _made_anew_while_down(run: Run, slot: Slot, unread: list[int]) -> None:
     slot.stop()
     _make_source_anew(run)
     slot.start()
-    ends_with(run, slot, exit_codes.CONFIG, "it was truncated or created anew", 40)
+    ends_with(run, slot, exit_codes.CONFIG, "the tables were made from another topic of this name", 40)
 
 
 def _made_anew_while_up(run: Run, slot: Slot, unread: list[int]) -> None:
@@ -156,7 +162,131 @@ def _made_anew_while_up(run: Run, slot: Slot, unread: list[int]) -> None:
     run.expect(run.figures["first_end"] in (70, 75, 78), f"it ended with {run.figures['first_end']}")
     if run.figures["first_end"] != exit_codes.CONFIG:
         slot.start()
-        ends_with(run, slot, exit_codes.CONFIG, "it was truncated or created anew", 40)
+        ends_with(run, slot, exit_codes.CONFIG, "the tables were made from another topic of this name", 40)
+
+
+def _made_anew_and_filled(run: Run, slot: Slot, unread: list[int]) -> None:
+    slot.stop()
+    _begin_a_new_source(run, unread, lambda: delete(run, run.settings.source_topic))
+    slot.start()
+    ends_with(run, slot, exit_codes.CONFIG, "the tables were made from another topic of this name", 60)
+    _refuses_to_adopt(run)
+    _count_anew(run, slot)
+
+
+def _refilled(run: Run, slot: Slot, unread: list[int]) -> None:
+    """The topic stays the same to Kafka, but its only disk came back empty."""
+    slot.stop()
+    (node,) = run.cluster.nodes
+
+    def empty() -> None:
+        node.stop()
+        for number in range(PARTITIONS):
+            for file in (node.log.parent / "data" / f"{run.settings.source_topic}-{number}").iterdir():
+                if file.name != "partition.metadata":
+                    file.unlink()
+        node.start()
+        run.cluster.wait()
+
+    _begin_a_new_source(run, unread, empty)
+    slot.start()
+    ends_with(run, slot, exit_codes.CONFIG, "is not the one that the tables took in there", 60)
+    _refuses_to_adopt(run)
+    _count_anew(run, slot)
+
+
+def _another_source(run: Run, slot: Slot, unread: list[int]) -> None:
+    slot.stop()
+    former = run.settings.source_topic
+    run.settings = replace(run.settings, source_topic=f"{former}-2")
+    run.publisher.move(run.settings)
+    _begin_a_new_source(run, unread, lambda: None)
+    slot.start()
+    ends_with(run, slot, exit_codes.CONFIG, f"the tables were made from another topic, {former}", 60)
+    _refuses_to_adopt(run)
+    _count_anew(run, slot)
+
+
+def _copied_and_adopted(run: Run, slot: Slot, unread: list[int]) -> None:
+    slot.stop()
+    former = run.settings.source_topic
+    run.settings = replace(run.settings, source_topic=f"{former}-copy")
+    topics.create(run.settings)
+    _copy(run, former)
+    run.publisher.move(run.settings)
+    publish(run, run.events // 10)
+    slot.start()
+    ends_with(run, slot, exit_codes.CONFIG, "`callfunnel source adopt`", 60)
+    before = run.positions()
+    for point in ("begun:1", "sent:2", "appended:1", "written:1", "committed:1", "committed:2"):
+        code, said = _adopt(run, failpoint=point)
+        run.expect(code == 137, f"it did not die at {point}, but ended with {code}: {said}")
+    code, said = _adopt(run)
+    run.figures["adopted"] = [line.partition(":")[0] for line in said.splitlines()]
+    run.expect(code == 0, f"adopting ended with {code}: {said}")
+    run.expect(run.positions() == before, f"positions moved from {before} to {run.positions()}")
+    slot.start().wait_until_ready()
+
+
+def _begin_a_new_source(run: Run, unread: list[int], how: Callable[[], None]) -> None:
+    """Another topic, with other records, that reaches farther than the tables do."""
+    before = run.publisher.ends()
+    unread += [place for places in run.publisher.places.values() for place in places]
+    how()
+    topics.create(run.settings)
+    run.publisher.forget()
+    publish(run, run.events // 2)
+    ends = run.publisher.ends()
+    run.expect(all(ends[p] > end for p, end in before.items()), f"{ends} is not beyond {before}")
+
+
+def _count_anew(run: Run, slot: Slot) -> None:
+    """What the worker advises: another app id."""
+    app_id = f"{run.settings.app_id}-anew"
+    run.settings = replace(run.settings, app_id=app_id, dead_letter_topic=f"{app_id}.dlq")
+    topics.create(run.settings)
+    slot.start().wait_until_ready()
+
+
+def _refuses_to_adopt(run: Run) -> None:
+    before = run.positions()
+    code, said = _adopt(run)
+    run.expect(code == exit_codes.CONFIG, f"adopting other records ended with {code}: {said}")
+    run.expect("Nothing was changed." in said, f"it did not say that nothing was changed: {said}")
+    run.expect(run.positions() == before, f"positions moved from {before} to {run.positions()}")
+
+
+def _adopt(run: Run, **changes: Any) -> tuple[int, str]:
+    """The exit code of `callfunnel source adopt`, and what it said."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    environ = clean | variables(replace(run.settings, **changes)) | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        [sys.executable, *PROGRAM, "source", "adopt"],
+        env=environ, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+def _copy(run: Run, source: str) -> None:
+    """Every record at its offset, as a mirror or a restore has it."""
+    producer = Producer(
+        {"bootstrap.servers": run.settings.broker, "enable.idempotence": True, "log_level": 0}
+    )
+    for number, end in run.publisher.ends().items():
+        consumer = Consumer({"bootstrap.servers": run.settings.broker, "group.id": "copy", "log_level": 0})
+        consumer.assign([TopicPartition(source, number, 0)])
+        while end:
+            for message in consumer.consume(min(end, 1000), 10):
+                producer.produce(
+                    run.settings.source_topic,
+                    message.value(),
+                    message.key(),
+                    number,
+                    timestamp=message.timestamp()[1],
+                )
+                end -= 1
+            producer.flush()
+        consumer.close()
 
 
 def _make_source_anew(run: Run) -> None:
@@ -245,6 +375,13 @@ CASES = {
     "truncated": (_truncated_away, "records are deleted that nobody had read"),
     "retention": (_retention, "retention passes while no worker runs"),
     "anew-down": (_made_anew_while_down, "the source is made anew while no worker runs"),
+    "anew-filled": (
+        _made_anew_and_filled,
+        "the source is made anew and filled beyond the old offset while no worker runs",
+    ),
+    "refilled": (_refilled, "the source loses its records and is filled beyond the old offset"),
+    "other-source": (_another_source, "another source topic under the same app id"),
+    "adopted": (_copied_and_adopted, "the source is copied to another topic, and the copy is adopted"),
     "anew-up": (_made_anew_while_up, "the source is made anew under a worker"),
     "grown-down": (_grown_while_down, "the source gets more partitions while no worker runs"),
     "grown-up": (_grown_while_up, "the source gets more partitions under a worker"),

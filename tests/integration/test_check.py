@@ -63,6 +63,7 @@ def test_a_new_broker_is_missing_its_topics_and_after_create_all_is_well(callfun
         "ok   transactions",
         "ok   topics",
         "ok   timestamps",
+        "ok   tables",
         "ok   dead letters",
         "ok   routing",
     ]

@@ -38,17 +38,18 @@ class Writer:
         self._topic = topic
         self._offsets = {}
 
-    async def begin(self, partition, dials, row=SPRING):
+    async def begin(self, partition, dials, row=SPRING, panes=PANES):
         await self._producer.begin_transaction()
-        for resolution, pane in PANES:
+        for resolution, pane in panes:
             key = orjson.dumps([resolution, pane, "campaign+source", *row])
             await self._send(
                 partition, key, None if dials is None else orjson.dumps({"events_dialed": dials})
             )
 
-    async def commit(self, partition):
+    async def commit(self, partition, **more):
         self._offsets[partition] = self._offsets.get(partition, 0) + 1
         position = {"offset": self._offsets[partition], "watermark_ms": NOW * 1000 + partition, "fold": "x"}
+        position |= more
         await self._send(partition, POSITION_KEY, orjson.dumps(position))
         await self._producer.commit_transaction()
 
@@ -135,6 +136,44 @@ def test_metrics_are_the_sum_of_what_was_committed_in_every_partition(broker):
                     assert marks in await asyncio.to_thread(scrape, pages)
                 finally:
                     pages.stop()
+
+    asyncio.run(run())
+
+
+def test_a_view_with_another_time_zone_shows_the_days_of_the_tables(broker):
+    """To the tables it is another day already."""
+    settings = broker.settings()
+    (topic,) = broker.topics("changelog")
+    in_kiritimati = NOW - NOW % 86_400 + 10 * 3_600
+
+    async def run():
+        async with writing(settings, topic) as writer:
+            await writer.begin(0, 21, panes=[("1d", in_kiritimati)])
+            await writer.commit(0, timezone="Pacific/Kiritimati", days_kept=400)
+            with viewing(settings, topic) as view:
+                await until(lambda: view.caught_up)
+                assert dials(view, window="today") == 21
+
+    asyncio.run(run())
+
+
+def test_tables_of_different_folds_have_no_numbers_until_they_are_of_one(broker):
+    settings = broker.settings()
+    (topic,) = broker.topics("changelog", partitions=2)
+
+    async def run():
+        async with writing(settings, topic) as writer:
+            await writer.batch(0, 5)
+            with viewing(settings, topic) as view:
+                await until(lambda: dials(view) == 5)
+                await writer.begin(1, 7)
+                await writer.commit(1, fold="y", timezone="Europe/Berlin")
+                await until(lambda: not view.caught_up)
+                assert "partitions 0: fold x (time zone not known); 1: fold y (Europe/Berlin)" in view.state
+                await asyncio.sleep(6)  # the view looks at the broker meanwhile
+                assert "fold y" in view.not_ready()
+                await writer.batch(1, 8)
+                await until(lambda: dials(view) == 13)
 
     asyncio.run(run())
 

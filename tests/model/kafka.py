@@ -122,6 +122,8 @@ class Log:
 
 class Kafka:
     def __init__(self, changelogs: Collection[str], dead_letters: str) -> None:
+        self.topic_id = "t1"
+        """Of the source; "" where the broker gives none."""
         self.dead_letters = dead_letters
         self.changelogs = changelogs
         """The topics that a transaction of a partition always writes to."""
@@ -156,6 +158,25 @@ class Kafka:
         for entry in log.entries[:keep]:
             new.append(entry.key, entry.value, entry.headers, entry.timestamp)
         new.append(b"a", b"{")
+
+    def make_anew(self, tps: Iterable[TP], keep: int | None, others: int) -> None:
+        """The topic is another one that holds what it held, or what lay before `keep`, and then others.
+
+        Markers at the end are not copied: in the copy, records come in their place.
+        """
+        for tp in tps:
+            log = self.former[tp] = self.logs[tp]
+            new = self.logs[tp] = Log()
+            new.start = min(log.start, log.end if keep is None else keep)
+            new.gone, new.entries = (
+                [one for one in entries if keep is None or one.offset < keep]
+                for entries in (log.gone, log.entries)
+            )
+            while new.entries and new.entries[-1].is_marker:
+                del new.entries[-1]
+            new.end = new.entries[-1].offset + 1 if new.entries else new.start
+            while keep is not None and new.end < log.end + others:
+                new.append(b"a", b"{", timestamp=1 + new.end)
 
     # Transactions
 

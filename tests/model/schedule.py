@@ -23,7 +23,20 @@ import msgspec
 from aiokafka.errors import KafkaError, RequestTimedOutError
 from faust.types import TP
 from model.kafka import Entry, Kafka, Transaction
-from model.worker import DEAD_LETTERS, DECODER, FUNNEL, LEADS, SOURCE, Producer, Worker, hanging, last
+from model.worker import (
+    DEAD_LETTERS,
+    DECODER,
+    FUNNEL,
+    LEADS,
+    SOURCE,
+    Operator,
+    Process,
+    Producer,
+    Worker,
+    hanging,
+    last,
+    last_positions,
+)
 
 from agents.errors import Mended, Stalled, TablesWrong, TakenOver, WriteFailed
 from agents.ingest import Ingest
@@ -52,11 +65,18 @@ class Rules(NamedTuple):
 
 
 LAW = Rules()
+CHANGES = {
+    "": 0.84, "cut off": 0.04, "refilled": 0.03, "anew": 0.03, "copied": 0.04, "copied in part": 0.02,
+}  # fmt: skip
+"""How often the source becomes another one in a schedule, and in which way."""
 WORLD = {
     "agents.ledger.SharedClient": lambda *_: None,
     "agents.ledger.Producer": Producer,
     "agents.hanging.hanging": hanging,
     "agents.hanging.last": last,
+    "agents.adopt.last_positions": last_positions,
+    "agents.adopt.funnel_changelog": lambda _: FUNNEL,
+    "agents.adopt.leads_changelog": lambda _: LEADS,
 }
 """What the product finds in place of Kafka's clients."""
 
@@ -109,7 +129,7 @@ class Schedule:
         self.seed = seed
         self.rules = rules
         self.notes: list[str] = []
-        self.parked: list[tuple[Worker, str, asyncio.Future[None]]] = []
+        self.parked: list[tuple[Process, str, asyncio.Future[None]]] = []
         chance = self._chance = Random(seed)
         self.flip_at = chance.random
         self._partitions = chance.choice((1, 2, 2, 3))
@@ -117,15 +137,20 @@ class Schedule:
         self._parking = chance.choice((0.05, 0.2, 0.5))
         self._faults = chance.choice((0.0, 0.01, 0.03, 0.06))
         self._errors = chance.choice((0.0, 0.0, 0.0, 0.05))
-        self._truncates = chance.random() < 0.04
-        self._tears = not self._truncates and chance.random() < 0.25
+        self._change = chance.choices(list(CHANGES), list(CHANGES.values()))[0]
+        self._tears = not self._change and chance.random() < 0.3
         self._heals = chance.random() < 0.8
         self._steps = chance.randint(20, 80)
         self._kafka = Kafka((FUNNEL, LEADS), DEAD_LETTERS)
+        self._kafka.topic_id = "t1" if chance.random() < 0.85 else ""
         self._workers: list[Worker] = []
+        self._operators: list[Operator] = []
         self._generation = 0
         self._members: list[Worker] = []
-        self._truncated: set[int] = set()
+        self._cut_off: set[int] = set()
+        """Partitions of which the tables took in records that the source does not have any more."""
+        self._is_another = False
+        """The source is another topic by now."""
         self._unpublished = self._records()
         self.is_calm = False
         self.counts: Counter[str] = Counter()
@@ -133,7 +158,7 @@ class Schedule:
     def _records(self) -> list[Record]:
         chance = self._chance
         leads = chance.sample(LEADS_OF_THE_FLOOR, chance.randint(1, 4))
-        astray = 0.0 if self._truncates else chance.choice((0.0, 0.15))
+        astray = 0.0 if self._change not in ("", "copied") else chance.choice((0.0, 0.15))
         records = []
         for _ in range(chance.randint(3, 14)):
             lead = chance.choice(leads)
@@ -168,7 +193,7 @@ class Schedule:
         self.counts["errors of recovery"] += 1
         return True
 
-    async def fault(self, worker: Worker, what: str, when: str) -> None:
+    async def fault(self, worker: Process, what: str, when: str) -> None:
         """Ends the process, or says that the request failed, before or after the broker did it."""
         if self.is_calm or self._chance.random() >= self._faults:
             return
@@ -203,8 +228,7 @@ class Schedule:
         except Violation as violation:
             return str(violation)
         finally:
-            for worker in self._workers:
-                worker.is_dead or worker.die()
+            self._kill_all()
             await settle()
         return None
 
@@ -219,7 +243,7 @@ class Schedule:
         return TP(SOURCE, number)
 
     def _start(self) -> None:
-        if len(self._living()) < self._crew and len(self._workers) < 15:
+        if len(self._living()) < self._crew and len(self._workers) < 25:
             worker = Worker(self, self._kafka, len(self._workers) + 1, self._partitions)
             self._workers.append(worker)
 
@@ -255,9 +279,12 @@ class Schedule:
     def _publish(self) -> None:
         for record in self._unpublished[: self._chance.randint(1, 4)]:
             self._unpublished.remove(record)
-            if record.partition not in self._truncated:
+            if record.partition not in self._cut_off:
                 at_ms = START_MS + len(self._unpublished)
-                self._kafka.logs[self._source(record.partition)].append(record.key, record.value, (), at_ms)
+                log = self._kafka.logs[self._source(record.partition)]
+                log.append(record.key, record.value, (), at_ms)
+                if self._change == "copied" and self._chance.random() < 0.3:  # in a transaction of its own
+                    log.append(None, None, is_marker=True)
 
     def _mark(self) -> None:
         decided = [one for one in self._kafka.running.values() if one.verdict is not None and one.unmarked]
@@ -300,7 +327,7 @@ class Schedule:
     def _retain(self) -> None:
         tp = self._source()
         log = self._kafka.logs[tp]
-        if log.start < log.stable_end:
+        if log.start < log.stable_end and tp.partition not in self._cut_off:  # it would hide the cut
             log.retain(self._chance.randint(log.start + 1, log.stable_end))
             self.note(f"retention: {tp} starts at {log.start}")
 
@@ -313,15 +340,76 @@ class Schedule:
                 self._chance.randint(0, log.end - 1), tombstones=any(w.is_restoring for w in self._living())
             )
 
-    def _truncate(self) -> None:
-        tp = self._source()
-        position = self.position(tp.partition)
-        if not self._truncates or self._truncated or position is None or position.offset < 4:
+    def _change_source(self) -> None:
+        """At most once in a schedule, and seldom."""
+        positions = {n: found for n in range(self._partitions) if (found := self.position(n)) is not None}
+        if not self._change or self._cut_off or self._is_another or not positions:
             return
-        self._truncated.add(tp.partition)
-        self._kafka.replace(tp, self._chance.randrange(position.offset - 3))
-        self.note(f"{tp} ends at {self._kafka.logs[tp].end} now")
-        self.counts["truncations"] += 1
+        if self._change in ("cut off", "refilled"):
+            number = self._chance.choice(list(positions))
+            self._cut(self._source(number), positions[number])
+        elif not any(self._kafka.logs[self._source(n)].open for n in range(self._partitions)):
+            self._make_anew()
+
+    def _cut(self, tp: TP, position: Position) -> None:
+        assert position.witness is not None
+        keep = self._chance.randint(0, position.witness.offset)
+        if self._change == "refilled":  # all that noticed the cut is gone
+            self._kill_all()
+            self._kafka.make_anew([tp], keep, self._chance.randint(0, 3))
+        elif position.offset - keep >= 4:
+            self._kafka.replace(tp, keep)
+        else:
+            return
+        self._cut_off.add(tp.partition)
+        self.note(f"{tp} is {self._change}: another record at {keep}, ends at {self._kafka.logs[tp].end} now")
+        self.counts[self._change] += 1
+
+    def _make_anew(self) -> None:
+        """The source is another topic of the same name; the same records may be in it, or some of them."""
+        if not self._kafka.topic_id:  # then only who starts can see it
+            self._kill_all()
+        everywhere = [self._source(number) for number in range(self._partitions)]
+        longest = max(self._kafka.logs[tp].end for tp in everywhere)
+        keep = {"anew": 0, "copied in part": self._chance.randint(0, longest), "copied": None}[self._change]
+        self._kafka.make_anew(everywhere, keep, self._chance.randint(0, 3))
+        self._kafka.topic_id = self._kafka.topic_id and "t2"
+        self._is_another = True
+        if keep is None:  # more is to come everywhere
+            self._unpublished += [Record(number, b"a", b"{") for number in range(self._partitions)]
+        else:
+            self._unpublished.clear()
+        if keep is not None and not self._kafka.topic_id:
+            self._cut_off |= {
+                number
+                for number in range(self._partitions)
+                if (position := self.position(number)) is not None
+                and position.witness is not None
+                and position.witness.offset >= keep
+            }
+        self.note(f"the source is made anew: {self._change} ({keep}), id {self._kafka.topic_id!r}")
+        self.counts[self._change] += 1
+
+    def _kill_all(self) -> None:
+        for process in [*self._living(), *self._operators]:
+            process.is_dead or process.die()
+
+    @property
+    def _foreign(self) -> set[int]:
+        """Partitions whose tables name another topic than the source is."""
+        return {
+            number
+            for number in range(self._partitions)
+            if self._is_another
+            and (position := self.position(number)) is not None
+            and position.topic_id != self._kafka.topic_id
+        }
+
+    def _adopt(self) -> None:
+        """An operator does, whoever works meanwhile."""
+        if self._foreign and all(one.is_dead for one in self._operators):
+            self.note("an operator adopts the source")
+            self._operators.append(Operator(self, self._kafka, len(self._operators) + 1, self._partitions))
 
     def _time_out(self) -> None:
         open_ = [one for one in self._kafka.running.values() if one.verdict is None]
@@ -356,10 +444,13 @@ class Schedule:
         """Nothing more goes wrong: everything published must get into the tables."""
         self.note("no more faults")
         self.is_calm = True
+        if self._is_another and await self._is_refused():
+            return
+        fresh = len(self._workers) if self._is_another else 0
         for turn in range(60):
             # Its next record gives a topic away that was cut off: the first one, or the second where a worker
             # that was set back stands exactly at its end.
-            for number in self._truncated if turn in (0, 30) else ():
+            for number in self._cut_off if turn in (0, 30) else ():
                 self._kafka.logs[self._source(number)].append(b"a", b"{")
             # What was undone behind the back of an owner who slept comes to light with the next record.
             for number in range(self._partitions) if turn == 30 and self.counts["markers left out"] else ():
@@ -384,10 +475,10 @@ class Schedule:
                     worker.deliver(tp, 100)
             await settle()
             self._check_reasons()
-            if any(isinstance(worker.reason, TablesWrong) for worker in self._workers):
+            if any(isinstance(worker.reason, TablesWrong) for worker in self._workers[fresh:]):
                 return
             hangs = bool(self._kafka.hanging)
-            if not (self._truncated or hangs) and all(map(self._is_complete, range(self._partitions))):
+            if not (self._cut_off or hangs) and all(map(self._is_complete, range(self._partitions))):
                 return
             if hangs and turn % 20 == 9:  # the next commit decides, or the next start
                 for worker in self._living():
@@ -395,10 +486,31 @@ class Schedule:
             if turn % 20 == 19:
                 self._watchdog()
         raise Violation(
-            f"the source of {self._truncated} was cut off, and no worker says so"
-            if self._truncated
+            f"the source of {self._cut_off} has other records, and no worker says so"
+            if self._cut_off
             else "no progress: " + ", ".join(f"{worker.name} {what}" for worker, what, _ in self.parked)
         )
+
+    async def _is_refused(self) -> bool:
+        """Whether an operator finds that the tables cannot go on with what is another topic now."""
+        self._kill_all()
+        await settle()
+        foreign = self._foreign
+        if not foreign:
+            return False
+        self._start()
+        self._rebalance()
+        await settle()
+        self._check_reasons()
+        if not isinstance(self._workers[-1].reason, TablesWrong):
+            raise Violation(f"the tables of {foreign} are of another topic, and a worker goes on")
+        self._adopt()
+        await settle()
+        self._check_reasons()
+        operator = self._operators[-1]
+        if operator.reason is None and self._foreign:
+            raise Violation(f"{operator.name} left the tables of {self._foreign} as they were")
+        return operator.reason is not None
 
     def _watchdog(self) -> None:
         """What the last batch of a partition leaves out is missed only by the watch over the lag."""
@@ -429,7 +541,7 @@ class Schedule:
     # The verdict
 
     def _check_reasons(self) -> None:
-        for worker in self._workers:
+        for worker in [*self._workers, *self._operators]:
             reason = worker.reason
             if reason is None or worker.is_judged:
                 continue
@@ -442,20 +554,32 @@ class Schedule:
                 or worker.had_error
                 or worker.consumer_generation_id != self._generation
                 if isinstance(reason, Stalled)
-                else bool(self._truncated or self._torn)
+                else bool(self._cut_off or self._torn) or self._may_refuse(worker)
                 if isinstance(reason, TablesWrong)
-                else self.counts["markers left out"] > 0
+                else self.counts["markers left out"] > 0 or isinstance(worker, Operator)
                 if isinstance(reason, Mended)
                 else isinstance(reason, TakenOver)
             )
             if not is_true:
                 raise Violation(f"{worker.name} ended by {reason!r}") from reason
 
+    def _may_refuse(self, process: Process) -> bool:
+        """Whether the tables are of another topic to it; to an operator, one with other records."""
+        if isinstance(process, Operator) and self._change == "copied":
+            return self._is_retained
+        return self._is_another or (self._is_retained and not self._kafka.topic_id)
+
+    @property
+    def _is_retained(self) -> bool:
+        """What the tables took in last may be gone."""
+        return any(self._kafka.logs[self._source(number)].start for number in range(self._partitions))
+
     def _check_commit(self, tp: TP) -> None:
         position = self.position(tp.partition)
         begin = position.offset if position else 0
         unwritten = self._kafka.logs[tp].committed(begin, self._kafka.group_offsets[tp])
-        if unwritten and not self.counts["markers left out"] and tp.partition not in self._truncated:
+        is_changed = self._is_another or tp.partition in self._cut_off
+        if unwritten and not self.counts["markers left out"] and not is_changed:
             raise Violation(f"{tp}: the group's offset is past what is in the tables: {unwritten}")
 
     def _judge(self) -> None:
@@ -485,8 +609,9 @@ class Schedule:
         return {tp.partition for tp in self._kafka.torn if tp.topic in (FUNNEL, LEADS)}
 
     def _source_log(self, partition: int) -> Any:
-        tp = self._source(partition)
-        return self._kafka.former.get(tp, self._kafka.logs[tp])
+        """What the tables of a partition are made from."""
+        is_former = partition in self._cut_off or (self._change != "copied" and partition in self._foreign)
+        return (self._kafka.former if is_former else self._kafka.logs)[self._source(partition)]
 
     def _judge_partition(self, number: int, astray: Counter[tuple[int, int, bytes]]) -> None:
         rows, leads = (
@@ -497,8 +622,13 @@ class Schedule:
             raise Violation(f"partition {number}: the positions of the two tables differ")
         position = decode_position(record) if record else Position(0, -1, "")
         expected = _Expected(number, self._partitions)
+        end = position.offset
+        if self._change == "copied" and self._is_another and position.witness is not None:
+            end = (
+                position.witness.offset + 1
+            )  # what follows are markers in the one topic, records in the other
         for entry in self._source_log(number).ever_committed():
-            if entry.offset < position.offset and not self._was_gone(number, entry.offset):
+            if entry.offset < end and not self._was_gone(number, entry.offset):
                 expected.take(entry)
         astray.update(expected.astray)
         got = {decode_key(key): decode_columns(value) for key, value in rows.items()}
@@ -587,7 +717,8 @@ HAPPENS = {
     "rewind": 4,
     "retain": 1,
     "time_out": 1,
-    "truncate": 2,
+    "change_source": 8,
+    "adopt": 2,
 }
 ACTIONS, WEIGHTS = list(HAPPENS), list(accumulate(HAPPENS.values()))
 

@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 from model.schedule import Rules, Runner, run_all
 from model.worker import DEAD_LETTERS, LEADS, SOURCE, hanging
+from msgspec.structs import replace
 
+from agents.adopt import _adopted
 from agents.errors import WriteFailed
 from agents.ingest import Ingest
 from agents.ledger import Ledger
+from agents.source import resume_at
 
 SCHEDULES = int(os.environ.get("FUNNEL_MODEL_SCHEDULES", "20000"))
 CAUGHT_WITHIN = 5_000
@@ -37,7 +40,12 @@ def test_no_schedule_breaks_the_law():
         "kills in a request",
         "failed requests",
         "zombies",
-        "truncations",
+        "cut off",
+        "refilled",
+        "anew",
+        "copied",
+        "copied in part",
+        "adoptions",
         "errors of recovery",
         "markers left out",
     ):
@@ -113,6 +121,32 @@ class CutOffUnseen(Ingest):
     def _check_end(self, lane: Any, end: int) -> None: ...
 
 
+async def believed(_: Any, positions: Any, found: Any) -> Any:
+    return {number: position.offset for number, position in positions.items() if position}
+
+
+def without_ids(number: int, position: Any, found: Any, record: Any) -> int:
+    found = replace(found, topic_id=position.topic_id)
+    return resume_at(number, position, found, record)
+
+
+def without_witness(number: int, position: Any, found: Any, record: Any) -> int:
+    return resume_at(number, position, found, record and position.witness)
+
+
+class FetchedBelieved(Ingest):
+    async def _check_topic(self, lane: Any) -> None: ...
+
+
+def adopted_unseen(number: int, old: Any, found: Any, record: Any) -> Any:
+    return replace(old, topic=found.topic, topic_id=found.topic_id)
+
+
+def at_its_end(number: int, old: Any, found: Any, record: Any) -> Any:
+    new = _adopted(number, old, found, record)
+    return new and replace(new, offset=old.offset)
+
+
 def unseen(topic: str) -> Rules:
     """What hangs in this topic is not seen."""
 
@@ -147,6 +181,12 @@ SWITCHED_OFF = {
     "recovery is not believed": Rules(ingest=RecoveryBelieved),
     "a partition is taken over in one generation": Rules(ingest=RebalanceMissed),
     "a source that was cut off is noticed": Rules(ingest=CutOffUnseen),
+    "tables go on with their own topic alone": Rules(patches=(("agents.ingest.resume_all", believed),)),
+    "the id of the topic is that of the tables": Rules(patches=(("agents.source.resume_at", without_ids),)),
+    "the witness lies where it lay": Rules(patches=(("agents.source.resume_at", without_witness),)),
+    "a batch is of the topic that has its id after it came": Rules(ingest=FetchedBelieved),
+    "a topic is adopted by its records": Rules(patches=(("agents.adopt._adopted", adopted_unseen),)),
+    "an adopted topic is read behind the witness": Rules(patches=(("agents.adopt._adopted", at_its_end),)),
     "what retention took is counted": Rules(ingest=HolesNotCounted),
     "what Kafka left undecided is decided first": unseen(LEADS),
     "rerouted events that hang are committed": unseen(SOURCE),

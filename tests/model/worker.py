@@ -14,11 +14,14 @@ from typing import Any
 from faust.types import TP
 from model.kafka import Entry, Kafka, Name, Transaction
 
+from agents.adopt import adopt
 from agents.deadletter import DeadLetterLimits
 from agents.hanging import Tail
 from agents.recovery import Recovery
+from agents.source import GONE, Found
 from agents.tables import RestoredRows
 from schemas.codec import Decoder, Limits
+from schemas.rows import Witness
 from streams.engine import Partition
 from streams.panes import resolutions
 from streams.partitioning import homes
@@ -107,7 +110,7 @@ class Producer:
     In a partition, what is sent later arrives later.
     """
 
-    def __init__(self, client: None, *, worker: "Worker", transactional_id: str, **_: Any) -> None:
+    def __init__(self, client: None, *, worker: "Process", transactional_id: str, **_: Any) -> None:
         self._worker = worker
         self._kafka = worker.kafka
         self._name = transactional_id
@@ -185,7 +188,7 @@ async def hanging(
     client: Mapping[str, Any], partitions: Iterable[Any], headers: Collection[str] = ()
 ) -> Mapping[Any, Tail]:
     """What hangs, asked by clients of its own."""
-    worker: Worker = client["worker"]
+    worker: Process = client["worker"]
     logs = {at: worker.kafka.logs[TP(*at)] for at in partitions}
     ends = await worker.call("asks for the ends of logs", lambda: {at: log.end for at, log in logs.items()})
 
@@ -201,7 +204,7 @@ async def hanging(
 
 async def last(client: Mapping[str, Any], at: Any, find: Callable[[Any], int | None]) -> int | None:
     """What is found in the last committed record that anything is found in."""
-    worker: Worker = client["worker"]
+    worker: Process = client["worker"]
     log = worker.kafka.logs[TP(*at)]
 
     def ask() -> int | None:
@@ -217,65 +220,77 @@ def _tail(entries: list[Entry], headers: Collection[str]) -> Tail:
     return Tail(records[-1].key, records[-1].value, tuple(found)) if records else Tail()
 
 
-class Worker:
-    """A process, and Faust in it. To the code under test it is the app, the consumer and the recovery."""
+async def last_positions(
+    client: Mapping[str, Any], topic: str, key: bytes, partitions: Iterable[int]
+) -> Mapping[int, bytes | None]:
+    """The newest committed position of each partition of a changelog."""
+    process: Process = client["worker"]
+    logs = {number: process.kafka.logs[TP(topic, number)] for number in partitions}
 
-    def __init__(self, schedule: Any, kafka: Kafka, number: int, partitions: int) -> None:
+    def ask() -> Mapping[int, bytes | None]:
+        rows = {
+            n: [one for one in log.committed(log.start, log.end) if one.key == key] for n, log in logs.items()
+        }
+        return {number: found[-1].value if found else None for number, found in rows.items()}
+
+    return await process.call(f"asks for the positions in {topic}", ask)  # type: ignore[no-any-return]
+
+
+class Tables(Partition):
+    def made_from(self, topic: str, topic_id: str) -> None:
+        super().made_from(str(topic), topic_id)
+
+
+class Source:
+    """What the broker says of the source."""
+
+    topic = SOURCE
+
+    def __init__(self, process: "Process") -> None:
+        self._worker = process
+
+    async def topic_id(self, partition: int) -> str:
+        kafka = self._worker.kafka
+        return await self._worker.call("asks for the topic's id", lambda: kafka.topic_id)  # type: ignore[no-any-return]
+
+    async def found(self, numbers: Iterable[int]) -> Mapping[int, Found]:
+        numbers = list(numbers)
+        topic_id = await self.topic_id(numbers[0])
+        logs = {number: self._worker.kafka.logs[TP(SOURCE, number)] for number in numbers}
+
+        def ask() -> Mapping[int, Found]:
+            return {
+                n: Found(str(SOURCE), topic_id, range(log.start, log.stable_end)) for n, log in logs.items()
+            }
+
+        return await self._worker.call("asks for the offsets of the source", ask)  # type: ignore[no-any-return]
+
+    async def records(self, offsets: Mapping[int, int]) -> Mapping[int, Witness | None]:
+        def ask() -> Mapping[int, Witness | None]:
+            return {number: self._record(number, offset) for number, offset in offsets.items()}
+
+        return await self._worker.call("asks for witnesses", ask) if offsets else {}
+
+    def _record(self, number: int, offset: int) -> Witness | None:
+        log = self._worker.kafka.logs[TP(SOURCE, number)]
+        if offset < log.start:
+            return GONE
+        found = log.committed(offset, offset + 1)
+        return Witness.of(offset, found[0].timestamp, found[0].key, found[0].value) if found else None
+
+    async def close(self) -> None: ...
+
+
+class Process:
+    """What talks to the broker, until it ends itself or is killed."""
+
+    def __init__(self, schedule: Any, kafka: Kafka, name: str) -> None:
         self.schedule = schedule
         self.kafka = kafka
-        self.name = f"w{number}"
-        self.is_paused = self.is_dead = self.is_judged = self.is_restoring = self.is_suspended = (
-            self.had_error
-        ) = False
+        self.name = name
+        self.is_paused = self.is_dead = self.is_judged = self.had_error = False
         self.reason: BaseException | None = None
-        self.holes: dict[int, list[tuple[int, int]]] = {}
-        self.began: dict[int, int] = {}
-        self.generations: asyncio.Queue[tuple[int, frozenset[TP]]] = asyncio.Queue()
-        self.inbox: asyncio.Queue[Any] = asyncio.Queue()
-        self.positions: dict[TP, int] = {}
-        self.flowing: set[TP] = set()
-        self.unacked: list[Any] = []
-        self.acked: dict[TP, int] = {}
-        self.assigned: frozenset[TP] = frozenset()
-        self._recover_now = asyncio.Event()
-        self._recovering = 0
-        self._buffer: list[Any] = []
-
-        # What the app is asked for.
-        self.partitions = partitions
-        self.conf = SimpleNamespace(id=APP, broker_request_timeout=30.0)
-        self.app = self.consumer = self.assignor = self.flow_control = self.tables = self._fetcher = self
-        self.consumer_generation_id = 0
-        self.on_rebalance_complete = SimpleNamespace(send=self._nothing)
-        self.funnel_table, self.leads_table = (self._table(name) for name in (FUNNEL, LEADS))
-        self.completed = asyncio.Event()
-        self.actives_for_table = self.standbys_for_table = {}
-        metrics = Metrics()
-        metrics.source_gap_events = Gaps(self._gap)  # type: ignore[attr-defined]
-        self.log = logging.getLogger("model")
-        self.ingest = schedule.rules.ingest(
-            self,
-            source=SOURCE,
-            dead_letters=DEAD_LETTERS,
-            ledger=schedule.rules.ledger(APP, {"worker": self}, 15.0),
-            batch_events=8,
-            new_partition=lambda number: Partition(number, FOLD, DECODER, homes(partitions, "murmur2")),
-            limits=DeadLetterLimits(1.0, 1000, 1000),
-            metrics=metrics,  # type: ignore[arg-type]
-            fail=self.fail,
-        )
-        self.tasks = [
-            asyncio.create_task(self._watch(run)) for run in (self._agent, self._listen, self._recover)
-        ]
-
-    def _table(self, name: str) -> Any:
-        table = SimpleNamespace(
-            name=name, changelog_topic_name=name, partitions=self.partitions, fail=self.fail
-        )
-        table.rows = RestoredRows("changelog://", self, table)  # type: ignore[arg-type]
-        return table
-
-    # The process
+        self.tasks: list[asyncio.Task[None]] = []
 
     def fail(self, error: BaseException) -> None:
         """The process ends itself: nothing of it happens after."""
@@ -286,12 +301,11 @@ class Worker:
     def die(self) -> None:
         self.is_dead = True
         self.schedule.note(f"{self.name} ends: {self.reason!r}")
-        for task in [*self.tasks, *(lane.task for lane in self.ingest.lanes.values())]:
-            if task is not None:
-                task.cancel()
+        for task in self.tasks:
+            task.cancel()
 
-    async def _watch(self, service: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """A crash inside Faust ends the process."""
+    async def watch(self, service: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """What is raised inside ends the process."""
         try:
             await service()
         except Exception as error:
@@ -320,6 +334,85 @@ class Worker:
         answer = act()
         await self.schedule.fault(self, what, "after")
         return answer
+
+    def gone(self, partition: int) -> list[tuple[int, int]]:
+        return []
+
+
+class Operator(Process):
+    """Runs `callfunnel source adopt`."""
+
+    def __init__(self, schedule: Any, kafka: Kafka, number: int, partitions: int) -> None:
+        super().__init__(schedule, kafka, f"adopt{number}")
+        self._partitions = partitions
+        self.tasks = [asyncio.create_task(self.watch(self._run))]
+
+    async def _run(self) -> None:
+        client = {"worker": self}
+        ledger = self.schedule.rules.ledger(APP, client, 15.0)
+        await adopt(ledger, Source(self), client, APP, self._partitions)
+        self.schedule.counts["adoptions"] += 1
+        self.die()
+
+
+class Worker(Process):
+    """A process, and Faust in it. To the code under test it is the app, the consumer and the recovery."""
+
+    def __init__(self, schedule: Any, kafka: Kafka, number: int, partitions: int) -> None:
+        super().__init__(schedule, kafka, f"w{number}")
+        self.is_restoring = self.is_suspended = False
+        self.holes: dict[int, list[tuple[int, int]]] = {}
+        self.began: dict[int, int] = {}
+        self.generations: asyncio.Queue[tuple[int, frozenset[TP]]] = asyncio.Queue()
+        self.inbox: asyncio.Queue[Any] = asyncio.Queue()
+        self.positions: dict[TP, int] = {}
+        self.flowing: set[TP] = set()
+        self.unacked: list[Any] = []
+        self.acked: dict[TP, int] = {}
+        self.assigned: frozenset[TP] = frozenset()
+        self._recover_now = asyncio.Event()
+        self._recovering = 0
+        self._buffer: list[Any] = []
+
+        # What the app is asked for.
+        self.partitions = partitions
+        self.conf = SimpleNamespace(id=APP, broker_request_timeout=30.0)
+        self.app = self.consumer = self.assignor = self.flow_control = self.tables = self._fetcher = self
+        self.consumer_generation_id = 0
+        self.on_rebalance_complete = SimpleNamespace(send=self._nothing)
+        self.funnel_table, self.leads_table = (self._table(name) for name in (FUNNEL, LEADS))
+        self.completed = asyncio.Event()
+        self.actives_for_table = self.standbys_for_table = {}
+        metrics = Metrics()
+        metrics.source_gap_events = Gaps(self._gap)  # type: ignore[attr-defined]
+        self.log = logging.getLogger("model")
+        self.ingest = schedule.rules.ingest(
+            self,
+            source=Source(self),
+            dead_letters=DEAD_LETTERS,
+            ledger=schedule.rules.ledger(APP, {"worker": self}, 15.0),
+            batch_events=8,
+            new_partition=lambda number: Tables(number, FOLD, DECODER, homes(partitions, "murmur2")),
+            limits=DeadLetterLimits(1.0, 1000, 1000),
+            metrics=metrics,  # type: ignore[arg-type]
+            fail=self.fail,
+        )
+        self.tasks = [
+            asyncio.create_task(self.watch(run)) for run in (self._agent, self._listen, self._recover)
+        ]
+
+    def _table(self, name: str) -> Any:
+        table = SimpleNamespace(
+            name=name, changelog_topic_name=name, partitions=self.partitions, fail=self.fail
+        )
+        table.rows = RestoredRows("changelog://", self, table)  # type: ignore[arg-type]
+        return table
+
+    def die(self) -> None:
+        super().die()
+        for lane in self.ingest.lanes.values():
+            if lane.task is not None:
+                lane.task.cancel()
 
     def gone(self, partition: int) -> list[tuple[int, int]]:
         """The source offsets that were gone, says this worker: holes, and what was before the first start."""

@@ -8,6 +8,7 @@ import pytest
 from agents.cli import main
 from agents.config import Settings, export, in_force, variable
 from agents.errors import SettingError
+from schemas.codec import Limits
 
 
 def refused(environ, **overrides):
@@ -35,6 +36,30 @@ def test_without_variables_the_defaults_are_in_force():
 )
 def test_a_variable_is_read_as_the_type_of_its_setting(name, given, value):
     assert getattr(Settings.from_environ({variable(name): given}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("given", "zone", "until_ms"),
+    [
+        ("2025-03-01T12:00:00Z", "Europe/Berlin", 1_740_830_400_000),
+        ("2025-03-01T13:00:00.5+01:00", "UTC", 1_740_830_400_500),
+        ("2025-03-01", "UTC", 1_740_873_599_999),
+        ("2025-03-01", "Europe/Berlin", 1_740_869_999_999),
+        ("2025-03-29", "Europe/Berlin", 1_743_289_199_999),
+        ("1970-01-01", "UTC", 86_399_999),
+        ("2100-12-31", "UTC", 4_133_980_799_999),
+    ],
+)
+def test_the_bound_of_a_replay_is_a_moment_or_the_end_of_a_day(given, zone, until_ms):
+    settings = Settings.from_environ({"CALLFUNNEL_REPLAY_UNTIL": given}, timezone=zone, clock="event")
+    assert settings.limits == Limits(clock="event", until_ms=until_ms)
+
+
+def test_without_a_bound_a_replay_has_that_of_its_tables():
+    assert Settings().limits == Limits()
+    assert Settings(clock="event", event_retention_days=7).limits == Limits(
+        clock="event", retention_ms=7 * 86_400_000
+    )
 
 
 def test_an_empty_variable_counts_as_not_given():
@@ -99,6 +124,18 @@ def test_a_misspelt_variable_is_refused_with_the_nearest_name():
         ("grafana_url", "grafana:3000", "http:// or https://, and a host"),
         ("partitioner", "fnv", "one of crc32, murmur2, trust"),
         ("sasl_mechanism", "GSSAPI", "one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512"),
+        *(
+            ("replay_until", given, "a time with its offset, such as 2026-01-31T18:00:00+01:00, or a date")
+            for given in (
+                "now",
+                "2025-03-01T12:00:00",
+                "2025-02-30",
+                "9999-12-31",
+                "1969-12-31",
+                "2101-01-01",
+                "21",
+            )
+        ),
         ("source_topic", "call events", "1 to 200 of a-z A-Z 0-9 . _ -"),
         ("source_topic", "events\n", "1 to 200 of a-z A-Z 0-9 . _ -"),
         ("broker", "localhost", "HOST:PORT[,HOST:PORT…]"),

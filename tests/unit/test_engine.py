@@ -4,7 +4,14 @@ from msgspec.structs import replace
 
 from schemas.codec import Decoder, Limits
 from schemas.events import Connect, Dial, LeadCreated
-from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, decode_position
+from schemas.rows import (
+    LEADS_POSITION_KEY,
+    POSITION_KEY,
+    Position,
+    Witness,
+    decode_position,
+    encode_position,
+)
 from streams.engine import Mismatch, Partition
 from streams.panes import resolutions
 from streams.tables import Fold
@@ -222,6 +229,102 @@ def test_the_rows_of_an_expired_pane_become_tombstones(partition):
     ]
 
 
+def test_the_position_names_where_days_begin_and_how_long_they_are_kept(partition):
+    fold = replace(FOLD, timezone="Europe/Berlin", resolutions=resolutions(day_days=30))
+    written = position(apply(partition(fold=fold), event()))
+    assert (written.timezone, written.days_kept) == ("Europe/Berlin", 30)
+
+
+def test_the_witness_is_the_last_record_that_was_handed_over_whatever_became_of_it(partition):
+    state = partition()
+    taken = state.apply([encode(event())], [b"l"], [T], None, 5)
+    assert position(taken).witness == Witness.of(4, T, b"l", encode(event()))
+    apply(state, event(event_id="f"), b"{", end=20)
+    assert state.written.witness == Witness.of(19, T, None, b"{")
+    away = encode(event(lead_id="2nd"))
+    state.apply([away], [b"2nd"], [T + 1], None, 30, 25)  # and markers behind it
+    assert state.written.witness == Witness.of(25, T + 1, b"2nd", away)
+
+
+def test_without_records_only_the_position_is_written_and_its_witness_stays(partition):
+    state = partition()
+    apply(state, event())
+    state.made_from("call-events", "id")
+    effects = state.apply([], [], [], None, 44)
+    expected = replace(state.written, offset=44, topic="call-events", topic_id="id")
+    assert [key for key, _ in effects.funnel] == [POSITION_KEY]
+    assert [key for key, _ in effects.leads] == [LEADS_POSITION_KEY]
+    assert position(effects) == state.written == expected
+    assert (expected.witness.offset, expected.applied) == (0, 1)
+
+
+# The bound of a replay
+
+
+@pytest.fixture
+def replay(tables):
+    """A partition of a replay that is begun at T, with or without a bound of its own."""
+    return lambda until_ms=None, begun_ms=T: Partition(
+        0, FOLD, Decoder(Limits(clock="event", until_ms=until_ms)), homes, tables, begun_ms
+    )
+
+
+def refused(effects):
+    return [why.reason for _, why in effects.rejected]
+
+
+@pytest.mark.parametrize("until_ms", [None, T - 1, T + 5])
+def test_a_replay_takes_events_up_to_its_bound_or_the_time_when_it_was_begun(replay, until_ms):
+    state, bound = replay(until_ms), T if until_ms is None else until_ms
+    effects = apply(state, event(at_ms=bound), event(event_id="f", at_ms=bound + 1), appended_ms=T + 9)
+    assert refused(effects) == ["from_the_future"]
+    assert position(effects).replay_until_ms == bound
+    assert position(effects).watermark_ms == bound
+
+
+def test_a_replay_keeps_its_bound_for_good(replay):
+    held = changelogs(apply(replay(), event()))
+    later = replay(begun_ms=T + 1_000)
+    later.restore(*held)
+    assert later.is_bounded
+    assert refused(apply(later, event(event_id="f", at_ms=T + 1))) == ["from_the_future"]
+    assert later.written.replay_until_ms == T
+
+
+def test_a_setting_that_contradicts_the_bound_is_refused_and_the_same_one_is_not(replay):
+    def held():
+        return changelogs(apply(replay(), event()))
+
+    why = refusal(replay(until_ms=T + 1), *held())
+    assert "CALLFUNNEL_REPLAY_UNTIL says 2025-06-15T15:07:00.001Z" in why
+    assert "Set CALLFUNNEL_REPLAY_UNTIL to 2025-06-15T15:07:00.000Z or unset it" in why
+    replay(until_ms=T).restore(*held())
+
+
+def test_a_replay_of_before_there_were_bounds_goes_on_without_one_until_it_is_given_one(replay):
+    old = Position(offset=4, watermark_ms=T, fold=FOLD.id)
+    funnel, leads = {POSITION_KEY: encode_position(old)}, {LEADS_POSITION_KEY: encode_position(old)}
+    state = replay()
+    state.restore(dict(funnel), dict(leads))
+    assert not state.is_bounded
+    assert refused(apply(state, event(at_ms=T + 10**9))) == []
+    given = replay(until_ms=T)
+    given.restore(funnel, leads)
+    assert given.is_bounded
+    assert refused(apply(given, event(at_ms=T + 1))) == ["from_the_future"]
+    assert given.written.replay_until_ms == T
+
+
+def test_a_live_floor_has_no_bound_and_keeps_that_of_a_replay_before_it(partition, replay):
+    live = partition()
+    apply(live, event())
+    assert live.is_bounded
+    assert live.written.replay_until_ms is None
+    live.restore(*changelogs(apply(replay(), event())))
+    assert refused(apply(live, event(event_id="f", at_ms=T + 1))) == []
+    assert live.written.replay_until_ms == T
+
+
 # Taking over
 
 
@@ -232,6 +335,13 @@ def test_restored_tables_are_the_state_that_wrote_them(partition):
     assert (after.offset, after.written, after.tables.leads) == (20, before.written, before.tables.leads)
     assert after.tables.funnel.rows() == before.tables.funnel.rows()
     assert apply(after, event(Dial, "d")).duplicates == 1
+
+
+def test_a_position_of_before_it_said_them_takes_zone_and_retention_from_its_fold(partition):
+    old = Position(offset=4, watermark_ms=T, fold=FOLD.id, applied=3)
+    state = partition()
+    state.restore({POSITION_KEY: encode_position(old)}, {LEADS_POSITION_KEY: encode_position(old)})
+    assert state.written == replace(old, timezone="UTC", days_kept=400)
 
 
 def test_nothing_to_restore_is_a_new_partition(partition):

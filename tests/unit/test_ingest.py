@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from faust.types import TP
 from msgspec.json import encode
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
 from agents.deadletter import CONNECTOR, OFFSET, DeadLetterLimits
@@ -14,10 +15,11 @@ from agents.exposition import engine_metrics
 from agents.hanging import Tail
 from agents.ingest import Ingest
 from agents.microbatch import MOST_BYTES, MicroBatch
+from agents.source import OtherTopic
 from agents.undecided import REROUTED
 from schemas.codec import Decoder, Limits
 from schemas.events import Dial
-from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, encode_position
+from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, Witness, encode_position
 from streams.engine import Partition
 from streams.panes import resolutions
 from streams.tables import Fold
@@ -103,6 +105,23 @@ class Ledger:
         self.owned = set()
 
 
+class Topic:
+    """The source as its broker knows it: its id, and a record of it by partition."""
+
+    def __init__(self):
+        self.topic = SOURCE.topic
+        self.id = "the first"
+        self.held = {}
+
+    async def topic_id(self, partition):
+        return self.id
+
+    async def records(self, offsets):
+        return {number: self.held.get(number) for number in offsets}
+
+    async def close(self): ...
+
+
 class Table:
     """Rows as recovery left them."""
 
@@ -134,7 +153,7 @@ class Worker:
     """An ingest and everything around it."""
 
     def __init__(self, home=0):
-        self.consumer, self.ledger = Consumer(), Ledger()
+        self.consumer, self.ledger, self.topic = Consumer(), Ledger(), Topic()
         self.funnel, self.leads = Table(FUNNEL), Table(LEADS)
         self.app = SimpleNamespace(
             consumer=self.consumer,
@@ -149,7 +168,7 @@ class Worker:
         decoder = Decoder(Limits())
         self.ingest = Ingest(
             self.app,
-            source=SOURCE.topic,
+            source=self.topic,
             dead_letters=DEAD,
             ledger=self.ledger,
             new_partition=lambda number: Partition(
@@ -383,9 +402,11 @@ def test_an_event_of_another_partition_is_sent_home_as_it_came_and_marked():
 # Taking over
 
 
-def restored(worker, offset):
-    """Let the tables say that everything before `offset` is in them."""
-    data = encode_position(Position(offset=offset, watermark_ms=T, fold=FOLD.id))
+def restored(worker, position):
+    """Let the tables say that everything before it is in them; a number: as the last version wrote it."""
+    if isinstance(position, int):
+        position = Position(offset=position, watermark_ms=T, fold=FOLD.id)
+    data = encode_position(position)
     worker.funnel.held = {0: {POSITION_KEY: data}}
     worker.leads.held = {0: {b"\0position": data}}
     worker.funnel.restored = worker.leads.restored = range(9)
@@ -426,6 +447,120 @@ def test_what_retention_took_while_nobody_worked_is_counted_exactly():
 def test_tables_ahead_of_the_topic_are_refused():
     with pytest.raises(TablesWrong, match="go up to offset 41, but the topic ends at 40"):
         taken_over(41, begins=0, ends=40)
+
+
+# Which topic it is
+
+
+MADE_FROM = Position(
+    offset=40,
+    watermark_ms=T,
+    fold=FOLD.id,
+    applied=7,
+    topic=SOURCE.topic,
+    topic_id="the first",
+    witness=Witness.of(38, T, b"l", b"{}"),
+    timezone="UTC",
+    days_kept=400,
+)
+
+
+def on_a_topic(position, topic_id="the first", record=MADE_FROM.witness):
+    """Take tables that end at `position` over; what came of it, once the worker had its turn."""
+
+    async def main():
+        worker = Worker()
+        restored(worker, position)
+        worker.topic.id, worker.topic.held = topic_id, {0: record}
+        try:
+            positions = await worker.take_over()
+            for _ in range(20):
+                await asyncio.sleep(0)
+            return worker, positions
+        finally:
+            await worker.ingest.close()
+
+    return asyncio.run(main())
+
+
+def test_tables_go_on_with_the_topic_they_were_made_from_and_write_nothing_about_it():
+    worker, positions = on_a_topic(MADE_FROM)
+    assert positions == {SOURCE: 40}
+    assert worker.ledger.written == []
+
+
+@pytest.mark.parametrize(
+    ("position", "topic_id", "record", "told"),
+    [
+        (MADE_FROM, "the second", MADE_FROM.witness, "has the id the second now"),
+        (replace(MADE_FROM, witness=None), "the second", None, "has the id the second now"),
+        (replace(MADE_FROM, topic="calls"), "the first", MADE_FROM.witness, "another topic, calls"),
+        (MADE_FROM, "the first", Witness.of(38, T, b"l", b"{ }"), "the record at offset 38 is not the one"),
+        (MADE_FROM, "", None, "the record at offset 38 is not the one"),
+    ],
+)
+def test_nothing_is_read_of_a_topic_that_the_tables_were_not_made_from(position, topic_id, record, told):
+    with pytest.raises(OtherTopic, match=told):
+        on_a_topic(position, topic_id, record)
+
+
+def test_where_a_broker_gives_no_ids_reading_goes_on_behind_the_witness():
+    assert on_a_topic(MADE_FROM, "")[1] == {SOURCE: 39}
+
+
+@pytest.mark.parametrize(
+    ("position", "topic_id"),
+    [
+        (Position(offset=40, watermark_ms=T, fold=FOLD.id, applied=7), "the first"),
+        (replace(MADE_FROM, topic_id=""), "the first"),
+        (MADE_FROM, ""),
+    ],
+    ids=["of today", "an id since now", "no id since now"],
+)
+def test_what_is_known_of_the_topic_is_kept_at_once_and_told(position, topic_id, caplog):
+    worker, positions = on_a_topic(position, topic_id)
+    expected = replace(MADE_FROM, topic_id=topic_id, witness=position.witness, offset=positions[SOURCE])
+    ((number, records),) = worker.ledger.written
+    data = encode_position(expected)
+    assert number == 0
+    assert records == {
+        (FUNNEL, 0): [((POSITION_KEY, data), [], None)],
+        (LEADS, 0): [((LEADS_POSITION_KEY, data), [], None)],
+    }
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "partitions [0] are taken for those that the tables were made from" in told
+    assert (topic_id or "the broker gives none") in told
+
+
+@with_worker
+async def test_of_a_topic_that_was_made_anew_meanwhile_nothing_is_written(worker):
+    await worker.take(batch(0, 3))
+    worker.topic.id = "the second"
+    await worker.take(batch(3, 5))
+    (failure,) = worker.failures
+    assert isinstance(failure, OtherTopic)
+    assert "took in its records up to offset 3, and has the id the second now" in str(failure)
+    assert (len(worker.ledger.written), len(worker.acked), dials(worker)) == (1, 1, 3)
+
+
+@with_worker
+async def test_a_broker_that_says_no_id_for_once_contradicts_nothing(worker):
+    worker.topic.id = ""
+    await worker.take(batch(0, 3))
+    assert (worker.failures, dials(worker)) == ([], 3)
+
+
+def test_a_broker_that_gives_no_ids_is_not_asked_for_them_again():
+    async def main():
+        worker = Worker()
+        worker.topic.id = ""
+        await worker.take_over()
+        worker.topic.topic_id = None
+        await worker.take(batch(0, 3))
+        assert (worker.failures, dials(worker)) == ([], 3)
+        await worker.ingest.close()
+
+    asyncio.run(main())
 
 
 def test_tables_restored_to_the_end_of_their_changelogs_are_taken_over():

@@ -5,6 +5,7 @@ from schemas.rows import (
     LEADS_POSITION_KEY,
     POSITION_KEY,
     Position,
+    Witness,
     decode_columns,
     decode_key,
     decode_position,
@@ -43,13 +44,32 @@ def test_what_is_no_row_is_refused(data):
 def test_a_position_says_how_far_the_rows_go():
     position = Position(offset=12, watermark_ms=34, fold="f", applied=5, duplicates=4, rejected=2, rerouted=1)
     assert encode_position(position) == (
-        b'{"offset":12,"watermark_ms":34,"fold":"f","applied":5,"duplicates":4,"rejected":2,"rerouted":1}'
+        b'{"offset":12,"watermark_ms":34,"fold":"f","applied":5,"duplicates":4,"rejected":2,"rerouted":1,'
+        b'"topic":"","topic_id":"","witness":null,"timezone":"","days_kept":0,"replay_until_ms":null}'
     )
     assert decode_position(encode_position(position)) == position
 
 
 def test_a_position_without_counts_has_counted_nothing():
     assert decode_position(b'{"offset":1,"watermark_ms":-1,"fold":"f"}').applied == 0
+
+
+def test_a_position_written_before_its_source_was_kept_names_none():
+    position = decode_position(
+        b'{"offset":1,"watermark_ms":-1,"fold":"f","applied":5,"duplicates":4,"rejected":2,"rerouted":1}'
+    )
+    assert position == Position(1, -1, "f", 5, 4, 2, 1)
+    assert (position.topic, position.topic_id, position.witness, position.timezone) == ("", "", None, "")
+    assert (position.days_kept, position.replay_until_ms) == (0, None)
+
+
+def test_a_witness_is_its_record_and_no_other():
+    parts = (None, b"", b"a", b"ab", b"abc", b"1:a", b"null", b"\x00")
+    crcs = [Witness.of(3, 5, key, value).crc for key in parts for value in parts]
+    assert len(set(crcs)) == len(parts) ** 2
+    assert Witness.of(3, 5, b"key", b"value") == Witness(
+        offset=3, timestamp_ms=5, crc=Witness.of(0, 0, b"key", b"value").crc
+    )
 
 
 def test_the_position_keys_are_neither_rows_nor_leads():

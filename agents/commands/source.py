@@ -1,0 +1,96 @@
+"""`callfunnel source`: which topic the tables are made from."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from agents import exit_codes
+
+if TYPE_CHECKING:
+    from agents.adopt import Adopted
+    from agents.config import Settings
+
+
+@click.group("source")
+def command() -> None:
+    """The source topic, and the tables that were made from it.
+
+    \b
+    Example:
+      callfunnel source adopt --broker kafka-1:9092 --dry-run
+    """
+
+
+@command.command()
+@click.option("--broker", metavar="HOST:PORT", help="Where Kafka listens.")
+@click.option(
+    "--profile", type=click.Choice(["production", "development"]), help="development: one copy of everything."
+)
+@click.option("--dry-run", is_flag=True, help="Compare and tell; change nothing, and leave workers alone.")
+def adopt(broker: str | None, profile: str | None, dry_run: bool) -> int:
+    """Let the tables go on with another topic that holds the same records at the same offsets.
+
+    For a source that was restored, mirrored with its offsets, or moved to another cluster together with the
+    changelogs: a worker ends with 78 then, because a topic with another id or name may hold anything.
+
+    Compared is, for each partition, one record: the last that the tables took in. Its offset, time, key and
+    value must be the same in the topic that CALLFUNNEL_SOURCE_TOPIC names. The records before it are taken
+    for the same; those behind it will be counted. If one partition differs, nothing is changed.
+
+    Stop all workers first. A worker that runs all the same loses its partitions and ends with 75; if it takes
+    one back in the middle, this command ends with 75. Run it again then, or after a crash: it goes on.
+
+    Exit code 0 when the tables go on with the topic, 78 when they cannot.
+    """
+    import asyncio
+    import os
+
+    from agents import failpoints, topics
+    from agents.config import Settings
+
+    settings = Settings.from_environ(os.environ, broker=broker, profile=profile)
+    failpoints.arm(settings.failpoint)
+    count = topics.require(settings)
+    asyncio.run(_adopt(settings, count, dry_run))
+    click.echo("Nothing was changed." if dry_run else "The tables go on with this topic. Start the workers.")
+    return exit_codes.OK
+
+
+async def _adopt(settings: "Settings", count: int, dry_run: bool) -> None:
+    from aiokafka.errors import KafkaError
+
+    from agents.adopt import adopt
+    from agents.connection import aiokafka_options
+    from agents.errors import Failure
+    from agents.ledger import Ledger
+    from agents.read_committed import repair
+    from agents.source import Source
+
+    repair()
+    client, timeout_seconds = aiokafka_options(settings), settings.transaction_timeout_seconds
+    ledger = Ledger(settings.app_id, client, timeout_seconds)
+    source = Source(client, settings.source_topic, timeout_seconds)
+
+    def tell(partition: "Adopted") -> None:
+        click.echo(_line(f"{settings.source_topic}/{partition.number}", partition, dry_run))
+
+    try:
+        await adopt(ledger, source, client, settings.app_id, count, only_compare=dry_run, tell=tell)
+    except (KafkaError, TimeoutError) as error:
+        raise Failure(
+            f"Kafka at {settings.broker} does not answer: {error!r}. Check the brokers and the permissions "
+            "to read the source and to write the changelogs, then run this again: it goes on."
+        ) from error
+    finally:
+        await ledger.close()
+        await source.close()
+
+
+def _line(at: str, partition: "Adopted", dry_run: bool) -> str:
+    old, new = partition.old, partition.new
+    if old is None:
+        return f"none    {at}: no tables yet"
+    if new is None:
+        return f"same    {at}: the tables are made from this topic already"
+    last = "its offset" if old.witness is None else f"the record at offset {old.witness.offset}"
+    return f"{'would  ' if dry_run else 'adopted'} {at}: {last} fits, goes on at offset {new.offset}"

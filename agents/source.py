@@ -1,0 +1,272 @@
+"""Which topic the source is, and whether the tables were made from it.
+
+A topic has an id (KIP-516) that no other one ever gets. Where the broker gives none, and where the same
+records lie in another topic, the witness tells: the last record that the tables took in is where it was.
+
+The law: of a partition nothing is fetched before this was checked, and nothing that was fetched is written
+before the broker has said, after it came, that the topic still has the id that the position names.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiokafka import TopicPartition
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import (
+    KafkaError,
+    NodeNotReadyError,
+    OffsetOutOfRangeError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
+from msgspec import Struct
+
+from agents.errors import TablesWrong, WriteFailed
+from agents.hanging import new_reader
+from agents.microbatch import fetch
+from agents.topic_ids import Ask, shown
+from schemas.rows import Position, Witness
+
+RETRY_SECONDS = 0.1
+FETCH_SECONDS = 0.2
+METADATA_MS = 10_000
+"""How long another broker may lead a partition before that one is asked."""
+
+COUNT_ANEW = (
+    "To count its events from the start, use a new app id: set CALLFUNNEL_APP_ID and run "
+    "`callfunnel topics create`."
+)
+ADOPT = (
+    "If it holds the same records at the same offsets (a restore, a mirror), stop all workers and run "
+    "`callfunnel source adopt`, which compares before it changes anything."
+)
+
+
+GONE = Witness(-1, -1, 0)
+"""Stands for a record that retention took since the topic's offsets were asked for."""
+
+
+class Found(Struct, frozen=True):
+    """What the broker has of a partition of the source."""
+
+    topic: str
+    topic_id: str
+    """"" where the broker gives none."""
+    offsets: range
+    """Of what is committed and there."""
+
+
+class OtherTopic(TablesWrong):
+    """The tables were made from other records than the source topic has now, or nothing shows that not."""
+
+    def __init__(self, told: str, remedy: str) -> None:
+        super().__init__(f"{told}. Nothing of it was counted. {remedy}")
+        self.told = told
+        self.remedy = remedy
+
+
+async def resume_all(
+    source: "Source", positions: Mapping[int, Position | None], found: Mapping[int, Found]
+) -> Mapping[int, int]:
+    """By partition, the source offset at which tables that go up to a position go on.
+
+    Raises `OtherTopic` where it cannot be shown that they were made from this topic.
+    """
+    records = await witnessed(source, positions, found)
+    return {
+        number: resume_at(number, position, found[number], records.get(number))
+        for number, position in positions.items()
+        if position is not None
+    }
+
+
+async def witnessed(
+    source: "Source", positions: Mapping[int, Position | None], found: Mapping[int, Found]
+) -> Mapping[int, Witness | None]:
+    """By partition, what lies where the last record lay that the tables took in, as far as it can be read."""
+    return await source.records(
+        {
+            number: position.witness.offset
+            for number, position in positions.items()
+            if position is not None and position.witness is not None
+            if position.witness.offset in found[number].offsets
+        }
+    )
+
+
+def resume_at(number: int, position: Position, found: Found, record: Witness | None) -> int:
+    """As `resume_all`, of one partition; `record` is what lies at the offset of the witness."""
+    at, witness = f"{found.topic}/{number}", position.witness
+    if position.topic not in ("", found.topic):
+        raise OtherTopic(
+            f"{at}: the tables were made from another topic, {position.topic}; CALLFUNNEL_SOURCE_TOPIC names "
+            f"{found.topic}",
+            f"{ADOPT} {COUNT_ANEW}",
+        )
+    is_same = bool(position.topic_id) and position.topic_id == found.topic_id
+    if position.topic_id and found.topic_id and not is_same:
+        raise another_id(number, position, found.topic, found.topic_id)
+    is_gone = witness is not None and (witness.offset < found.offsets.start or record == GONE)
+    if witness is None or (is_same and is_gone):
+        if position.offset > found.offsets.stop:
+            raise _cut_off(at, position, found)
+        return position.offset
+    if is_gone:
+        raise OtherTopic(
+            f"{at}: nothing shows that the tables were made from this topic: its broker gives topics no id, "
+            f"and the last record that they took in, at offset {witness.offset}, is gone by retention",
+            COUNT_ANEW,
+        )
+    if position.offset > found.offsets.stop and (is_same or record != witness):
+        raise _cut_off(at, position, found)
+    if record != witness:
+        raise OtherTopic(
+            f"{at}: the record at offset {witness.offset} is not the one that the tables took in there: the "
+            "topic was cut off and filled again (an unclean leader election), or it is another one",
+            COUNT_ANEW,
+        )
+    return position.offset if is_same else witness.offset + 1
+
+
+def another_id(number: int, position: Position, topic: str, topic_id: str) -> OtherTopic:
+    """The error that the topic is another one of the same name."""
+    return OtherTopic(
+        f"{topic}/{number}: the tables were made from another topic of this name. It had the id "
+        f"{position.topic_id} when they took in its records up to offset {position.offset}, and has the id "
+        f"{topic_id} now: it was deleted and made anew, or this is another cluster",
+        f"{ADOPT} {COUNT_ANEW}",
+    )
+
+
+def _cut_off(at: str, position: Position, found: Found) -> OtherTopic:
+    return OtherTopic(
+        f"the tables of {at} go up to offset {position.offset}, but the topic ends at {found.offsets.stop}: "
+        "it was truncated or created anew",
+        COUNT_ANEW,
+    )
+
+
+class Source:
+    """The source topic, asked of its brokers. `client` is what every aiokafka client is told."""
+
+    def __init__(self, client: Mapping[str, Any], topic: str, timeout_seconds: float) -> None:
+        self.topic = topic
+        self._options = client
+        self._timeout_seconds = timeout_seconds
+        self._client: AIOKafkaClient | None = None
+        self._connecting = asyncio.Lock()
+
+    async def topic_id(self, partition: int) -> str:
+        """The topic's id by the leader of the partition, which knew it when it handed out records before.
+
+        "" where the broker gives topics no id. Raises `WriteFailed` when no broker tells in time.
+        """
+        failure: KafkaError | None = None
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                while True:
+                    try:
+                        return await self._ask(partition)
+                    except TopicAuthorizationFailedError:
+                        raise
+                    except KafkaError as error:
+                        failure = error
+                    await asyncio.sleep(RETRY_SECONDS)
+        except (TimeoutError, TopicAuthorizationFailedError) as error:
+            raise self._not_told(failure or error) from error
+
+    async def found(self, numbers: Iterable[int]) -> Mapping[int, Found]:
+        """What the brokers have of these partitions. Raises `WriteFailed` when none tells in time."""
+        numbers = list(numbers)
+        topic_id = await self.topic_id(numbers[0])  # first: what comes later is of this topic, or it shows
+        tps = [TopicPartition(self.topic, number) for number in numbers]
+        async with self._asking() as consumer:
+            begins, ends = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
+        return {tp.partition: Found(self.topic, topic_id, range(begins[tp], ends[tp])) for tp in tps}
+
+    async def records(self, offsets: Mapping[int, int]) -> Mapping[int, Witness | None]:
+        """The committed record at an offset of each partition, which has to be before the stable end.
+
+        None where there is none, `GONE` where the topic begins behind it by now. Raises `WriteFailed` when
+        no broker tells in time.
+        """
+        if not offsets:
+            return {}
+        found = {}
+        async with self._asking() as consumer:
+            for number, offset in offsets.items():
+                tp = TopicPartition(self.topic, number)
+                consumer.assign([tp])
+                consumer.seek(tp, offset)
+                async with asyncio.timeout(self._timeout_seconds):
+                    try:
+                        found[number] = await _record(consumer, tp, offset)
+                    except OffsetOutOfRangeError:
+                        begins = (await consumer.beginning_offsets([tp]))[tp]
+                        found[number] = GONE if offset < begins else None
+        return found
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+    async def _ask(self, partition: int) -> str:
+        async with self._connecting:
+            if self._client is None:
+                self._client = await self._connected()
+        client = self._client
+        leader = client.cluster.leader_for_partition(TopicPartition(self.topic, partition))
+        node = client.get_random_node() if leader in (None, -1) else leader
+        if node is None:
+            raise NodeNotReadyError(f"no broker of {self.topic} is known")
+        try:
+            told = await client.send(node, Ask(self.topic))
+        except NotImplementedError:
+            return ""
+        except KafkaError:
+            client.force_metadata_update()
+            raise
+        if told.error_code:
+            raise for_code(told.error_code)(f"{self.topic}")
+        return shown(told.topic_id)
+
+    async def _connected(self) -> AIOKafkaClient:
+        timeout_ms = int(self._timeout_seconds * 1000)
+        client = AIOKafkaClient(
+            **self._options, request_timeout_ms=timeout_ms, metadata_max_age_ms=METADATA_MS
+        )
+        try:
+            await client.bootstrap()
+            await client.set_topics([self.topic])
+        except BaseException:
+            await client.close()
+            raise
+        return client
+
+    @asynccontextmanager
+    async def _asking(self) -> AsyncIterator[Any]:
+        try:
+            async with new_reader(self._options, "read_committed") as consumer:
+                yield consumer
+        except (KafkaError, TimeoutError) as error:
+            raise self._not_told(error) from error
+
+    def _not_told(self, error: BaseException) -> WriteFailed:
+        return WriteFailed(
+            f"no broker told whether {self.topic} is the topic that the tables were made from: {error!r}. "
+            "Check the brokers and the permission to describe and read it, then start again: it goes on where"
+            " the tables end."
+        )
+
+
+async def _record(consumer: Any, tp: TopicPartition, offset: int) -> Witness | None:
+    while True:
+        batch = (await fetch(consumer, 1, FETCH_SECONDS)).get(tp)
+        if batch is None or batch.end <= offset:
+            continue
+        if offset not in batch.offsets:
+            return None
+        i = batch.offsets.index(offset)
+        return Witness.of(offset, batch.timestamps[i], batch.keys[i], batch.values[i])
