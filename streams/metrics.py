@@ -4,7 +4,7 @@ The law: every rate can be derived from an exported numerator and denominator of
 ever holds a lead, a phone number or free text.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import ge, gt
 from typing import Literal
@@ -312,9 +312,45 @@ WHEN_RED = {
 """What it says when a rate is below its standard, and what to do first."""
 
 
-def band(rate: str, numerator: int, denominator: int) -> Band | None:
-    """The band of a rate by its standard; `None` where there is no standard or not `ENOUGH` to judge."""
-    if rate not in STANDARDS or denominator < ENOUGH[rate]:
+COUNTED = {
+    "reach": ("reached", "dialed"),
+    "qualification": ("qualified", "reached"),
+    "close": ("won", "qualified"),
+}
+"""The stages that a rate counts."""
+
+OBSERVED = (4, 5)
+"""A stage is measured where its leads have at least this share of events of the stage: four of five.
+
+A later event proves that a lead passed a stage, so a system that sends `won` and never `qualified` shows a
+close rate of 100 % that nobody observed. Each event is of one lead: fewer events than leads prove how many
+leads have none, at least.
+"""
+
+
+def why_unjudged(
+    rate: str, numerator: int, denominator: int, stages: Mapping[str, tuple[int, int]]
+) -> str | None:
+    """Why a rate has no band, `None` if it has one or has no standard. `stages`: leads and events of each."""
+    if rate not in STANDARDS:
+        return None
+    if not denominator:
+        return "nothing to measure yet"
+    if denominator < ENOUGH[rate]:
+        return f"too few: judged from {ENOUGH[rate]}"
+    few, of = OBSERVED
+    for stage in COUNTED.get(rate, ()):
+        leads, events = stages[stage]
+        if of * events < few * leads:
+            return f"not measured: {leads - events:,} of {leads:,} {stage} leads have no event of their own"
+    if numerator > denominator:
+        return "above 100%: more {} than {}".format(*COUNTED.get(rate, ("met", "due")))
+    return None
+
+
+def band(rate: str, numerator: int, denominator: int, stages: Mapping[str, tuple[int, int]]) -> Band | None:
+    """The band of a rate by its standard; `None` where `why_unjudged` says why, or there is no standard."""
+    if rate not in STANDARDS or why_unjudged(rate, numerator, denominator, stages):
         return None
     value = numerator / denominator
     return next((name for name, holds, floor in STANDARDS[rate] if holds(value, floor)), "critical")
