@@ -157,12 +157,46 @@ CATALOGUE: tuple[Metric, ...] = (
         ("campaign",),
         "seconds",
     ),
-    # The view itself.
     Metric(
         "callfunnel_watermark_timestamp_seconds",
         "gauge",
         "Event time of the newest event of a source partition.",
         ("partition",),
+        "seconds",
+    ),
+    # The view itself: these are there whether it is current or not.
+    Metric(
+        "callfunnel_view_state",
+        "gauge",
+        "1 for the state that the view is in, 0 for the others; business series exist while it is current.",
+        ("state",),
+    ),
+    Metric(
+        "callfunnel_view_lag_records",
+        "gauge",
+        "Records of the changelog that the view has not read; absent while nobody knows.",
+        (),
+        "records",
+    ),
+    Metric(
+        "callfunnel_view_source_lag_records",
+        "gauge",
+        "Records of a source partition that are not in the numbers yet; absent while nobody knows.",
+        ("partition",),
+        "records",
+    ),
+    Metric(
+        "callfunnel_view_snapshot_timestamp_seconds",
+        "gauge",
+        "Up to when the newest numbers are complete: what had arrived by then is in them.",
+        (),
+        "seconds",
+    ),
+    Metric(
+        "callfunnel_view_broker_answer_timestamp_seconds",
+        "gauge",
+        "When a broker last answered the view.",
+        (),
         "seconds",
     ),
     Metric("callfunnel_view_rows", "gauge", "Rows held of the funnel table.", (), "rows"),
@@ -179,6 +213,16 @@ CATALOGUE: tuple[Metric, ...] = (
         "callfunnel_view_render_seconds", "gauge", "Time the last rendering of a scrape took.", (), "seconds"
     ),
     # The engine.
+    _worker(
+        "ready", "gauge", "1 while this worker folds its partitions, 0 while something keeps it from it."
+    ),
+    _worker(
+        "broker_answer_timestamp_seconds",
+        "gauge",
+        "When a broker last answered this worker.",
+        (),
+        "seconds",
+    ),
     _worker(
         "events_consumed_total", "counter", "Records read from the source.", ("topic", "partition"), "events"
     ),
