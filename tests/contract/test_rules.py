@@ -77,8 +77,8 @@ VALUES = {
     "job": ("callfunnel",),
 }
 FUNCTIONS = {  # the same in Prometheus 2.42 and 3
-    "changes", "count", "day_of_month", "day_of_week", "delta", "group", "hour", "increase", "label_replace", "max",
-    "min_over_time", "month", "rate", "sum", "time", "vector",
+    "changes", "count", "day_of_month", "day_of_week", "delta", "group", "hour", "increase", "label_replace",
+    "max", "min_over_time", "month", "rate", "sum", "time", "vector",
 }  # fmt: skip
 
 _GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
