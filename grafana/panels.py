@@ -114,34 +114,26 @@ def stat(
     """Big numbers of this moment.
 
     `beside` names the queries that are volumes beside a rate: plain counts without colour; `plain` those that
-    only have no colour. `named`: the name of a query is shown instead of its number, by name in this colour.
+    only have no colour. `named`: queries that give 1 or nothing, of which the name is shown, in this colour.
     `says`: the text and the colour that stand for a value.
     """
-    text = common.BigValueTextMode.VALUE
-    if named:
-        text = common.BigValueTextMode.NAME
-    elif len(queries) > 1:
-        text = common.BigValueTextMode.VALUE_AND_NAME
+    several = len(queries) > 1 and not named
     made = (
         stats.Panel()
         .color_mode(common.BigValueColorMode.VALUE)
         .graph_mode(common.BigValueGraphMode.NONE)
-        .text_mode(text)
+        .text_mode(common.BigValueTextMode.VALUE_AND_NAME if several else common.BigValueTextMode.VALUE)
         .reduce_options(options.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
         .no_value(NO_DATA)
     )
     if says:
-        results = {
-            f"{value:g}": dashboard.ValueMappingResult(text=words, color=colour)
-            for value, (words, colour) in says.items()
-        }
-        made.mappings([dashboard.ValueMap(options=results)])
+        made.mappings([_says(says)])
     for name in beside:
         made.override_by_name(name, [_property("unit", COUNT), _property("decimals", 0), _fixed("text")])
     for name in plain:
         made.override_by_name(name, [_fixed("text")])
     for name, colour in (named or {}).items():
-        made.override_by_name(name, [_fixed(colour)])
+        made.override_by_name(name, [_property("mappings", [_says({1: (name.replace("_", " "), colour)})])])
     targets = _targets(queries, instant=True)
     return _finished(made, title, description, unit, size, colours, targets, decimals)
 
@@ -351,6 +343,14 @@ def _finished(
 
 def _colour(mode: dashboard.FieldColorModeId) -> boards.FieldColor:
     return boards.FieldColor().mode(mode)
+
+
+def _says(texts: Mapping[float, tuple[str, str]]) -> dashboard.ValueMap:
+    results = {
+        f"{value:g}": dashboard.ValueMappingResult(text=text, color=colour)
+        for value, (text, colour) in texts.items()
+    }
+    return dashboard.ValueMap(options=results)
 
 
 def _fixed(colour: str) -> dashboard.DynamicConfigValue:

@@ -12,9 +12,10 @@ import shutil
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice, takewhile
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -52,6 +53,11 @@ SCRAPES = 20
 EMPTY = {
     "callfunnel_worker_source_gap_events_total": "no record is lost on this broker",
     "ALERTS": "no alert fires on a healthy engine",
+    "unless ((": "every rate can be judged",
+    **{
+        f'state="{state}"': "the view is current"
+        for state in ("connecting", "catching_up", "stale", "failed")
+    },
 }
 """What may find nothing here, with the reason; it must find nothing, or it need not be listed."""
 
@@ -67,14 +73,22 @@ class Floor:
     worker: Worker
     view: View
     started_s: float
+    replicas: ExitStack
+    """Closed: the second replica of the view is gone."""
 
 
 @pytest.fixture(scope="module")
 def floor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Floor]:
+    with a_floor(tmp_path_factory.mktemp("dashboards"), FEED_SECONDS) as made:
+        yield made
+
+
+@contextmanager
+def a_floor(folder: Path, feed_seconds: float) -> Iterator[Floor]:
+    """A floor whose Prometheus has scraped it a while and remembers two days; its engine may be killed."""
     find()
     if embedded_program() is None:
         leave_out("the embedded broker is not installed (noida-db, extra `demo`)")
-    folder = tmp_path_factory.mktemp("dashboards")
     with EmbeddedBroker() as broker:
         settings = Settings.from_environ(
             {},
@@ -88,7 +102,8 @@ def floor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Floor]:
         topics.create(settings)
         history, live = calls(int(time.time() * 1000))
         publish(settings, history)
-        with Workers(settings, folder) as crew, replica(settings) as (view, replica_url):
+        with Workers(settings, folder) as crew, ExitStack() as replicas:
+            view, replica_url = replicas.enter_context(replica(settings))
             worker = crew.start().wait_until_ready()
             worker.wait_until(
                 lambda: folded(view) >= len(history), 90, f"has not folded {len(history)} records"
@@ -101,10 +116,10 @@ def floor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Floor]:
             now_s, page = time.time(), openmetrics(replica_url)
             for days in (1, 7):
                 prometheus.remember(page, addresses[1], now_s - days * 86_400)
-            with Publishing(settings, live, FEED_SECONDS), prometheus:
+            with Publishing(settings, live, feed_seconds), prometheus:
                 started_s = time.time()
                 wait_for_scrapes(prometheus)
-                yield Floor(prometheus, worker, view, started_s)
+                yield Floor(prometheus, worker, view, started_s, replicas)
 
 
 @contextmanager
@@ -398,6 +413,44 @@ def query_of(uid: str, title: str, name: str) -> str:
 TARGET_WINS = 1_000
 Shown = dict[tuple[str, ...], float]
 """The values of a panel by the values of their labels, in the order of the labels' names."""
+
+
+def stats_shown(prometheus: Prometheus) -> dict[tuple[str, str, str], float]:
+    """What the big numbers of all dashboards show at this moment, as Grafana asks for them.
+
+    Of a query that is not of now, it shows the last value in the dashboard's six hours.
+    """
+    shown: dict[tuple[str, str, str], float] = {}
+    values = {"job": JOB, "window": "1h", "minimum": "1", "target": "10", "__rate_interval": "5s"}
+    values |= dict.fromkeys(("campaign", "source", "team", "agent"), ALL)
+    end_s = time.time()
+    for document in DASHBOARDS:
+        for panel in document["panels"]:
+            for target in panel["targets"] if panel["type"] == "stat" else ():
+                expr = filled(target["expr"], values)
+                if target.get("instant"):
+                    found = [value for _, value in prometheus.now(expr)]
+                else:
+                    found = [each[-1] for _, each in prometheus.over(expr, end_s - 6 * 3600, end_s, 15)]
+                if found:
+                    shown[document["uid"], panel["title"], target["legendFormat"]] = found[0]
+    return shown
+
+
+def test_after_the_engine_died_no_stat_shows_a_number(tmp_path: Path):
+    """A floor of its own: nobody else could use it afterwards."""
+    with a_floor(tmp_path, feed_seconds=1) as floor:
+        before = stats_shown(floor.prometheus)
+        assert len(before) > 90
+        assert before["callfunnel-overview", "View", "current"] == 1
+        floor.worker.kill()
+        floor.replicas.close()
+        processes = ("callfunnel-engine", "Processes up")
+        theirs = {(*processes, "up"): 0.0, (*processes, "known"): 2.0}  # Prometheus knows these by itself
+        deadline = time.monotonic() + 60
+        while (shown := stats_shown(floor.prometheus)) != theirs:
+            assert time.monotonic() < deadline, shown
+            time.sleep(1)
 
 
 def expected_of(at: Snapshot) -> dict[tuple[str, str, str], Shown]:
