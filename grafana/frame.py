@@ -264,7 +264,9 @@ def _annotations(job_matcher: str) -> list[Builder[dashboard.AnnotationQuery]]:
         )
 
     return [
-        made("Firing alerts", "red", f'ALERTS{{alertstate="firing", job{job_matcher}}}')
+        made(
+            "Firing alerts", "red", f'ALERTS{{alertstate="firing", alertname!="Watchdog", job{job_matcher}}}'
+        )
         .title_format("{{alertname}}")
         .text_format("{{severity}}")
         .tag_keys("alertname,severity"),
