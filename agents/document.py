@@ -3,14 +3,14 @@
 The law: no rate without its numerator and denominator, and none of the two from another view.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from agents.view import SEGMENT, Snapshot
-from schemas.events import STAGES
+from schemas.events import NONE, STAGES
 from schemas.rows import Columns
 from streams.columns import BINS
-from streams.metrics import ENOUGH, STANDARDS, WHEN_RED, band
+from streams.metrics import ENOUGH, STANDARDS, WHEN_RED, band, why_unjudged
 from streams.windows import AGES, DUE_SECONDS, WINDOWS
 
 ALL_WINDOWS = (*WINDOWS, "all")
@@ -33,7 +33,15 @@ def funnel_document(
         if wanted is not None and not any(row[place] == wanted for row in totals):
             raise NoSuchSegmentError(f"there is no event of the {name} {wanted!r} yet")
     chosen = {row for row in totals if campaign in (None, row[0]) and source in (None, row[1])}
-    columns = _add(columns for row, columns in at.windows[window][SEGMENT].items() if row in chosen)
+    # An event that names no campaign or source may be of any lead, so it may be of a chosen one.
+    possible = {
+        row
+        for row in totals
+        if (campaign is None or row[0] in (campaign, NONE)) and (source is None or row[1] in (source, NONE))
+    }
+    segments = at.windows[window][SEGMENT]
+    columns = _add(columns for row, columns in segments.items() if row in chosen)
+    of_any = _add(columns for row, columns in segments.items() if row in possible)
     due, met = (sum(at.due[window][row][n] for row in chosen if row in at.due[window]) for n in (0, 1))
     uncalled = [found for row, found in at.uncalled.items() if row in chosen]
     newest_ms = max([0, *at.watermarks_ms.values()])  # -1: that partition has no event yet
@@ -43,6 +51,11 @@ def funnel_document(
 
     def leads(stage: str) -> int:
         return columns.get(f"leads_{stage}", 0)
+
+    observed = {stage: (leads(stage), of_any.get(f"events_{stage}", 0)) for stage in STAGES}
+
+    def ratio(name: str, view: str, definition: str, numerator: int, denominator: int) -> dict[str, Any]:
+        return _ratio(name, view, definition, numerator, denominator, observed)
 
     reached = events("reached") - columns.get("dm_hangups", 0)
     return {
@@ -60,12 +73,12 @@ def funnel_document(
         },
         "stages": [{"stage": stage, "events": events(stage), "leads": leads(stage)} for stage in STAGES],
         "ratios": [
-            _ratio("reach", "activity", "(reached − immediate hang-ups) ÷ dials", reached, events("dialed")),
-            _ratio("qualification", "leads", "qualified ÷ reached", leads("qualified"), leads("reached")),
-            _ratio("close", "leads", "won ÷ qualified", leads("won"), leads("qualified")),
-            _ratio("conversion", "leads", "won ÷ created", leads("won"), leads("created")),
+            ratio("reach", "activity", "(reached − immediate hang-ups) ÷ dials", reached, events("dialed")),
+            ratio("qualification", "leads", "qualified ÷ reached", leads("qualified"), leads("reached")),
+            ratio("close", "leads", "won ÷ qualified", leads("won"), leads("qualified")),
+            ratio("conversion", "leads", "won ÷ created", leads("won"), leads("created")),
         ],
-        "response": _ratio("response", "leads", f"called within {DUE_SECONDS // 60} minutes ÷ due", met, due)
+        "response": ratio("response", "leads", f"called within {DUE_SECONDS // 60} minutes ÷ due", met, due)
         | {"due": due, "met": met}
         | {clock: _times(columns, clock) for clock in _CLOCKS},
         "calls": {
@@ -86,7 +99,14 @@ def funnel_document(
     }
 
 
-def _ratio(name: str, view: str, definition: str, numerator: int, denominator: int) -> dict[str, Any]:
+def _ratio(
+    name: str,
+    view: str,
+    definition: str,
+    numerator: int,
+    denominator: int,
+    observed: Mapping[str, tuple[int, int]],
+) -> dict[str, Any]:
     return {
         "name": name,
         "view": view,
@@ -94,7 +114,8 @@ def _ratio(name: str, view: str, definition: str, numerator: int, denominator: i
         "numerator": numerator,
         "denominator": denominator,
         "value": numerator / denominator if denominator else None,
-        "band": band(name, numerator, denominator),
+        "band": band(name, numerator, denominator, observed),
+        "unjudged": why_unjudged(name, numerator, denominator, observed),
         "judged_from": ENOUGH.get(name),
         "standard": [{"band": name, "from": floor} for name, _, floor in reversed(STANDARDS.get(name, ()))],
         "when_below": " ".join(WHEN_RED.get(name, ())) or None,

@@ -35,7 +35,7 @@ TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 OTHER = "__other__"
-"""The label value that holds what is above the limit of a family."""
+"""The label value that holds what is above the limit of a family. No dimension's value becomes this label."""
 
 Labels = tuple[str, ...]
 Values = tuple[float, ...]
@@ -91,8 +91,12 @@ def accepts_openmetrics(accept: str) -> bool:
 
 @lru_cache(maxsize=65_536)
 def label_value(text: str) -> str:
-    """What of a dimension's value may be a label: no control characters, 64 at most, never empty."""
-    return _CONTROL.sub("", text)[:64] or NONE
+    """What of a dimension's value may be a label: no control characters, 64 at most, never empty.
+
+    A value that begins with two underscores gets a third: different values stay different, none is `OTHER`.
+    """
+    text = _CONTROL.sub("", text)
+    return f"_{text}"[:64] if text.startswith("__") else text[:64] or NONE
 
 
 def agent_labels(kind: Literal["id", "hashed", "off"], key: bytes = b"") -> Callable[[Dimensions], Labels]:

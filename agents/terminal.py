@@ -57,7 +57,7 @@ def _rates(document: dict[str, Any]) -> Table:
             for step in rate["standard"]
             if step["band"] != "watch"
         ]
-        judged = rate["band"] or ("too few" if rate["standard"] and rate["denominator"] else "")
+        judged = rate["band"] or (_short(rate["unjudged"]) if rate["denominator"] else "")
         table.add_row(
             _TITLE[rate["name"]],
             Text(value, style=style),
@@ -68,14 +68,21 @@ def _rates(document: dict[str, Any]) -> Table:
     return table
 
 
+def _short(unjudged: str | None) -> str:
+    """Of the reason why a rate has no band, what fits beside it."""
+    return (unjudged or "").partition(":")[0]
+
+
 def _closing(document: dict[str, Any]) -> list[Text]:
     uncalled, calls, delay = document["uncalled"], document["calls"], document["watermark"]["delay_seconds"]
-    lines = [
+    unjudged = [rate["unjudged"] for rate in document["ratios"]]
+    lines = [Text(why) for why in dict.fromkeys(unjudged) if why and _short(why) == "not measured"]
+    lines += [
         Text.assemble("immediate hang-ups ", (f"{calls['dm_hangups']:,}", "bold")),
         Text.assemble("uncalled leads ", (f"{uncalled['leads']:,}", "bold")),
     ]
     if uncalled["leads"]:
-        lines[1].append(
+        lines[-1].append(
             "  " + "  ".join(f"{age}: {leads:,}" for age, leads in uncalled["ages"].items()), "dim"
         )
         waits = document["now_timestamp_seconds"] - uncalled["oldest_timestamp_seconds"]

@@ -247,7 +247,9 @@ def _run(kind: str, seats: int, seed: int, console: Console, stack: ExitStack) -
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="callfunnel-stack-")))
 
     receiver = stack.enter_context(
-        Receiver(ports["receiver"], lambda name, alert: console.print(line(name, alert)))
+        Receiver(
+            ports["receiver"], lambda name, alert: name != "watchdog" and console.print(line(name, alert))
+        )
     )
     monitoring = Monitoring(
         folder,

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from typing import Any, NamedTuple
 
+from grafana.frame import FRESH
+from grafana.panels import NO_DATA
 from grafana.promql import PARTS, metric_of
 from schemas.events import STAGES
 from streams.metrics import CATALOGUE, Metric
@@ -21,7 +23,7 @@ Multiple = Mapping[Any, Mapping[str, bool]]
 """The uid of each dashboard, and its variables: whether each may have several values."""
 
 CORE_PANELS = {"stat", "bargauge", "timeseries", "table", "heatmap", "text"}
-UNITS = {"short", "percentunit", "s", "bytes", "cps"}
+UNITS = {"short", "percentunit", "s", "bytes", "cps", "dateTimeAsLocal"}
 OTHERS = {
     "up": (),
     "scrape_duration_seconds": (),
@@ -42,11 +44,16 @@ VALUES = {
     "window": WINDOWS,
     "age": AGES,
     "clock": ("attempt", "connect"),
-    "state": ("active", "recovering", "standby"),
+    "state": (
+        *("active", "recovering", "standby"),
+        *("connecting", "catching_up", "current", "stale", "failed"),
+    ),
     "alertstate": ("firing", "pending"),
 }
 APART = ("window", "clock", "funnel_stage")
 """Labels whose values overlap or follow from each other: a sum over them counts twice."""
+FRESHNESS = ("View", "Newest event", "Behind by", "Last snapshot")
+"""The panels of the first row."""
 BUILT_IN = {"__rate_interval", "__range", "__interval", "__url_time_range", "__data"}
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
@@ -56,7 +63,6 @@ _BARE = re.compile(r"\b(callfunnel_\w+|process_\w+|scrape_\w+|up|ALERTS)\b(?!\s*
 _MATCHER = re.compile(r'\s*(\w+)\s*(=~|!~|!=|=)\s*("(?:[^"\\]|\\.)*")\s*')
 _VARIABLE = re.compile(r"\$(?:\{(\w+)[^}]*\}|(\w+))")
 _LINK = re.compile(r"/d/([\w-]+)")
-_FIRST = re.compile(r"max without \(instance, pod\) \(((rate|increase)\()?$")
 
 
 class Asked(NamedTuple):
@@ -153,6 +159,7 @@ def _of_dashboard(file: str, document: Document, multiple: Multiple) -> Iterator
         yield f"the uid {document.get('uid')!r} is not the file's name"
     if document.get("editable", True):
         yield "can be edited by hand, and the next start would undo it"
+    yield from _of_freshness(document)
     yield from _of_panels(document)
     yield from _of_places(document)
     yield from _of_variables(document)
@@ -160,6 +167,33 @@ def _of_dashboard(file: str, document: Document, multiple: Multiple) -> Iterator
     for question in asked(document):
         for problem in _of_expression(question, _multiple(document)):
             yield f"{question.place}: {problem}"
+
+
+def _of_freshness(document: Document) -> Iterator[str]:
+    """Whoever looks at a number must see first whether it is one of now."""
+    first = document["panels"][: 1 + len(FRESHNESS)]
+    if [panel.get("title") for panel in first] != [FRESH, *FRESHNESS]:
+        yield f"does not begin with the row {FRESH!r}: {', '.join(FRESHNESS)}"
+    for panel in panels(document):
+        if panel["type"] not in ("stat", "bargauge", "table"):
+            continue
+        at = f"panel {panel.get('title')!r}"
+        if not all(target.get("instant") and not target.get("range") for target in panel.get("targets", ())):
+            yield f"{at}: shows the last value of a time range, and not that of now"
+        if any("vector(" in target.get("expr", "") for target in panel.get("targets", ())):
+            yield f"{at}: shows a number where there is none"
+        fields = panel["fieldConfig"]
+        if panel["type"] != "table" and fields["defaults"].get("noValue") != NO_DATA:
+            yield f"{at}: does not say {NO_DATA!r} where there is none"
+        overridden = (
+            one["value"]
+            for override in fields.get("overrides", ())
+            for one in override["properties"]
+            if one["id"] == "thresholds"
+        )
+        for thresholds in (fields["defaults"].get("thresholds", {}), *overridden):
+            if thresholds.get("steps", [{}])[0].get("color") != "text":
+                yield f"{at}: gives a colour to what is not there"
 
 
 def _of_panels(document: Document) -> Iterator[str]:
@@ -188,13 +222,22 @@ def _of_panels(document: Document) -> Iterator[str]:
         for ref, times in Counter(target.get("refId") for target in targets).items():
             if times > 1 or not ref:
                 yield f"{at}: {times} targets have the refId {ref!r}"
-        if panel["type"] == "stat" and fields.get("unit") == "percentunit" and len(targets) < 2:
-            yield f"{at}: shows a rate without its volume"
         names = {target.get("legendFormat") for target in targets}
         names |= _columns(panel)
+        if panel["type"] == "stat" and fields.get("unit") == "percentunit" and not _counts(panel) & names:
+            yield f"{at}: shows a rate without its volume"
         for override in panel["fieldConfig"].get("overrides", ()):
             if override["matcher"]["id"] == "byName" and override["matcher"]["options"] not in names:
                 yield f"{at}: nothing is named {override['matcher']['options']!r}, which is overridden"
+
+
+def _counts(panel: Document) -> set[str]:
+    """What is shown in another unit than the panel's."""
+    return {
+        override["matcher"]["options"]
+        for override in panel["fieldConfig"].get("overrides", ())
+        if any(one["id"] == "unit" for one in override["properties"])
+    }
 
 
 def _columns(panel: Document) -> set[str]:
@@ -369,7 +412,7 @@ def _of_selector(
         yield f"{name}: is no counter; a rate of it is noise"
     if rated and selector.range not in ("[$__rate_interval]", "[$__range]"):
         yield f"{name}: the rate is over {selector.range}, which fits one scrape interval only"
-    first = r"max without \(instance, pod\) \((rate\(|increase\()?$"
+    first = r"max (without \(instance, pod\)|by \(instance\)) \((rate\(|increase\()?$"
     if metric and metric.where == "view" and not re.search(first, selector.before):
         yield f"{name}: without `max without (instance, pod)` first, replicas of the view count twice"
 

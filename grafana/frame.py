@@ -8,7 +8,8 @@ from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models import dashboard
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel, RowPanel, VariableOption
 
-from grafana.panels import DATASOURCE
+from grafana.panels import COLOURS, COUNT, DATASOURCE, MOMENT, SECONDS, Query, limits, stat
+from grafana.promql import Scope
 from streams.windows import WINDOWS
 
 TITLES = {
@@ -34,6 +35,70 @@ class Section:
     def __init__(self, title: str, *lines: Line) -> None:
         self.title = title
         self.lines = lines
+
+
+STATES = {
+    "current": COLOURS["standard"],
+    "connecting": COLOURS["watch"],
+    "catching_up": COLOURS["watch"],
+    "stale": COLOURS["critical"],
+    "failed": COLOURS["critical"],
+}
+"""The states of a view, and their colours."""
+
+FRESH = "How fresh these numbers are"
+"""The heading of the first row of every dashboard."""
+
+
+GAPS = " Nothing where a rate cannot be judged: above 100 %, or not measured."
+"""What a panel says whose rates are only there where they can be judged."""
+
+
+def freshness(job_matcher: str) -> Section:
+    """Whether the numbers below are those of now; without a view there is no data here, nor below."""
+    scope = Scope({"job": job_matcher})
+    size = (6, 3)
+    return Section(
+        FRESH,
+        [
+            stat(
+                "View",
+                "What the view does; with several, each state that one of them is in. Only a view that is "
+                "`current` shows the funnel's numbers; `stale`: the broker does not answer it.",
+                COUNT,
+                *(
+                    Query(f"max({scope.series('callfunnel_view_state', state=state)} == 1)", state)
+                    for state in STATES
+                ),
+                named=STATES,
+                size=size,
+            ),
+            stat(
+                "Newest event",
+                "How long ago the newest event in the numbers happened. Old while the floor is quiet, or "
+                "while its events do not arrive.",
+                SECONDS,
+                Query(scope.newest_event(), "ago"),
+                size=size,
+            ),
+            stat(
+                "Behind by",
+                "How long ago the numbers were complete: what had arrived by then is in them. Above five "
+                "minutes, do not act on them.",
+                SECONDS,
+                Query(scope.behind(), "behind"),
+                colours=limits(60, 300),
+                size=size,
+            ),
+            stat(
+                "Last snapshot",
+                "The moment up to which the numbers are complete.",
+                MOMENT,
+                Query(f"min({scope.complete()}) * 1000", "at"),
+                size=size,
+            ),
+        ],
+    )
 
 
 def address(uid: str, **labels: str) -> str:
@@ -90,7 +155,7 @@ def build(
         )
         .build()
     )
-    made.panels = _placed(sections)
+    made.panels = _placed([freshness(job_matcher), *sections])
     return made
 
 
@@ -98,10 +163,10 @@ def job(multi: bool = False) -> boards.QueryVariable:
     """Which callfunnel. Numbers of two are never added up; their engines may be looked at together."""
     if not multi:
         text = "Which callfunnel: the Prometheus job that scrapes it."
-        return _labels("job", "Job", text, "callfunnel_view_rows")
+        return _labels("job", "Job", text, "callfunnel_view_state")
     text = "Which workers and views: the Prometheus jobs that scrape them."
     return _labels(
-        "job", "Job", text, '{__name__=~"callfunnel_worker_build_info|callfunnel_view_rows"}', multi
+        "job", "Job", text, '{__name__=~"callfunnel_worker_build_info|callfunnel_view_state"}', multi
     )
 
 
@@ -199,7 +264,9 @@ def _annotations(job_matcher: str) -> list[Builder[dashboard.AnnotationQuery]]:
         )
 
     return [
-        made("Firing alerts", "red", f'ALERTS{{alertstate="firing", job{job_matcher}}}')
+        made(
+            "Firing alerts", "red", f'ALERTS{{alertstate="firing", alertname!="Watchdog", job{job_matcher}}}'
+        )
         .title_format("{{alertname}}")
         .text_format("{{severity}}")
         .tag_keys("alertname,severity"),

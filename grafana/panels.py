@@ -1,7 +1,8 @@
 """The panels that dashboards are made of: core panels of Grafana with one look.
 
 The law: every panel says in its description what it counts and in its unit in what; the colours of a rate are
-the bands of `streams.metrics.STANDARDS`, edges included.
+the bands of `streams.metrics.STANDARDS`, edges included. A big number is the number of now: where there is
+none, the panel says so, without a colour.
 """
 
 import math
@@ -25,12 +26,16 @@ from grafana_foundation_sdk.models.dashboard import Panel, Threshold
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 from grafana_foundation_sdk.models.text import TextMode
 
-from streams.metrics import STANDARDS, Band
+from grafana.promql import Scope
+from streams.metrics import COUNTED, STANDARDS, Band
+from streams.windows import DUE_SECONDS
 
 DATASOURCE = common.DataSourceRef(type_val="prometheus", uid="${datasource}")
 COLOURS: dict[Band, str] = {"critical": "red", "watch": "orange", "standard": "green", "very good": "blue"}
-SHARE, COUNT, SECONDS = "percentunit", "short", "s"
+SHARE, COUNT, SECONDS, MOMENT = "percentunit", "short", "s", "dateTimeAsLocal"
 NOTHING = "–"
+NO_DATA = "no data"
+UNJUDGED = "not judged"
 
 Steps = list[Threshold]
 
@@ -53,9 +58,13 @@ class Column:
     colours: Steps | None = None
 
 
+WITHOUT = Threshold(value=None, color="text")
+"""The colour of what is not there; Grafana takes it from the first step."""
+
+
 def bands(rate: str) -> Steps:
     """The colours of a rate. A step holds its own value, so one that begins above it is the next number."""
-    found = [Threshold(value=None, color=COLOURS["critical"])]
+    found = [WITHOUT, Threshold(value=0, color=COLOURS["critical"])]
     for name, holds, floor in reversed(STANDARDS[rate]):
         value = math.nextafter(floor, math.inf) if holds is gt else floor
         found.append(Threshold(value=value, color=COLOURS[name]))
@@ -70,7 +79,8 @@ def standard(rate: str) -> float:
 def limits(watch: float, critical: float) -> Steps:
     """The colours of what is the better the less there is."""
     return [
-        Threshold(value=None, color=COLOURS["standard"]),
+        WITHOUT,
+        Threshold(value=0, color=COLOURS["standard"]),
         Threshold(value=watch, color=COLOURS["watch"]),
         Threshold(value=critical, color=COLOURS["critical"]),
     ]
@@ -79,12 +89,13 @@ def limits(watch: float, critical: float) -> Steps:
 def at_least(standard: float) -> Steps:
     """The colours of what is red below a line."""
     return [
-        Threshold(value=None, color=COLOURS["critical"]),
+        WITHOUT,
+        Threshold(value=0, color=COLOURS["critical"]),
         Threshold(value=standard, color=COLOURS["standard"]),
     ]
 
 
-PLAIN: Steps = [Threshold(value=None, color="text")]
+PLAIN: Steps = [WITHOUT]
 
 
 def stat(
@@ -94,32 +105,75 @@ def stat(
     *queries: Query,
     colours: Steps = PLAIN,
     beside: Iterable[str] = (),
+    plain: Iterable[str] = (),
+    named: Mapping[str, str] | None = None,
+    says: Mapping[float, tuple[str, str]] | None = None,
     size: tuple[int, int] = (4, 4),
     decimals: int | None = None,
-    empty: str = NOTHING,
-    trend: bool = True,
 ) -> Panel:
-    """Big numbers. `beside` names the queries that are volumes beside a rate: plain counts without colour."""
+    """Big numbers of this moment.
+
+    `beside` names the queries that are volumes beside a rate: plain counts without colour; `plain` those that
+    only have no colour. `named`: queries that give 1 or nothing, of which the name is shown, in this colour.
+    `says`: the text and the colour that stand for a value.
+    """
+    several = len(queries) > 1 and not named
     made = (
         stats.Panel()
         .color_mode(common.BigValueColorMode.VALUE)
-        .graph_mode(common.BigValueGraphMode.AREA if trend else common.BigValueGraphMode.NONE)
-        .text_mode(
-            common.BigValueTextMode.VALUE_AND_NAME if len(queries) > 1 else common.BigValueTextMode.VALUE
-        )
+        .graph_mode(common.BigValueGraphMode.NONE)
+        .text_mode(common.BigValueTextMode.VALUE_AND_NAME if several else common.BigValueTextMode.VALUE)
         .reduce_options(options.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
-        .no_value(empty)
+        .no_value(NO_DATA)
     )
+    if says:
+        made.mappings([_says(says)])
     for name in beside:
-        made.override_by_name(
-            name,
-            [
-                _property("unit", COUNT),
-                _property("decimals", 0),
-                _property("color", {"mode": "fixed", "fixedColor": "text"}),
-            ],
-        )
-    return _finished(made, title, description, unit, size, colours, _targets(queries), decimals)
+        made.override_by_name(name, [_property("unit", COUNT), _property("decimals", 0), _fixed("text")])
+    for name in plain:
+        made.override_by_name(name, [_fixed("text")])
+    for name, colour in (named or {}).items():
+        made.override_by_name(name, [_property("mappings", [_says({1: (name.replace("_", " "), colour)})])])
+    targets = _targets(queries, instant=True)
+    return _finished(made, title, description, unit, size, colours, targets, decimals)
+
+
+def rate_stat(
+    title: str,
+    description: str,
+    rate: str,
+    share: str,
+    judged: str,
+    volume: Query,
+    size: tuple[int, int] = (4, 4),
+) -> Panel:
+    """A share in the colour of its band where it can be judged; elsewhere without one, as `UNJUDGED`."""
+    stages = " or ".join(COUNTED[rate])
+    return stat(
+        title,
+        f"{description} Without colour, as `not judged`: above 100 %, or fewer than four fifths of the leads "
+        f"{stages} have an event of their own.",
+        SHARE,
+        Query(judged, rate),
+        Query(f"{share} unless ({judged})", UNJUDGED),
+        volume,
+        colours=bands(rate),
+        beside=[volume.name],
+        plain=[UNJUDGED],
+        size=size,
+    )
+
+
+def oldest_uncalled(scope: Scope, size: tuple[int, int] = (4, 4)) -> Panel:
+    return stat(
+        "Oldest uncalled lead",
+        "How long the open lead that waits longest has been waiting for its first call.",
+        SECONDS,
+        Query(scope.oldest_uncalled_or_none(), "oldest"),
+        colours=limits(DUE_SECONDS, 900),
+        says={-1: ("none", COLOURS["standard"])},
+        size=size,
+    )
 
 
 def bars(
@@ -134,7 +188,7 @@ def bars(
         .name_placement(common.BarGaugeNamePlacement.LEFT)
         .reduce_options(options.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
         .min(0)
-        .no_value(NOTHING)
+        .no_value(NO_DATA)
     )
     if colours is PLAIN:
         made.color_scheme(_colour(dashboard.FieldColorModeId.CONTINUOUS_BLUES))
@@ -289,6 +343,18 @@ def _finished(
 
 def _colour(mode: dashboard.FieldColorModeId) -> boards.FieldColor:
     return boards.FieldColor().mode(mode)
+
+
+def _says(texts: Mapping[float, tuple[str, str]]) -> dashboard.ValueMap:
+    results = {
+        f"{value:g}": dashboard.ValueMappingResult(text=text, color=colour)
+        for value, (text, colour) in texts.items()
+    }
+    return dashboard.ValueMap(options=results)
+
+
+def _fixed(colour: str) -> dashboard.DynamicConfigValue:
+    return _property("color", {"mode": "fixed", "fixedColor": colour})
 
 
 def _property(name: str, value: Any) -> dashboard.DynamicConfigValue:

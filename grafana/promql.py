@@ -2,15 +2,18 @@
 
 The law: a series of the view is read once, however many replicas expose it (`max without (instance, pod)`);
 no sum runs over two windows or two clocks; a rate has the numerator and the denominator of one view, and is
-absent where there is nothing to divide by.
+absent where there is nothing to divide by. A rate over the colours of a standard is one that can be judged.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from schemas.events import STAGES
-from streams.metrics import BY_NAME, Metric
+from schemas.events import NONE, STAGES
+from streams.metrics import BY_NAME, COUNTED, OBSERVED, Metric
+
+NAMED_BY_LEADS = ("campaign", "source")
+"""Labels that an event may leave out although its lead has them."""
 
 PARTS = ("_bucket", "_gcount", "_gsum", "_count", "_sum")
 """What a histogram's name may end in."""
@@ -37,6 +40,10 @@ class Scope:
         if offset:
             selector += f" offset {offset}"
         return f"max without (instance, pod) ({selector})" if metric and metric.where == "view" else selector
+
+    def each(self, name: str) -> str:
+        """A figure that each process has for itself, by instance."""
+        return f"max by (instance) ({self._selector(name, {})})"
 
     def _selector(self, name: str, labels: Mapping[str, str]) -> str:
         metric = metric_of(name)
@@ -70,24 +77,45 @@ class Scope:
         hangups = self.total("callfunnel_window_dm_hangups", by, **labels)
         return f"{self.events('reached', by, **labels)} - {hangups}"
 
-    def reach(self, by: str = "", **labels: str) -> str:
-        return ratio(self.reached(by, **labels), self.events("dialed", by, **labels))
+    def share(self, rate: str, by: str = "", **labels: str) -> str:
+        """A rate as a number, whether it can be judged or not."""
+        if rate == "reach":
+            return ratio(self.reached(by, **labels), self.events("dialed", by, **labels))
+        if rate == "response":
+            return ratio(self.met(by, **labels), self.due(by, **labels))
+        above, below = COUNTED[rate]
+        return ratio(self.leads(above, by, **labels), self.leads(below, by, **labels))
 
-    def qualification(self, by: str = "", **labels: str) -> str:
-        return ratio(self.leads("qualified", by, **labels), self.leads("reached", by, **labels))
+    def judged(self, rate: str, by: str = "", **labels: str) -> str:
+        """A rate; absent where its stages are not measured, or above 1."""
+        stages = COUNTED.get(rate, ())
+        return judged(
+            self.share(rate, by, **labels), *(self.measured(stage, by, **labels) for stage in stages)
+        )
 
-    def close(self, by: str = "", **labels: str) -> str:
-        return ratio(self.leads("won", by, **labels), self.leads("qualified", by, **labels))
+    def measured(self, stage: str, by: str = "", **labels: str) -> str:
+        """The leads of a stage; absent where it is not measured."""
+        return measured_leads(self.leads(stage, by, **labels), self._possible(stage, by, **labels))
+
+    def _possible(self, stage: str, by: str, **labels: str) -> str:
+        """The events of a stage that may be of the chosen leads: those that name no campaign may be."""
+        others = {
+            label: matcher.removesuffix('"') + f'|{NONE}"'
+            for label, matcher in self.matchers.items()
+            if label in NAMED_BY_LEADS and label != by
+        }
+        wider = replace(self, matchers={**self.matchers, **others})
+        found = wider.events(stage, by, **labels)
+        if by not in NAMED_BY_LEADS:
+            return found
+        unnamed = wider.events(stage, by, **labels, **{by: NONE})
+        return f"({found} unless {unnamed}) + on () group_left () sum({unnamed}) or {found}"
 
     def due(self, by: str = "", **labels: str) -> str:
         return self.total("callfunnel_window_leads_due", by, **labels)
 
     def met(self, by: str = "", **labels: str) -> str:
         return self.total("callfunnel_window_leads_met", by, **labels)
-
-    def response(self, by: str = "", **labels: str) -> str:
-        """The share of the due leads that was called in time."""
-        return ratio(self.met(by, **labels), self.due(by, **labels))
 
     def quantile(self, q: float, clock: str) -> str:
         """A quantile of the response times of the leads created in the window."""
@@ -99,21 +127,38 @@ class Scope:
         created = self.series("callfunnel_oldest_uncalled_lead_timestamp_seconds")
         return f"time() - min{f' by ({by})' if by else ''} ({created})"
 
-    def behind(self) -> str:
-        """The age in seconds of the newest event of the partition furthest behind; 0 where all is read.
+    def oldest_uncalled_or_none(self) -> str:
+        """The same, and -1 where a view shows the numbers of now and no lead waits."""
+        current = f"{self.series('callfunnel_view_state', state='current')} == 1"
+        return f"{self.oldest_uncalled()} or -max({current})"
 
-        As the recording rule `job:callfunnel_behind_seconds:max`: a partition where nothing happens is not
-        behind, and one whose lag no worker tells is.
-        """
-        watermark = self.series("callfunnel_watermark_timestamp_seconds")
-        newest = f"max by (job, partition) ({watermark} > 0)"
-        lag = f"max by (job, partition) ({self.series('callfunnel_worker_consumer_lag')})"
-        return f"max((time() - {newest} unless on (job, partition) {lag} == 0) or 0 * {newest})"
+    def newest_event(self) -> str:
+        """The age in seconds of the newest event in the numbers."""
+        return f"time() - max({self.series('callfunnel_watermark_timestamp_seconds')} > 0)"
+
+    def complete(self) -> str:
+        """Up to when the numbers of the freshest view are complete, in Unix seconds, of each job."""
+        return f"max by (job) ({self.series('callfunnel_view_snapshot_timestamp_seconds')})"
+
+    def behind(self) -> str:
+        """How many seconds ago that is: as the recording rule `job:callfunnel_behind_seconds:max`."""
+        return f"max(clamp_min(time() - {self.complete()}, 0))"
 
 
 def ratio(numerator: str, denominator: str) -> str:
     """A share; absent, not 0 or NaN, where the denominator is 0."""
     return f"({numerator}) / ({denominator} > 0)"
+
+
+def judged(share: str, *measured: str) -> str:
+    """A share where it can be judged: not above 1, and of leads that are `measured_leads`."""
+    return " and ".join((f"{share} <= 1", *measured))
+
+
+def measured_leads(leads: str, events: str) -> str:
+    """The leads of a stage; absent where too few of them have an event of their own (`OBSERVED`)."""
+    few, of = OBSERVED
+    return f"({leads} <= {of / few:g} * ({events}))"
 
 
 def share_bound(hits: str, tries: str, errors: float) -> str:

@@ -4,7 +4,7 @@ The law: every rate can be derived from an exported numerator and denominator of
 ever holds a lead, a phone number or free text.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import ge, gt
 from typing import Literal
@@ -157,12 +157,46 @@ CATALOGUE: tuple[Metric, ...] = (
         ("campaign",),
         "seconds",
     ),
-    # The view itself.
     Metric(
         "callfunnel_watermark_timestamp_seconds",
         "gauge",
         "Event time of the newest event of a source partition.",
         ("partition",),
+        "seconds",
+    ),
+    # The view itself: these are there whether it is current or not.
+    Metric(
+        "callfunnel_view_state",
+        "gauge",
+        "1 for the state that the view is in, 0 for the others; business series exist while it is current.",
+        ("state",),
+    ),
+    Metric(
+        "callfunnel_view_lag_records",
+        "gauge",
+        "Records of the changelog that the view has not read; absent while nobody knows.",
+        (),
+        "records",
+    ),
+    Metric(
+        "callfunnel_view_source_lag_records",
+        "gauge",
+        "Records of a source partition that are not in the numbers yet; absent while nobody knows.",
+        ("partition",),
+        "records",
+    ),
+    Metric(
+        "callfunnel_view_snapshot_timestamp_seconds",
+        "gauge",
+        "Up to when the newest numbers are complete: what had arrived by then is in them.",
+        (),
+        "seconds",
+    ),
+    Metric(
+        "callfunnel_view_broker_answer_timestamp_seconds",
+        "gauge",
+        "When a broker last answered the view.",
+        (),
         "seconds",
     ),
     Metric("callfunnel_view_rows", "gauge", "Rows held of the funnel table.", (), "rows"),
@@ -179,6 +213,16 @@ CATALOGUE: tuple[Metric, ...] = (
         "callfunnel_view_render_seconds", "gauge", "Time the last rendering of a scrape took.", (), "seconds"
     ),
     # The engine.
+    _worker(
+        "ready", "gauge", "1 while this worker folds its partitions, 0 while something keeps it from it."
+    ),
+    _worker(
+        "broker_answer_timestamp_seconds",
+        "gauge",
+        "When a broker last answered this worker.",
+        (),
+        "seconds",
+    ),
     _worker(
         "events_consumed_total", "counter", "Records read from the source.", ("topic", "partition"), "events"
     ),
@@ -317,9 +361,45 @@ WHEN_RED = {
 """What it says when a rate is below its standard, and what to do first."""
 
 
-def band(rate: str, numerator: int, denominator: int) -> Band | None:
-    """The band of a rate by its standard; `None` where there is no standard or not `ENOUGH` to judge."""
-    if rate not in STANDARDS or denominator < ENOUGH[rate]:
+COUNTED = {
+    "reach": ("reached", "dialed"),
+    "qualification": ("qualified", "reached"),
+    "close": ("won", "qualified"),
+}
+"""The stages that a rate counts."""
+
+OBSERVED = (4, 5)
+"""A stage is measured where its leads have at least this share of events of the stage: four of five.
+
+A later event proves that a lead passed a stage, so a system that sends `won` and never `qualified` shows a
+close rate of 100 % that nobody observed. Each event is of one lead: fewer events than leads prove how many
+leads have none, at least.
+"""
+
+
+def why_unjudged(
+    rate: str, numerator: int, denominator: int, stages: Mapping[str, tuple[int, int]]
+) -> str | None:
+    """Why a rate has no band, `None` if it has one or has no standard. `stages`: leads and events of each."""
+    if rate not in STANDARDS:
+        return None
+    if not denominator:
+        return "nothing to measure yet"
+    if denominator < ENOUGH[rate]:
+        return f"too few: judged from {ENOUGH[rate]}"
+    few, of = OBSERVED
+    for stage in COUNTED.get(rate, ()):
+        leads, events = stages[stage]
+        if of * events < few * leads:
+            return f"not measured: {leads - events:,} of {leads:,} {stage} leads have no event of their own"
+    if numerator > denominator:
+        return "above 100%: more {} than {}".format(*COUNTED.get(rate, ("met", "due")))
+    return None
+
+
+def band(rate: str, numerator: int, denominator: int, stages: Mapping[str, tuple[int, int]]) -> Band | None:
+    """The band of a rate by its standard; `None` where `why_unjudged` says why, or there is no standard."""
+    if rate not in STANDARDS or why_unjudged(rate, numerator, denominator, stages):
         return None
     value = numerator / denominator
     return next((name for name, holds, floor in STANDARDS[rate] if holds(value, floor)), "critical")

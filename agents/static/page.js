@@ -58,8 +58,8 @@ function drawFunnel(funnel) {
     `${number.format(funnel.closed.lost)} lost`,
   ].join(" · "));
   byId("implied").hidden = !calls.implied_arrivals;
-  write(byId("implied"), `A stage counts more leads than events where a later event proves it: whoever was dialed was created before, `
-    + `even if nothing said so. ${number.format(calls.implied_arrivals)} arrivals are such.`);
+  write(byId("implied"), `${number.format(calls.implied_arrivals)} arrivals have no event of their own: a later event proves that the `
+    + "lead passed the stage (a lead that was dialed must have been created).");
 }
 
 // The bands of a standard side by side, the one that holds now in full colour, and a mark at the value.
@@ -88,7 +88,7 @@ function drawRate(rate) {
   const standard = document.createElement("p");
   standard.className = "standard";
   const band = document.createElement("b");
-  band.textContent = rate.band ?? (rate.value === null ? "nothing to measure yet" : `too few to judge, below ${rate.judged_from}`);
+  band.textContent = rate.band ?? rate.unjudged;
   const rest = rate.standard.filter((step) => step.band !== "watch").map((step) => `${step.band} from ${whole.format(step.from)}`);
   standard.append(band, ` · ${rest.join(", ")}`);
   card.querySelector(".of").before(meter(rate), standard);

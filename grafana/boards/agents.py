@@ -4,8 +4,21 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from grafana import frame
 from grafana.frame import Section
-from grafana.panels import COUNT, SHARE, Column, Query, at_least, bands, bars, lines, standard, stat, table
-from grafana.promql import Scope, ratio
+from grafana.panels import (
+    COUNT,
+    SHARE,
+    Column,
+    Query,
+    at_least,
+    bands,
+    bars,
+    lines,
+    rate_stat,
+    standard,
+    stat,
+    table,
+)
+from grafana.promql import Scope, judged, measured_leads, ratio
 
 UID = "callfunnel-agents"
 _WITH_HANGUPS = (
@@ -32,6 +45,19 @@ def share(of: str, from_: str, by: str = "") -> str:
     return ratio(events(of, by), events(from_, by))
 
 
+def measured(stage: str, by: str = "") -> str:
+    return measured_leads(leads(stage, by), events(stage, by))
+
+
+def reached_of_dials(by: str = "") -> str:
+    return judged(share("reached", "dialed", by), measured("reached", by), measured("dialed", by))
+
+
+def of_leads(above: str, below: str) -> str:
+    rate = ratio(leads(above, agent), leads(below, agent))
+    return judged(rate, measured(above, agent), measured(below, agent))
+
+
 agent = "team, agent"
 
 
@@ -39,7 +65,7 @@ def ranked(expr: str) -> str:
     return f"({expr}) and ({events('dialed', agent)} >= $minimum)"
 
 
-enough = f"count({events('dialed', agent)} >= $minimum)"
+enough = f"sum({events('dialed', agent)} >= bool $minimum)"
 
 
 def now() -> Section:
@@ -58,14 +84,13 @@ def now() -> Section:
                 COUNT,
                 Query(events("reached"), "reached"),
             ),
-            stat(
+            rate_stat(
                 "Reached of dials",
                 "Decision makers reached ÷ dials." + _WITH_HANGUPS,
-                SHARE,
-                Query(share("reached", "dialed"), "reached"),
+                "reach",
+                share("reached", "dialed"),
+                reached_of_dials(),
                 Query(events("dialed"), "dials"),
-                colours=bands("reach"),
-                beside=["dials"],
             ),
             stat(
                 "Qualified",
@@ -99,7 +124,7 @@ def leaderboard() -> Section:
                 "Leaderboard",
                 "Agents with enough dials in the window, by wins; leads belong to the agent of the call "
                 "that brought them to the stage. Reached of dials holds immediate hang-ups, which are not "
-                "counted by agent. A click on a team shows it alone.",
+                "counted by agent. A click on a team shows it alone." + frame.GAPS,
                 {"team": "Team", "agent": "Agent"},
                 Column(ranked(leads("won", agent)), "Won"),
                 Column(ranked(leads("qualified", agent)), "Qualified"),
@@ -107,19 +132,19 @@ def leaderboard() -> Section:
                 Column(ranked(events("connected", agent)), "Connected"),
                 Column(events("dialed", agent) + " >= $minimum", "Dials"),
                 Column(
-                    ranked(share("reached", "dialed", agent)),
+                    ranked(reached_of_dials(agent)),
                     "Reached of dials",
                     SHARE,
                     bands("reach"),
                 ),
                 Column(
-                    ranked(ratio(leads("qualified", agent), leads("reached", agent))),
+                    ranked(of_leads("qualified", "reached")),
                     "Qualification",
                     SHARE,
                     bands("qualification"),
                 ),
                 Column(
-                    ranked(ratio(leads("won", agent), leads("qualified", agent))),
+                    ranked(of_leads("won", "qualified")),
                     "Close",
                     SHARE,
                     bands("close"),
@@ -137,10 +162,12 @@ def leaderboard() -> Section:
         [
             bars(
                 "Who needs help",
-                "The ten ranked agents who reach the smallest share of their dials." + _WITH_HANGUPS,
+                "The ten ranked agents who reach the smallest share of their dials."
+                + _WITH_HANGUPS
+                + frame.GAPS,
                 SHARE,
                 Query(
-                    f"bottomk(10, {ranked(share('reached', 'dialed', agent))})",
+                    f"bottomk(10, {ranked(reached_of_dials(agent))})",
                     "{{agent}} · {{team}}",
                 ),
                 colours=at_least(standard("reach")),
@@ -167,9 +194,10 @@ def teams() -> Section:
             lines(
                 "Reached of dials by team",
                 "Decision makers reached ÷ dials of each team, in the window that ends at each moment."
-                + _WITH_HANGUPS,
+                + _WITH_HANGUPS
+                + frame.GAPS,
                 SHARE,
-                Query(share("reached", "dialed", "team"), "{{team}}"),
+                Query(reached_of_dials("team"), "{{team}}"),
                 colours=bands("reach"),
                 soft_max=0.4,
             ),
@@ -200,7 +228,7 @@ def places() -> Section:
                 Column(at("dialed"), "Dials"),
                 Column(at("connected"), "Connected"),
                 Column(at("reached"), "Reached"),
-                Column(ratio(at("reached"), at("dialed")), "Reached of dials", SHARE, bands("reach")),
+                Column(judged(ratio(at("reached"), at("dialed"))), "Reached of dials", SHARE, bands("reach")),
                 Column(at("won"), "Won"),
                 sort="Dials",
                 size=(12, 7),

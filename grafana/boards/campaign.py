@@ -5,7 +5,19 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from grafana import frame
 from grafana.boards.speed import leads_due_and_met
 from grafana.frame import Section
-from grafana.panels import COUNT, SECONDS, SHARE, Column, Query, bands, bars, limits, lines, stat, table
+from grafana.panels import (
+    COUNT,
+    SHARE,
+    Column,
+    Query,
+    bands,
+    bars,
+    lines,
+    oldest_uncalled,
+    rate_stat,
+    stat,
+    table,
+)
 from grafana.promql import Scope, ratio, steps
 from schemas.events import STAGES
 from streams.windows import DUE_SECONDS
@@ -34,35 +46,32 @@ def now() -> Section:
             for stage in STAGES
         ],
         [
-            stat(
+            rate_stat(
                 "Reach rate",
                 "Decision makers reached (immediate hang-ups taken out) ÷ dials. Standard from 15 %."
                 + _ALL_SOURCES,
-                SHARE,
-                Query(scope.reach(), "reach"),
+                "reach",
+                scope.share("reach"),
+                scope.judged("reach"),
                 Query(scope.events("dialed"), "dials"),
-                colours=bands("reach"),
-                beside=["dials"],
                 size=(6, 4),
             ),
-            stat(
+            rate_stat(
                 "Qualification rate",
                 "Leads qualified ÷ leads reached, of the chosen sources. Standard from 50 %.",
-                SHARE,
-                Query(of_source.qualification(), "qualification"),
+                "qualification",
+                of_source.share("qualification"),
+                of_source.judged("qualification"),
                 Query(of_source.leads("reached"), "reached"),
-                colours=bands("qualification"),
-                beside=["reached"],
                 size=(6, 4),
             ),
-            stat(
+            rate_stat(
                 "Close rate",
                 "Leads won ÷ leads qualified, of the chosen sources. Standard from 50 %.",
-                SHARE,
-                Query(of_source.close(), "close"),
+                "close",
+                of_source.share("close"),
+                of_source.judged("close"),
                 Query(of_source.leads("qualified"), "qualified"),
-                colours=bands("close"),
-                beside=["qualified"],
                 size=(6, 4),
             ),
             stat(
@@ -70,7 +79,7 @@ def now() -> Section:
                 f"Of the leads whose {DUE_SECONDS // 60} minutes ended in the window, those called by then. "
                 "Standard from 90 %. Of all sources.",
                 SHARE,
-                Query(scope.response(), "in time"),
+                Query(scope.judged("response"), "in time"),
                 Query(scope.due(), "due"),
                 colours=bands("response"),
                 beside=["due"],
@@ -136,20 +145,20 @@ def sources() -> Section:
             table(
                 "Sources",
                 "Each source of the campaign in the window, leads once per stage. Without a reach rate: "
-                "immediate hang-ups are not counted by source.",
+                "immediate hang-ups are not counted by source." + frame.GAPS,
                 {"source": "Source"},
                 Column(of_source.leads("created", "source"), "New leads"),
                 Column(of_source.events("dialed", "source"), "Dials"),
                 Column(of_source.leads("reached", "source"), "Reached"),
                 Column(of_source.leads("qualified", "source"), "Qualified"),
                 Column(
-                    of_source.qualification("source"),
+                    of_source.judged("qualification", "source"),
                     "Qualification",
                     SHARE,
                     bands("qualification"),
                 ),
                 Column(of_source.leads("won", "source"), "Won"),
-                Column(of_source.close("source"), "Close", SHARE, bands("close")),
+                Column(of_source.judged("close", "source"), "Close", SHARE, bands("close")),
                 Column(
                     ratio(of_source.events("dialed", "source"), of_source.leads("won", "source")),
                     "Dials per win",
@@ -159,9 +168,10 @@ def sources() -> Section:
             ),
             lines(
                 "Qualification rate by source",
-                "Leads qualified ÷ leads reached of each source, in the window that ends at each moment.",
+                "Leads qualified ÷ leads reached of each source, in the window that ends at each moment."
+                + frame.GAPS,
                 SHARE,
-                Query(of_source.qualification("source"), "{{source}}"),
+                Query(of_source.judged("qualification", "source"), "{{source}}"),
                 colours=bands("qualification"),
                 soft_max=1,
                 size=(12, 8),
@@ -189,9 +199,9 @@ def against_other_days() -> Section:
             lines(
                 "Reach rate today",
                 "Reach since midnight, beside yesterday and the same day last week at the same time. "
-                "Bands: 10, 15 and 30 %." + _ALL_SOURCES,
+                "Bands: 10, 15 and 30 %." + frame.GAPS + _ALL_SOURCES,
                 SHARE,
-                *(Query(scope.reach(offset=ago, window="today"), day) for ago, day in days),
+                *(Query(scope.judged("reach", offset=ago, window="today"), day) for ago, day in days),
                 colours=bands("reach"),
                 soft_max=0.4,
             ),
@@ -207,7 +217,7 @@ def new_leads() -> Section:
                 "Called in time over time",
                 "The share of due leads that was called in time, in the window that ends at each moment.",
                 SHARE,
-                Query(scope.response(), "in time"),
+                Query(scope.judged("response"), "in time"),
                 colours=bands("response"),
                 soft_max=1,
             ),
@@ -220,15 +230,7 @@ def new_leads() -> Section:
                 stacked=True,
                 size=(4, 8),
             ),
-            stat(
-                "Oldest uncalled lead",
-                "How long the open lead that waits longest has been waiting for its first call.",
-                SECONDS,
-                Query(scope.oldest_uncalled(), "oldest"),
-                colours=limits(DUE_SECONDS, 900),
-                size=(4, 8),
-                empty="none",
-            ),
+            oldest_uncalled(scope, size=(4, 8)),
         ],
     )
 

@@ -28,8 +28,10 @@ def newest(name: str, by: str = "") -> str:
 
 
 consumed = scope.rate("callfunnel_worker_events_consumed_total")
-rejected = f"({scope.rate('callfunnel_worker_events_rejected_total')} or vector(0))"
+rejected = scope.rate("callfunnel_worker_events_rejected_total")
 up = scope.series("up")
+ready = scope.series("callfunnel_worker_ready")
+waiting = f"max by (job, partition) ({scope.series('callfunnel_view_source_lag_records')})"
 
 
 def trust() -> Section:
@@ -45,18 +47,19 @@ def trust() -> Section:
                 beside=["known"],
             ),
             stat(
-                "Behind by",
-                "Age of the newest event of the partition that is furthest behind; 0 when every partition is "
-                "read to its end.",
-                SECONDS,
-                Query(scope.behind(), "behind"),
-                colours=limits(60, 300),
+                "Workers ready",
+                "Workers that fold their partitions, beside those that run. The others join, restore, or get "
+                "no answer from the broker.",
+                COUNT,
+                Query(f"sum({ready})", "ready"),
+                Query(f"count({ready})", "run"),
+                beside=["run"],
             ),
             stat(
-                "Lag",
-                "Records of the source that are not yet in the tables.",
+                "Waiting",
+                "Records of the source that are not in the numbers yet, as the broker told the view.",
                 COUNT,
-                Query(f"sum({lag})", "lag"),
+                Query(f"sum({waiting})", "records"),
                 colours=limits(10_000, 100_000),
             ),
             stat(
@@ -71,17 +74,9 @@ def trust() -> Section:
                 "what it should not.",
                 SHARE,
                 Query(ratio(rejected, consumed), "rejected"),
-                Query(
-                    scope.rate(
-                        "callfunnel_worker_events_rejected_total",
-                        function="increase",
-                        over="$__range",
-                    )
-                    + " or vector(0)",
-                    "records",
-                ),
+                Query(consumed, "read per second"),
                 colours=limits(0.001, 0.01),
-                beside=["records"],
+                beside=["read per second"],
                 decimals=2,
             ),
             stat(
@@ -89,22 +84,22 @@ def trust() -> Section:
                 "Partitions of the source by what the workers do with them.",
                 COUNT,
                 Query(scope.total("callfunnel_worker_partitions", "state"), "{{state}}"),
-                trend=False,
             ),
         ],
         [
             lines(
-                "Behind by, by partition",
+                "Newest event by partition",
                 "Age of the newest event of each partition. All of them: nothing is published, or the "
                 "workers stand. One of them: its worker stands, or its leads are quiet.",
                 SECONDS,
                 Query(f"time() - max by (partition) ({watermark})", "{{partition}}"),
             ),
             lines(
-                "Lag by partition",
-                "Records of the source that are not yet in the tables, by partition.",
+                "Waiting by partition",
+                "Records of the source that are not in the numbers yet, as the broker told the view: also "
+                "those of partitions that no worker owns. A line ends where nobody knows.",
                 COUNT,
-                Query(lag, "{{topic}} {{partition}}"),
+                Query(waiting, "{{partition}}"),
             ),
             lines(
                 "Time from event to fold",
@@ -114,6 +109,34 @@ def trust() -> Section:
                     Query(quantile(q, "callfunnel_worker_event_delay_seconds"), f"p{q * 100:g}")
                     for q in (0.5, 0.9, 0.99)
                 ),
+            ),
+        ],
+        [
+            lines(
+                "Answers of the broker",
+                "How long ago a broker last answered each worker and each view. More than seconds: it is cut "
+                "off, or the broker stands still.",
+                SECONDS,
+                *(
+                    Query(
+                        f"time() - {scope.each(f'callfunnel_{of}_broker_answer_timestamp_seconds')}",
+                        f"{of} {{{{instance}}}}",
+                    )
+                    for of in ("worker", "view")
+                ),
+            ),
+            lines(
+                "Lag as the workers know it",
+                "Records of the source that are not yet in the tables, by partition. No line: no worker owns "
+                "the partition, or its worker does not know.",
+                COUNT,
+                Query(lag, "{{topic}} {{partition}}"),
+            ),
+            lines(
+                "Changelog not yet read",
+                "Records of the changelog that each view has not read: many while it starts, few afterwards.",
+                COUNT,
+                Query(scope.each("callfunnel_view_lag_records"), "{{instance}}"),
             ),
         ],
     )

@@ -8,7 +8,8 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from grafana import frame
 from grafana.frame import Section
 from grafana.panels import COUNT, SECONDS, SHARE, Column, Query, bars, lines, standard, stat, table
-from grafana.promql import Scope, ratio, share_bound
+from grafana.promql import Scope, judged, ratio, share_bound
+from streams.metrics import COUNTED
 
 UID = "callfunnel-plan"
 
@@ -19,13 +20,21 @@ QUANTILE = 1.645
 """Standard errors on each side of nine in ten outcomes."""
 
 EXPECTED, AT_BEST, AT_WORST = 0.0, QUANTILE, -QUANTILE
-_BASIS = f" From won ÷ dials in the window, of at least {ENOUGH} wins; best and worst hold nine times in ten."
+_BASIS = (
+    f" From won ÷ dials in the window, absent below {ENOUGH} wins; best and worst hold nine times in ten."
+)
 
 
 scope = Scope(frame.matchers(campaign="=~"))
 dials_today = scope.events("dialed", window="today")
 won_today = scope.events("won", window="today")
 to_win = f"clamp_min($target - {won_today}, 0)"
+wins = Query(scope.events("won"), "wins in the window")
+
+
+def of_events(rate: str, share: str) -> str:
+    """A rate of what happened in the window, where its stages are measured."""
+    return judged(share, *(scope.measured(stage) for stage in COUNTED[rate]))
 
 
 def conversion(errors: float = EXPECTED, by: str = "") -> str:
@@ -73,29 +82,30 @@ def plan() -> Section:
                 "Dials that the target takes." + _BASIS,
                 COUNT,
                 *outlook("$target", "expected", "at best", "at worst"),
+                wins,
+                beside=[wins.name],
                 size=(6, 4),
-                empty="too few wins",
-                trend=False,
             ),
             stat(
                 "Dials to go",
                 "Dials that the wins still missing take." + _BASIS,
                 COUNT,
                 *outlook(to_win, "expected", "at best", "at worst"),
+                wins,
+                beside=[wins.name],
                 size=(6, 4),
-                empty="too few wins",
-                trend=False,
             ),
             stat(
                 "Time to go",
-                "How long the expected dials to go take at the pace of the last hour, breaks not counted.",
+                "How long the expected dials to go take at the pace of the last hour, breaks not counted; "
+                f"absent without a dial in it, or below {ENOUGH} wins.",
                 SECONDS,
                 Query(
                     f"3600 * {dials_for(to_win)} / ({scope.events('dialed', window='1h')} > 0)",
                     "at this pace",
                 ),
-                empty="too few wins",
-                trend=False,
+                wins,
+                beside=[wins.name],
             ),
         ],
         [
@@ -110,12 +120,17 @@ def plan() -> Section:
             bars(
                 "What would help most",
                 "Dials for a win as it is, and if one rate came up to its standard: the shortest bar is the "
-                "stage worth fixing first. A rate that meets its standard changes nothing.",
+                "stage worth fixing first. A rate that meets its standard changes nothing." + frame.GAPS,
                 COUNT,
                 Query(dials_per_win(), "as it is"),
-                at_standard("reach", scope.reach()),
-                at_standard("qualification", ratio(scope.events("qualified"), f"({scope.reached()})")),
-                at_standard("close", ratio(scope.events("won"), scope.events("qualified"))),
+                at_standard("reach", scope.judged("reach")),
+                at_standard(
+                    "qualification",
+                    of_events("qualification", ratio(scope.events("qualified"), f"({scope.reached()})")),
+                ),
+                at_standard(
+                    "close", of_events("close", ratio(scope.events("won"), scope.events("qualified")))
+                ),
                 size=(12, 9),
             ),
         ],

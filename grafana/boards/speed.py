@@ -9,6 +9,7 @@ from grafana.panels import (
     COUNT,
     SECONDS,
     SHARE,
+    WITHOUT,
     Column,
     Query,
     bands,
@@ -16,6 +17,7 @@ from grafana.panels import (
     heat,
     limits,
     lines,
+    oldest_uncalled,
     stat,
     table,
 )
@@ -57,7 +59,8 @@ def within(seconds: int) -> str:
 
 
 left = [
-    Threshold(value=None, color=COLOURS["critical"]),
+    WITHOUT,
+    Threshold(value=1 - 1 / (1 - _OBJECTIVE), color=COLOURS["critical"]),
     Threshold(value=0, color=COLOURS["watch"]),
     Threshold(value=0.5, color=COLOURS["standard"]),
 ]
@@ -73,7 +76,7 @@ def promise() -> Section:
                 f"Of the leads whose {DUE_SECONDS // 60} minutes ended in the window, those called by then. "
                 "Leads that nobody ever calls count as missed. Standard from 90 %, critical below 80 %.",
                 SHARE,
-                Query(scope.response(), "in time"),
+                Query(scope.judged("response"), "in time"),
                 Query(scope.due(), "due"),
                 colours=bands("response"),
                 beside=["due"],
@@ -96,14 +99,7 @@ def promise() -> Section:
                 Query(f"{scope.due()} - {scope.met()}", "missed"),
                 colours=limits(1, 10),
             ),
-            stat(
-                "Oldest uncalled lead",
-                "How long the open lead that waits longest has been waiting for its first call.",
-                SECONDS,
-                Query(scope.oldest_uncalled(), "oldest"),
-                colours=limits(DUE_SECONDS, 900),
-                empty="none",
-            ),
+            oldest_uncalled(scope),
             stat(
                 "Median time to first call",
                 "Half of the called leads that were created in the window were dialed faster than this. "
@@ -132,8 +128,8 @@ def promise() -> Section:
                 "Called in time over time",
                 "The share of due leads that was called in time, in the window that ends at each moment.",
                 SHARE,
-                Query(scope.response(), "all"),
-                Query(scope.response("campaign"), "{{campaign}}"),
+                Query(scope.judged("response"), "all"),
+                Query(scope.judged("response", "campaign"), "{{campaign}}"),
                 colours=bands("response"),
                 soft_max=1,
             ),
@@ -183,7 +179,7 @@ def waiting() -> Section:
                 {"campaign": "Campaign"},
                 Column(scope.due("campaign"), "Due"),
                 Column(scope.met("campaign"), "Called in time"),
-                Column(scope.response("campaign"), "Share", SHARE, bands("response")),
+                Column(scope.judged("response", "campaign"), "Share", SHARE, bands("response")),
                 Column(scope.total("callfunnel_leads_uncalled", "campaign"), "Uncalled"),
                 Column(
                     scope.oldest_uncalled("campaign"),

@@ -20,6 +20,7 @@ from grafana import build, frame
 from grafana.check import asked, panels, problems, selectors
 from grafana.panels import COLOURS, bands
 from grafana.promql import Scope
+from schemas.events import STAGES
 from streams.metrics import STANDARDS, band
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +59,7 @@ def test_the_colour_of_a_rate_is_its_band_at_every_edge(rate: str):
     for numerator in range(0, 1001):
         value = numerator / 1000
         shown = [step for step in steps if step.value is None or value >= step.value][-1].color
-        expected = band(rate, numerator, 1000)
+        expected = band(rate, numerator, 1000, dict.fromkeys(STAGES, (0, 0)))
         assert expected is not None
         assert shown == COLOURS[expected], f"{rate} {value}"
 
@@ -99,31 +100,78 @@ def _complaints(promtool: str, folder: Path, expressions: list[str]) -> str:
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
-def test_behind_by_is_the_worst_partition_and_nothing_where_all_is_read(tmp_path: Path):
-    _, promtool = find()
-    lag = 'callfunnel_worker_consumer_lag{{job="{}", instance="a", topic="t", partition="{}"}}'.format
-    newest = 'callfunnel_watermark_timestamp_seconds{{job="{}", instance="{}", partition="{}"}}'.format
-    # No event since minute 1. After 11 minutes: `night` has read all; `late` has not read partition 1; nobody
-    # says anything of `orphan`; `fresh` has had one just now, which one of its two views does not know yet.
-    told = {lag("night", 0): "0", lag("night", 1): "0", lag("late", 0): "0", lag("late", 1): "7"}
-    told |= {newest(job, "a", part): "60" for job in ("night", "late", "orphan") for part in (0, 1)}
-    series = [{"series": name, "values": f"{value}+0x11"} for name, value in told.items()]
-    for view, since in (("a", "0"), ("b", "-30")):
-        series.append({"series": newest("fresh", view, 0), "values": f"{since}+60x11"})
-    expected = {"night": 0, "late": 600, "orphan": 600, "fresh": 0}
-    asked_for = [
+def asked_of(promtool: str, folder: Path, series: dict[str, str], expected: dict[str, Any]) -> str:
+    """What promtool says of expressions after eleven minutes: a number, or nothing where it is None."""
+    questions = [
         {
-            "expr": Scope({"job": f'="{job}"'}).behind(),
+            "expr": plain(expr),
             "eval_time": "11m",
-            "exp_samples": [{"labels": "{}", "value": seconds}],
+            "exp_samples": [] if value is None else [{"labels": "{}", "value": value}],
         }
-        for job, seconds in expected.items()
+        for expr, value in expected.items()
     ]
-    tests = [{"interval": "1m", "input_series": series, "promql_expr_test": asked_for}]
-    file = tmp_path / "behind.json"
+    inputs = [{"series": name, "values": values} for name, values in series.items()]
+    tests = [{"interval": "1m", "input_series": inputs, "promql_expr_test": questions}]
+    file = folder / "asked.json"
     file.write_text(json.dumps({"tests": tests}))
     done = subprocess.run([promtool, "test", "rules", str(file)], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stdout + done.stderr
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def test_behind_by_is_the_freshest_views_and_nothing_where_nobody_knows(tmp_path: Path):
+    _, promtool = find()
+    complete = 'callfunnel_view_snapshot_timestamp_seconds{{job="{}", instance="{}"}}'.format
+    series = {complete("fresh", "a"): "0+60x11", complete("fresh", "b"): "60+0x11"}
+    series |= {complete("late", "a"): "60+0x11", complete("ahead", "a"): "1+60x11"}
+    behind = {job: Scope({"job": f'="{job}"'}).behind() for job in ("fresh", "late", "ahead", "gone")}
+    expected = {behind["fresh"]: 0, behind["late"]: 600, behind["ahead"]: 0, behind["gone"]: None}
+    assert asked_of(promtool, tmp_path, series, expected) == ""
+
+
+def test_none_is_said_of_uncalled_leads_at_once_and_by_a_view_that_knows(tmp_path: Path):
+    _, promtool = find()
+    state = 'callfunnel_view_state{{job="{}", instance="a", state="current"}}'.format
+    oldest = (
+        'callfunnel_oldest_uncalled_lead_timestamp_seconds{{job="{}", instance="a", campaign="c"}}'.format
+    )
+    series = {state("called"): "1+0x11", oldest("called"): "0+0x10 stale"}
+    series |= {state("waits"): "1+0x11", oldest("waits"): "60+0x11"}
+    series |= {state("stale"): "1+0x10 0", oldest("stale"): "0+0x10 stale"}
+    series |= {state("dead"): "1+0x10 stale", oldest("dead"): "0+0x10 stale"}
+    expected = {
+        Scope({"job": f'="{job}"'}).oldest_uncalled_or_none(): value
+        for job, value in {"called": -1, "waits": 600, "stale": None, "dead": None}.items()
+    }
+    assert asked_of(promtool, tmp_path, series, expected) == ""
+
+
+def test_a_rate_is_over_the_colours_of_its_standard_only_where_it_can_be_judged(tmp_path: Path):
+    _, promtool = find()
+    series = {}
+    for job, counts in {
+        "measured": {"reached": (50, 40), "qualified": (20, 16)},
+        "unmeasured": {"reached": (50, 40), "qualified": (20, 15)},
+        "above": {"reached": (10, 10), "qualified": (20, 20)},
+        "unnamed": {"reached": (50, 40), "qualified": (20, 0)},
+    }.items():
+        for stage, (leads, events) in counts.items():
+            labels = f'job="{job}", instance="a", funnel_stage="{stage}", window="1h"'
+            of_campaign = f'{labels}, campaign="spring", source="web"'
+            series[f"callfunnel_window_leads{{{of_campaign}}}"] = f"{leads}+0x11"
+            series[f"callfunnel_window_events{{{of_campaign}}}"] = f"{events}+0x11"
+    unnamed = 'job="unnamed", instance="a", funnel_stage="qualified", window="1h"'
+    series[f'callfunnel_window_events{{{unnamed}, campaign="none", source="none"}}'] = "16+0x11"
+
+    expected: dict[str, Any] = {}
+    for job, value in {"measured": 0.4, "unmeasured": None, "above": None, "unnamed": 0.4}.items():
+        scope = Scope({"job": f'="{job}"', "window": '="1h"', "campaign": '=~"spring"', "source": '=~"web"'})
+        for by in ("", "campaign", "source"):
+            expected[f"sum({scope.judged('qualification', by)})"] = value
+        shown = 2 if job == "above" else 0.4
+        expected[f"sum({scope.share('qualification')} unless ({scope.judged('qualification')}))"] = (
+            None if value else shown
+        )
+    assert asked_of(promtool, tmp_path, series, expected) == ""
 
 
 def plain(expr: str) -> str:
@@ -184,6 +232,10 @@ def variable(document: dict[str, Any], name: str) -> dict[str, Any]:
 
 def without_engine(documents: Documents) -> None:
     del documents["callfunnel-engine.json"]
+
+
+def without_freshness(documents: Documents) -> None:
+    del documents["callfunnel-overview.json"]["panels"][:5]
 
 
 def a_copy(documents: Documents) -> None:
@@ -258,8 +310,30 @@ MISTAKES: dict[str, tuple[Callable[[Documents], Any], str]] = {
         lambda documents: panel(documents, "Reach rate")["targets"].pop(),
         "without its volume",
     ),
-    "an override of nothing": (in_panel("targets.1.legendFormat", "Dials"), "nothing is named 'dials'"),
+    "an override of nothing": (in_panel("targets.2.legendFormat", "Dials"), "nothing is named 'dials'"),
     "a plugin panel": (in_panel("type", "volkovlabs-echarts-panel"), "is not a core panel"),
+    "a big number of a time range": (in_panel("targets.0.instant", False), "shows the last value of a time"),
+    "a table of a time range": (in_panel("targets.0.instant", False, "Campaigns"), "shows the last value"),
+    "a number where there is none": (
+        lambda documents: panel(documents, "Won")["targets"][0].update(expr="up or vector(0)"),
+        "shows a number where there is none",
+    ),
+    "an absence that is not said": (in_panel("fieldConfig.defaults.noValue", "0"), "does not say 'no data'"),
+    "an absence in green": (
+        in_panel("fieldConfig.defaults.thresholds.steps.0.color", "green"),
+        "gives a colour to what is not there",
+    ),
+    "an absence in green in a column": (
+        lambda documents: panel(documents, "Campaigns")["fieldConfig"]["overrides"][3]["properties"][2][
+            "value"
+        ]["steps"].pop(0),
+        "gives a colour to what is not there",
+    ),
+    "a dashboard that does not say how fresh it is": (without_freshness, "does not begin with the row"),
+    "a freshness that is told in the middle": (
+        in_dashboard(lambda d: d["panels"].append(d["panels"].pop(2))),
+        "does not begin with the row",
+    ),
     "a repeated panel id": (in_panel("id", 2), "2 panels have the id 2"),
     "a repeated title": (in_panel("title", "Funnel"), "2 panels have the title 'Funnel'"),
     "a repeated refId": (in_panel("targets.1.refId", "A"), "2 targets have the refId 'A'"),

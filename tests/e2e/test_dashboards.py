@@ -12,9 +12,10 @@ import shutil
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice, takewhile
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -33,6 +34,7 @@ from grafana.check import TARGET, UNUSED, Asked, asked, label_values, names_used
 from grafana.frame import ALL
 from grafana.promql import metric_of
 from integration.workers import ROOT, Publishing, Record, Worker, Workers, publish, record
+from schemas.events import NONE
 from streams.columns import BINS
 from streams.columns import RESPONSE_BOUNDS_SECONDS as BOUNDS
 from streams.metrics import CATALOGUE
@@ -52,6 +54,11 @@ SCRAPES = 20
 EMPTY = {
     "callfunnel_worker_source_gap_events_total": "no record is lost on this broker",
     "ALERTS": "no alert fires on a healthy engine",
+    "unless ((": "every rate can be judged",
+    **{
+        f'state="{state}"': "the view is current"
+        for state in ("connecting", "catching_up", "stale", "failed")
+    },
 }
 """What may find nothing here, with the reason; it must find nothing, or it need not be listed."""
 
@@ -67,14 +74,22 @@ class Floor:
     worker: Worker
     view: View
     started_s: float
+    replicas: ExitStack
+    """Closed: the second replica of the view is gone."""
 
 
 @pytest.fixture(scope="module")
 def floor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Floor]:
+    with a_floor(tmp_path_factory.mktemp("dashboards"), FEED_SECONDS) as made:
+        yield made
+
+
+@contextmanager
+def a_floor(folder: Path, feed_seconds: float) -> Iterator[Floor]:
+    """A floor whose Prometheus has scraped it a while and remembers two days; its engine may be killed."""
     find()
     if embedded_program() is None:
         leave_out("the embedded broker is not installed (noida-db)")
-    folder = tmp_path_factory.mktemp("dashboards")
     with EmbeddedBroker() as broker:
         settings = Settings.from_environ(
             {},
@@ -89,7 +104,8 @@ def floor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Floor]:
         topics.create(settings)
         history, live = calls(int(time.time() * 1000))
         publish(settings, history)
-        with Workers(settings, folder) as crew, replica(settings) as (view, replica_url):
+        with Workers(settings, folder) as crew, ExitStack() as replicas:
+            view, replica_url = replicas.enter_context(replica(settings))
             worker = crew.start().wait_until_ready()
             worker.wait_until(
                 lambda: folded(view) >= len(history), 90, f"has not folded {len(history)} records"
@@ -102,10 +118,10 @@ def floor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Floor]:
             now_s, page = time.time(), openmetrics(replica_url)
             for days in (1, 7):
                 prometheus.remember(page, addresses[1], now_s - days * 86_400)
-            with Publishing(settings, live, FEED_SECONDS), prometheus:
+            with Publishing(settings, live, feed_seconds), prometheus:
                 started_s = time.time()
                 wait_for_scrapes(prometheus)
-                yield Floor(prometheus, worker, view, started_s)
+                yield Floor(prometheus, worker, view, started_s, replicas)
 
 
 @contextmanager
@@ -286,9 +302,12 @@ def test_prometheus_evaluates_every_rule_without_an_error(floor: Floor):
         ("ReachRateCritical", "and ignoring (funnel_stage)", "and"),
         ("ImmediateHangupShare", "and on (job) job", "and job"),
         ("LeadResponseSlaBurn", "open1h >= 10", "open1hour >= 10"),
-        ("OldestUncalledLead", 'age=~"15-60m|', 'age="15-60m|'),
+        ("OldestUncalledLead", 'age="15-60m"', 'age="15-60"'),
         ("NoDialsDuringHours", 'window="5m"', 'window="5min"'),
-        ("EngineDown", '"callfunnel", "", ""', '"callfunnels", "", ""'),
+        ("EngineDown", "sum by (job) (up)", "sum by (job) (ups)"),
+        ("NumbersMissing", 'state="current"', 'state="live"'),
+        ("BrokerSilent", "answer_timestamp", "answers_timestamp"),
+        ("WorkerNotReady", "worker_ready", "workers_ready"),
         ("RecoveryStuck", "on (job, instance) sum by (job, instance)", "on (job, instance) sum by (job)"),
         ("PartitionsUnassigned", 'state="active"', 'state="assigned"'),
         ("campaign:callfunnel_reach:ratio", "- ignoring (funnel_stage)", "-"),
@@ -365,14 +384,15 @@ def test_the_funnel_of_two_replicas_is_the_engines_own(floor: Floor):
             "panel 'Called in time' A": document["response"]["value"],
             "panel 'Called in time' B": document["response"]["due"],
             "panel 'Uncalled leads' A": document["uncalled"]["leads"],
-            "panel 'Behind by' A": 0,  # the last event is some time ago, and read
         }
         found = {place: floor.prometheus.now(shown[place])[0][1] for place in expected}
-        if found == pytest.approx(expected, abs=1e-12):
+        # The last event is some time ago, and read.
+        behind_s = floor.prometheus.now(shown["panel 'Behind by' A"])[0][1]
+        if found == pytest.approx(expected, abs=1e-12) and 0 <= behind_s < 15:
             break
         assert time.monotonic() < deadline, {
             place: (found[place], wanted) for place, wanted in expected.items() if found[place] != wanted
-        }
+        } | {"behind": behind_s}
         time.sleep(1)
     assert found["panel 'Events of each stage' B"] > 3_000
     up = floor.prometheus.now(f'sum(up{{job="{JOB}"}})')
@@ -401,6 +421,44 @@ Shown = dict[tuple[str, ...], float]
 """The values of a panel by the values of their labels, in the order of the labels' names."""
 
 
+def stats_shown(prometheus: Prometheus) -> dict[tuple[str, str, str], float]:
+    """What the big numbers of all dashboards show at this moment, as Grafana asks for them.
+
+    Of a query that is not of now, it shows the last value in the dashboard's six hours.
+    """
+    shown: dict[tuple[str, str, str], float] = {}
+    values = {"job": JOB, "window": "1h", "minimum": "1", "target": "10", "__rate_interval": "5s"}
+    values |= dict.fromkeys(("campaign", "source", "team", "agent"), ALL)
+    end_s = time.time()
+    for document in DASHBOARDS:
+        for panel in document["panels"]:
+            for target in panel["targets"] if panel["type"] == "stat" else ():
+                expr = filled(target["expr"], values)
+                if target.get("instant"):
+                    found = [value for _, value in prometheus.now(expr)]
+                else:
+                    found = [each[-1] for _, each in prometheus.over(expr, end_s - 6 * 3600, end_s, 15)]
+                if found:
+                    shown[document["uid"], panel["title"], target["legendFormat"]] = found[0]
+    return shown
+
+
+def test_after_the_engine_died_no_stat_shows_a_number(tmp_path: Path):
+    """A floor of its own: nobody else could use it afterwards."""
+    with a_floor(tmp_path, feed_seconds=1) as floor:
+        before = stats_shown(floor.prometheus)
+        assert len(before) > 90
+        assert before["callfunnel-overview", "View", "current"] == 1
+        floor.worker.kill()
+        floor.replicas.close()
+        processes = ("callfunnel-engine", "Processes up")
+        theirs = {(*processes, "up"): 0.0, (*processes, "known"): 2.0}  # Prometheus knows these by itself
+        deadline = time.monotonic() + 60
+        while (shown := stats_shown(floor.prometheus)) != theirs:
+            assert time.monotonic() < deadline, shown
+            time.sleep(1)
+
+
 def expected_of(at: Snapshot) -> dict[tuple[str, str, str], Shown]:
     """What panels must show of a day: dashboard, panel, name; and the numbers, made of the view's rows."""
     segments, people, places = (at.windows["1d"][rollup] for rollup in (SEGMENT, PERSON, LOCATION))
@@ -419,11 +477,22 @@ def expected_of(at: Snapshot) -> dict[tuple[str, str, str], Shown]:
     def of_source(source: str, column: str) -> int:
         return total({row: columns for row, columns in segments.items() if row[1] == source}, column)
 
-    def of_agents(above: str, below: str = "") -> Shown:
+    def source_is_measured(source: str, stage: str) -> bool:
+        events = sum(of_source(one, f"events_{stage}") for one in {source, NONE})
+        return of_source(source, f"leads_{stage}") <= 1.25 * events
+
+    def of_agents(column: str) -> Shown:
+        return {(agent, team): columns.get(column, 0) for (team, agent), columns in at_work.items()}
+
+    def agents_rate(above: str, below: str) -> Shown:
         return {
-            (agent, team): columns.get(above, 0) / (columns.get(below, 0) if below else 1)
+            (agent, team): columns.get(f"leads_{above}", 0) / columns[f"leads_{below}"]
             for (team, agent), columns in at_work.items()
-            if not below or columns.get(below)
+            if 0 < columns.get(f"leads_{below}", 0) >= columns.get(f"leads_{above}", 0)
+            and all(
+                columns.get(f"leads_{stage}", 0) <= 1.25 * columns.get(f"events_{stage}", 0)
+                for stage in (above, below)
+            )
         }
 
     return {
@@ -433,7 +502,7 @@ def expected_of(at: Snapshot) -> dict[tuple[str, str, str], Shown]:
         ("agents", "Won", "won"): {(): total(people, "leads_won")},
         ("agents", "Leaderboard", "Won"): of_agents("leads_won"),
         ("agents", "Leaderboard", "Connected"): of_agents("events_connected"),
-        ("agents", "Leaderboard", "Qualification"): of_agents("leads_qualified", "leads_reached"),
+        ("agents", "Leaderboard", "Qualification"): agents_rate("qualified", "reached"),
         ("agents", "Locations", "Connected"): {
             row: columns.get("events_connected", 0) for row, columns in places.items()
         },
@@ -446,7 +515,8 @@ def expected_of(at: Snapshot) -> dict[tuple[str, str, str], Shown]:
         ("campaign", "Sources", "Close"): {
             (one,): of_source(one, "leads_won") / of_source(one, "leads_qualified")
             for one in sources
-            if of_source(one, "leads_qualified")
+            if 0 < of_source(one, "leads_qualified") >= of_source(one, "leads_won")
+            and all(source_is_measured(one, stage) for stage in ("won", "qualified"))
         },
         ("speed", "Missed", "missed"): {(): due - met},
         ("speed", "Burn", "1d"): {(): (due - met) / due / 0.1},
@@ -471,7 +541,8 @@ def expected_of(at: Snapshot) -> dict[tuple[str, str, str], Shown]:
             if total(rows, "events_won") >= 10
         },
         ("engine", "Partitions", "{{state}}"): {("active",): 4, ("recovering",): 0},
-        ("engine", "Lag", "lag"): {(): 0},
+        ("engine", "Waiting", "records"): {(): 0},
+        ("engine", "Workers ready", "ready"): {(): 1},
     }
 
 

@@ -196,13 +196,13 @@ def test_rates_are_judged_and_a_red_one_says_what_to_do(browser, filled):
         assert text(page, "#response .standard") == "critical · standard from 90%"
         assert "Put people on new leads now" in text(page, "#response .advice")
         assert text(page, "#close .value") == "50.0% 1 of 2"
-        assert text(page, "#close .standard") == "too few to judge, below 10 · standard from 50%"
+        assert text(page, "#close .standard") == "too few: judged from 10 · standard from 50%"
         assert text(page, "#close .advice") == ""
         assert text(page, "#uncalled .value") == "3"
         minutes = {(at - filled.oldest_s + 30) // 60 for at in (opened_s, int(time.time()))}
         told = text(page, "#oldest")
         assert [n for n in minutes if told.startswith(f"The oldest has waited for {n} min, since ")]
-        assert "2 arrivals are such" in text(page, "#implied")
+        assert "2 arrivals have no event of their own" in text(page, "#implied")
 
 
 @pytest.mark.parametrize(("width", "dark"), LOOKS)

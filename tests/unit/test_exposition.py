@@ -11,7 +11,14 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from agents.exposition import OTHER, Exposition, accepts_openmetrics, engine_metrics, new_registry
+from agents.exposition import (
+    OTHER,
+    Exposition,
+    accepts_openmetrics,
+    engine_metrics,
+    label_value,
+    new_registry,
+)
 from agents.view import Funnel
 from schemas.rows import POSITION_KEY
 from streams.metrics import BY_NAME, CATALOGUE
@@ -181,6 +188,27 @@ def test_above_the_limit_the_sum_stays_right():
     assert dials == {"c0": 7, "c1": 7, "c2": 7, OTHER: 49}
     assert value(page, "callfunnel_view_series", family="callfunnel_window_events") == 96
     assert value(page, "callfunnel_view_series_overflowed", family="callfunnel_window_events") == 7 * 24
+
+
+def test_a_campaign_that_is_called_as_the_overflow_is_not_mixed_with_it():
+    names = ("__other__", "___other__", "_other__", "a", "b", "c", "d")
+    page = exposition(funnel_of(*(("campaign+source", name, "web") for name in names)), series_limit=6 * 24)
+    dials = {
+        dict(key[1:])["campaign"]: n
+        for key, n in series(page).items()
+        if key[0] == "callfunnel_window_events" and {("window", "1h"), ("funnel_stage", "dialed")} <= set(key)
+    }
+    shown = {"___other__": 7, "____other__": 7, "_other__": 7, "a": 7, "b": 7}
+    assert dials == shown | {OTHER: 14}
+
+
+names = st.text("_aother", min_size=1, max_size=12)
+
+
+@given(names, names)
+def test_different_names_are_different_labels_and_none_is_that_of_the_overflow(one, other):
+    assert (label_value(one) == label_value(other)) == (one == other)
+    assert label_value(one) != OTHER
 
 
 def test_a_label_set_that_has_its_series_keeps_them_when_others_come():

@@ -18,17 +18,16 @@ from schemas.rows import POSITION_KEY
 NOW = 1_750_000_020
 COLUMNS = {
     "events_dialed": 100, "events_reached": 12, "dm_hangups": 2, "leads_created": 1234, "leads_reached": 10,
-    "leads_qualified": 6, "uncalled": 1,
+    "leads_qualified": 6, "events_qualified": 6, "uncalled": 1,
 }  # fmt: skip
 
 
-def document(watermark_ms=NOW * 1000):
+def document(watermark_ms=NOW * 1000, **columns):
     funnel = Funnel(UTC)
     funnel.apply(0, POSITION_KEY, orjson.dumps({"offset": 1, "watermark_ms": watermark_ms, "fold": "x"}))
     for resolution, pane in (("1h", NOW // 3600 * 3600), ("all", 0)):
-        funnel.apply(
-            0, orjson.dumps([resolution, pane, "campaign+source", "[b]x[/b]", "y"]), orjson.dumps(COLUMNS)
-        )
+        key = [resolution, pane, "campaign+source", "[b]x[/b]", "y"]
+        funnel.apply(0, orjson.dumps(key), orjson.dumps(COLUMNS | columns))
     return funnel_document(funnel.snapshot(NOW), now_s=NOW, window="all")
 
 
@@ -55,6 +54,12 @@ def test_the_table_shows_stages_rates_and_their_volumes():
     assert any("close rate" in line and "0 / 6" in line and "too few" in line for line in lines)
 
 
+def test_a_rate_of_what_nobody_observed_says_so():
+    lines = text(document(events_qualified=0), width=80).splitlines()
+    assert any("qualification" in line and "60.0%" in line and "not measured" in line for line in lines)
+    assert "not measured: 6 of 6 qualified leads have no event of their own" in map(str.rstrip, lines)
+
+
 def test_every_row_is_one_line_of_a_terminal_of_80_columns():
     shown = document()
     for rate in shown["ratios"]:
@@ -66,7 +71,7 @@ def test_every_row_is_one_line_of_a_terminal_of_80_columns():
 
 def test_on_a_narrow_terminal_the_bars_give_way_and_not_the_numbers():
     lines = text(document(), width=44).splitlines()
-    assert any(line.split()[0] == "qualified" and line.split()[-2:] == ["6", "0"] for line in lines)
+    assert any(line.split()[0] == "qualified" and line.split()[-2:] == ["6", "6"] for line in lines)
     assert any(line.split()[0] == "created" and line.split()[-2:] == ["1,234", "0"] for line in lines)
 
 
