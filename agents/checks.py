@@ -57,7 +57,7 @@ def run(settings: Settings) -> Iterator[Finding]:
     from kafka.protocol.broker_version_data import BrokerVersionData
 
     yield _versions()
-    yield _tables(settings)
+    yield _core(settings)
     asked = diagnosis.ask(settings)
     for address, problem in asked.items():
         if problem and not all(asked.values()):
@@ -102,7 +102,7 @@ def _versions() -> Finding:
     return Finding(True, "versions", told)
 
 
-def _tables(settings: Settings) -> Finding:
+def _core(settings: Settings) -> Finding:
     if settings.tables == "python":
         return Finding(True, "tables", "plain Python, as CALLFUNNEL_TABLES says")
     if lacking := not_built():
