@@ -12,6 +12,7 @@ import logging
 import math
 import resource
 import socket
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, cast
@@ -67,14 +68,10 @@ class Listener:
                 listening.close()
 
     async def _accept(self, listening: socket.socket, new_protocol: Callable[[], asyncio.Protocol]) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            # Not `sock_accept`: without a descriptor to spare it fails even when nobody waits to be taken.
             await _is_readable(listening)
             try:
-                accepted, _ = listening.accept()
-            except (BlockingIOError, ConnectionAbortedError):  # the client is gone already
-                continue
+                arrived = _newest(listening, self._most)
             except OSError as error:
                 logger.warning("cannot take a connection to the HTTP pages: %s", error.strerror)
                 makes_room = error.errno in _NOTHING_LEFT and self._open
@@ -82,18 +79,25 @@ class Listener:
                     self._close_longest()
                 await asyncio.sleep(0 if makes_room else _RETRY_SECONDS)  # the loop's next turn closes it
                 continue
-            accepted.setblocking(False)
-            while len(self._open) >= self._most:
+            if len(self._open) + len(arrived) > self._most:
                 logger.warning(
                     "%d connections to the HTTP pages are open, the most there may be (%s, and a quarter of "
                     "ulimit -n): each new one closes the one that has waited longest for its client",
                     self._most,
                     variable("http_connections"),
                 )
+            while self._open and len(self._open) + len(arrived) > self._most:
                 self._close_longest()
-            connection = _Connection(new_protocol(), self._open, self._idle_seconds)
-            with suppress(OSError):
-                await loop.connect_accepted_socket(lambda: connection, accepted)  # noqa: B023
+            async with (
+                asyncio.TaskGroup() as group
+            ):  # one by one, each would wait for the work of those before
+                for accepted in arrived:
+                    group.create_task(self._connect(accepted, new_protocol()))
+
+    async def _connect(self, accepted: socket.socket, server: asyncio.Protocol) -> None:
+        connection = _Connection(server, self._open, self._idle_seconds)
+        with suppress(OSError):  # the client is gone already
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, accepted)
 
     async def _close_overdue(self) -> None:
         loop = asyncio.get_running_loop()
@@ -180,6 +184,7 @@ class _Connection(asyncio.Protocol):
 
 
 async def _is_readable(listening: socket.socket) -> None:
+    """Until a client waits to be taken: without a descriptor, `accept` fails even when there is none."""
     loop = asyncio.get_running_loop()
     readable = asyncio.Event()
     loop.add_reader(listening, readable.set)
@@ -187,6 +192,28 @@ async def _is_readable(listening: socket.socket) -> None:
         await readable.wait()
     finally:
         loop.remove_reader(listening)
+
+
+def _newest(listening: socket.socket, most: int) -> deque[socket.socket]:
+    """The newest `most` of those that wait to be taken; the others are closed before they cost anything.
+
+    Raises OSError when the first one cannot be taken.
+    """
+    newest: deque[socket.socket] = deque()
+    for _ in range(_BACKLOG):
+        try:
+            accepted, _ = listening.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            break
+        except OSError:
+            if not newest:
+                raise
+            break
+        accepted.setblocking(False)
+        newest.append(accepted)
+        if len(newest) > most:
+            newest.popleft().close()
+    return newest
 
 
 def _bound(host: str, ports: Sequence[int]) -> list[socket.socket]:
