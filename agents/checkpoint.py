@@ -1,8 +1,8 @@
 """How far a file was published, kept across a crash.
 
 The law: a line is skipped only if it was acknowledged or refused before, in this very file and by this very
-topic. What does not fit is for a person to decide. Two runs never share a resume point, and none leaves more
-than that one file behind.
+topic. What does not fit is for a person to decide. Two runs never share a resume point, and what a killed run
+left half done is removed by the next one.
 """
 
 import fcntl

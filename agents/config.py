@@ -171,8 +171,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     http_names: Annotated[
         str,
         _doc(
-            "names of hosts that the pages are asked for by, besides IP addresses, localhost and, beyond "
-            "loopback, this machine's own"
+            "host names that the pages answer to, besides IP addresses, localhost and, beyond loopback, "
+            "this machine's own name"
         ),
         _allowed("names with commas; .example.org: all below example.org; *: any"),
     ] = ""
@@ -180,8 +180,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         int,
         Meta(ge=1, le=10_000),
         _doc(
-            "most connections to the HTTP pages, each one beyond closes the one that has waited longest; at "
-            "most a quarter of the descriptors (ulimit -n) is taken"
+            "most connections to the HTTP pages, and never more than a quarter of ulimit -n: each one beyond "
+            "closes the one that has waited longest for its client"
         ),
     ] = 100
     http_idle_seconds: Annotated[

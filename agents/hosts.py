@@ -1,7 +1,8 @@
 """The names by which a client may ask for the pages.
 
-The law: a page of another site cannot read ours. It could, by a name of its own that comes to lead here (DNS
-rebinding); the browser then tells that name, and it is none of ours.
+The law: a page of another site cannot read ours. It could by DNS rebinding, where its own name comes to lead
+here; but the browser sends that name as `Host`, and it is none of ours. What sends no `Host` is no browser:
+it is answered.
 """
 
 import asyncio

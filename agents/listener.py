@@ -88,9 +88,8 @@ class Listener:
                 )
             while self._open and len(self._open) + len(arrived) > self._most:
                 self._close_longest()
-            async with (
-                asyncio.TaskGroup() as group
-            ):  # one by one, each would wait for the work of those before
+            # All at once: one by one, each would wait for the requests of those before it.
+            async with asyncio.TaskGroup() as group:
                 for accepted in arrived:
                     group.create_task(self._connect(accepted, new_protocol()))
 

@@ -178,12 +178,11 @@ class Pages:
     async def _admit(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         with answering(request.transport):
             for host in request.headers.getall("Host", ()):
-                if why_not := await self._hosts.why_not(host):
-                    return (
-                        _json(421, {"error": why_not})
-                        if request.path.startswith("/api/")
-                        else _text(421, why_not)
-                    )
+                why_not = await self._hosts.why_not(host)
+                if why_not and request.path.startswith("/api/"):
+                    return _json(421, {"error": why_not})
+                if why_not:
+                    return _text(421, why_not)
             return await handler(request)
 
     async def _metrics(self, request: web.Request) -> web.Response:
