@@ -175,7 +175,32 @@ class Settings(Struct, frozen=True, kw_only=True):
         0.2
     )
     http_host: Annotated[Text, _doc("address the HTTP pages listen on; 0.0.0.0: all of them")] = "127.0.0.1"
-    http_port: Annotated[int, Meta(ge=0, le=65_535), _doc("port of the HTTP pages; 0: any free one")] = 9464
+    http_port: Annotated[
+        Annotated[int, Meta(ge=0, le=65_535)] | None,
+        _doc("port of the HTTP pages; 0: any free one; unset: 9464, or the next one that is free"),
+    ] = None
+    http_names: Annotated[
+        str,
+        _doc(
+            "host names that the pages answer to, besides IP addresses, localhost and, beyond loopback, "
+            "this machine's own name"
+        ),
+        _allowed("names with commas; .example.org: all below example.org; *: any"),
+    ] = ""
+    http_connections: Annotated[
+        int,
+        Meta(ge=1, le=10_000),
+        _doc(
+            "most connections to the HTTP pages, and never more than a quarter of ulimit -n: each one beyond "
+            "closes the one that has waited longest for its client"
+        ),
+    ] = 100
+    http_idle_seconds: Annotated[
+        PositiveSeconds,
+        _doc(
+            "a connection to the HTTP pages that brings no request and takes no answer for so long is closed"
+        ),
+    ] = 75.0
     grafana_url: Annotated[
         str | None,
         _doc("where Grafana is, for the page's links to its dashboards; unset: no links"),
@@ -393,6 +418,7 @@ def _parse(name: str, given: Any, origin: str) -> Any:
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_NAMES = r"(\*|\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)"
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 
 
@@ -409,6 +435,9 @@ def _check(name: str, value: Any) -> None:
         ZoneInfo(value)
     elif name == "replay_until":
         _until_ms(value, ZoneInfo("UTC"))
+    elif name == "http_names":
+        if not re.fullmatch(rf"({_NAMES}(,{_NAMES})*)?", value):
+            raise ValueError(value)
     elif name == "grafana_url":
         if not re.fullmatch(r"https?://[^/\s@]+(/\S*)?", value):
             raise ValueError(value)

@@ -54,7 +54,7 @@ class Options(Struct, frozen=True):
     partitions: int
     seats: int
     seed: int
-    http_port: int
+    http_port: int | None
 
 
 class Verdict(Struct, frozen=True):
@@ -113,9 +113,7 @@ def _run(options: Options, console: Console, stack: ExitStack) -> int:
     topics.create(settings)
     view = View.of(settings)
     exposition = Exposition.of(settings, lambda: view.snapshot, new_registry())
-    pages = Pages(
-        settings.http_host, settings.http_port, view=view, exposition=exposition, not_ready=view.not_ready
-    )
+    pages = Pages.of(settings, view=view, exposition=exposition, not_ready=view.not_ready)
     if not options.once:
         pages.start()
         stack.callback(pages.stop)

@@ -7,6 +7,7 @@ Failure (click prints the message, the process leaves with `exit_code`)
   Stalled             70   there is work and no progress
   TakenOver           75   another worker owns what this one held
   Mended              75   the tables were put right: what was read before is not all
+  Busy                75   another run does the same now
   TopicsWrong         78   topics are missing or have other settings
   TablesWrong         78   the tables contradict the source or the settings
 """
@@ -66,5 +67,11 @@ class TakenOver(Failure):
 
 class Mended(Failure):
     """The tables were put right after they had been read; starting again is right."""
+
+    exit_code = exit_codes.TEMPFAIL
+
+
+class Busy(Failure):
+    """Another run does the same now; starting again later is right."""
 
     exit_code = exit_codes.TEMPFAIL

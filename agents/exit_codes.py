@@ -10,7 +10,7 @@ UNAVAILABLE = 69
 SOFTWARE = 70
 """An internal error or a failed write."""
 TEMPFAIL = 75
-"""The worker took itself out of service: start it again."""
+"""Start it again: a worker took itself out of service, or another run does the same now."""
 CONFIG = 78
 """The topics are missing or have other settings."""
 INTERRUPTED = 130

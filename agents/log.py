@@ -17,6 +17,7 @@ _LIBRARIES = (
     "kafka",
     "aiohttp",
     "asyncio",
+    "agents.listener",
     "agents.recovery",
     "agents.transport",
     "agents.tables",

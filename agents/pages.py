@@ -1,29 +1,39 @@
 """The HTTP pages: metrics, health, the live funnel and its API, in a thread of their own.
 
 The law: no numbers before the view has caught up or after it failed, and a slow scrape delays nobody, neither
-other requests nor the worker. Only GET and HEAD exist; nothing here changes anything.
+other requests nor the worker. No client keeps another one out (`agents.listener`), and a page of another site
+reads nothing (`agents.hosts`). Only GET and HEAD exist; nothing here changes anything.
 """
 
 import asyncio
 import errno
 import gc
 import gzip
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import orjson
 from aiohttp import web
 from prometheus_client.exposition import gzip_accepted
 
-from agents.config import variable
+from agents.config import Settings, variable
 from agents.document import ALL_WINDOWS, NoSuchSegmentError, funnel_document
 from agents.errors import SettingError
 from agents.exposition import OPENMETRICS, TEXT, Exposition, accepts_openmetrics
+from agents.hosts import Hosts
+from agents.listener import Listener, answering
 from agents.threads import LoopThread
 from agents.view import View
+
+logger = logging.getLogger(__name__)
+
+USUAL_PORT = 9464
+_LAST_PORT = 9563
+"""As far as a port is looked for when none is set: more processes on one host are given theirs."""
 
 TURN_SECONDS = 0.001
 """Whoever waits for the interpreter while a page is rendered gets it after this time, not after 5 ms. Kept at
@@ -50,6 +60,8 @@ _HEADERS = {
     "Server": "callfunnel",
 }
 
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 
 class Pages:
     """Serves until stopped. Without a view there are the metrics of the process alone.
@@ -60,15 +72,21 @@ class Pages:
     def __init__(
         self,
         host: str,
-        port: int,
+        port: int | None,
         *,
         view: View | None,
         exposition: Exposition,
         not_ready: Callable[[], str | None],
+        names: str = "",
+        connections: int = 100,
+        idle_seconds: float = 75.0,
         grafana_url: str | None = None,
     ) -> None:
         self._host = host
         self._port = port
+        self._names = names
+        self._connections = connections
+        self._idle_seconds = idle_seconds
         self._view = view
         self._exposition = exposition
         self._not_ready = not_ready
@@ -77,14 +95,51 @@ class Pages:
         self._renderer = ThreadPoolExecutor(1, "render")
         self._rendering: dict[tuple[bool, bool], asyncio.Task[bytes]] = {}
 
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        *,
+        view: View | None,
+        exposition: Exposition,
+        not_ready: Callable[[], str | None],
+    ) -> Self:
+        """The pages as these settings ask for them."""
+        return cls(
+            settings.http_host,
+            settings.http_port,
+            view=view,
+            exposition=exposition,
+            not_ready=not_ready,
+            names=settings.http_names,
+            connections=settings.http_connections,
+            idle_seconds=settings.http_idle_seconds,
+            grafana_url=settings.grafana_url,
+        )
+
     @property
     def url(self) -> str:
-        """Where the pages are; the real port once they are started."""
+        """Where the pages are, once they are started."""
         host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._port}/"
+        return f"http://{host}:{self._listener.port}/"
 
     def start(self) -> None:
         """Serve; returns when requests are answered. Raises SettingError when the address cannot be had."""
+        ports = range(USUAL_PORT, _LAST_PORT + 1) if self._port is None else [self._port]
+        try:
+            self._listener = Listener(
+                self._host, ports, most=self._connections, idle_seconds=self._idle_seconds
+            )
+        except OSError as error:
+            raise _unusable(self._host, self._port, error) from None
+        if self._port is None and self._listener.port != USUAL_PORT:
+            logger.warning(
+                "port %d is taken: the pages are served at %s. Prometheus finds them only if its targets "
+                "name this port; %s keeps it the same at every start",
+                USUAL_PORT,
+                self.url,
+                variable("http_port"),
+            )
         self._thread.start()
 
     def stop(self) -> None:
@@ -92,9 +147,10 @@ class Pages:
         self._thread.stop()
         self._renderer.shutdown(wait=False)
 
-    def app(self) -> web.Application:
-        """The pages as an aiohttp application."""
-        app = web.Application(client_max_size=1024)
+    def app(self, *, is_loopback: bool = True) -> web.Application:
+        """The pages as an aiohttp application; `is_loopback` if only this machine reaches them."""
+        self._hosts = Hosts(self._names, self._host, is_loopback=is_loopback)
+        app = web.Application(client_max_size=1024, middlewares=[self._admit])
         for path, (name, kind) in _FILES.items():
             app.router.add_get(path, _file(name, kind))
         app.router.add_get("/metrics", self._metrics)
@@ -105,21 +161,29 @@ class Pages:
         return app
 
     async def _main(self, ready: Callable[[], None]) -> None:
-        runner = web.AppRunner(self.app(), access_log=None, handle_signals=False, shutdown_timeout=2)
+        app = self.app(is_loopback=self._listener.is_loopback)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2)
         await runner.setup()
+        assert runner.server is not None
         try:
-            try:
-                await web.TCPSite(runner, self._host, self._port).start()
-            except OSError as error:
-                raise _unusable(self._host, self._port, error) from None
-            self._port = runner.addresses[0][1]
-            ready()
-            gc.freeze()  # or the first collection would hold everybody up with what stays
-            while True:  # a closed connection refers to itself, and the collector comes seldom by itself
-                await asyncio.sleep(_COLLECT_SECONDS)
-                gc.collect(0)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._listener.serve(runner.server))
+                group.create_task(_collect())
+                gc.freeze()  # or the first collection would hold everybody up with what stays
+                ready()
         finally:
             await runner.cleanup()
+
+    @web.middleware
+    async def _admit(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        with answering(request.transport):
+            for host in request.headers.getall("Host", ()):
+                why_not = await self._hosts.why_not(host)
+                if why_not and request.path.startswith("/api/"):
+                    return _json(421, {"error": why_not})
+                if why_not:
+                    return _text(421, why_not)
+            return await handler(request)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         view = self._view
@@ -192,6 +256,12 @@ class Pages:
         return _text(200, "ready") if missing is None else _text(503, missing)
 
 
+async def _collect() -> None:
+    while True:  # a closed connection refers to itself, and the collector comes seldom by itself
+        await asyncio.sleep(_COLLECT_SECONDS)
+        gc.collect(0)
+
+
 def _file(name: str, kind: str) -> Callable[[web.Request], Any]:
     body = (_STATIC / name).read_bytes()
 
@@ -213,14 +283,15 @@ async def _harden(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(_HEADERS)
 
 
-def _unusable(host: str, port: int, error: OSError) -> SettingError:
+def _unusable(host: str, port: int | None, error: OSError) -> SettingError:
+    tried = f"{USUAL_PORT} to {_LAST_PORT}" if port is None else str(port)
     if error.errno == errno.EADDRINUSE:
-        why = f"another program listens on {host}:{port} already"
         return SettingError(
-            f"{variable('http_port')}: {why}; end it, or choose another with --http-port (0: any)."
+            f"{variable('http_port')}: another program listens on {host}:{tried} already; end it, or choose "
+            "another port with --http-port (0: any free one)."
         )
     if error.errno == errno.EACCES:
         return SettingError(f"{variable('http_port')}: {port} needs privileges; choose one above 1023.")
     return SettingError(
-        f"{variable('http_host')}: cannot listen on {host}:{port}: {error.strerror or error}."
+        f"{variable('http_host')}: cannot listen on {host}:{tried}: {error.strerror or error}."
     )

@@ -5,6 +5,7 @@ one that Kafka does not take ends the publisher with a `Failure` that says what 
 always safe, because the engine counts an `event_id` once.
 """
 
+import base64
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
+from uuid import UUID
 
 import orjson
 from kafka import KafkaAdminClient, KafkaProducer
@@ -21,6 +23,7 @@ from kafka.errors import AuthorizationError, KafkaError, MessageSizeTooLargeErro
 from kafka.producer.future import FutureRecordMetadata
 from msgspec import Struct
 
+from agents.destination import OTHER, Acknowledged, checksum, missing
 from agents.errors import BrokerUnavailable, Failure, TopicsWrong
 from schemas.codec import Decoder, Limits, Rejected
 
@@ -84,22 +87,27 @@ class Publisher:
         self._timeout_seconds = timeout_seconds
         self._position = 0
         self._acknowledged = 0
-        self._in_flight: deque[tuple[int, FutureRecordMetadata]] = deque()
+        self._in_flight: deque[tuple[int, int, FutureRecordMetadata]] = deque()
+        """Position, checksum, and what the client promises."""
+        self.last: Acknowledged | None = None
+        """The newest event of which Kafka has said where it is."""
+        self.topic_id = ""
+        """The topic's own id; empty where the broker gives none."""
         self._failure: Failure | None = None
         self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
         self._is_undisturbed = False
         self._signal = 0
         """A signal that came meanwhile."""
         timeout_ms = int(timeout_seconds * 1000)
-        connection = {
+        self._connection = {
             **(client or {}),
             "bootstrap_servers": bootstrap.split(","),
             "bootstrap_timeout_ms": min(timeout_ms, _CONNECT_MS),
         }
         try:
-            self._keeps_ms = self._look_at_topic(connection)
+            self._keeps_ms = self._look_at_topic()
             self._producer = KafkaProducer(
-                **connection,
+                **self._connection,
                 **_PRODUCER,
                 max_block_ms=timeout_ms,
                 delivery_timeout_ms=timeout_ms,
@@ -153,18 +161,19 @@ class Publisher:
                 f"{self.topic} keeps no record as old as event {position}: it would be taken and vanish. "
                 "A topic for history has retention.ms=-1 (CALLFUNNEL_CLOCK=event callfunnel topics create)."
             )
+        key = verdict.lead_id.encode()
         with self._undisturbed():
             try:
                 sent = self._producer.send(
                     self.topic,
                     value,
-                    key=verdict.lead_id.encode(),
+                    key=key,
                     timestamp_ms=verdict.at_ms if self._replay else None,
                 )
             except KafkaError as error:
                 self._failure = self._explained(error)
                 raise self._failure from error
-            self._in_flight.append((position, sent))
+            self._in_flight.append((position, checksum(key, value), sent))
             self._position = position
         return None
 
@@ -178,6 +187,25 @@ class Publisher:
                 self._failure = self._explained(error)
             self._settle()
         self._raise_failure()
+
+    def misfit(self, topic_id: str, last: Acknowledged | None, acknowledged: int) -> str | None:
+        """Why this is not the topic that acknowledged so many events before; None if nothing shows that.
+
+        `topic_id` and `last` are those of the publisher that sent them, as far as they are known.
+        """
+        named = f"{self.topic} at {self._bootstrap}"
+        if not acknowledged:
+            return None
+        if topic_id and self.topic_id and topic_id != self.topic_id:
+            return (
+                f"{named} is not the topic that they were published to: its id is {self.topic_id}, and the "
+                f"other one's {topic_id}. {OTHER}"
+            )
+        is_same = bool(topic_id and self.topic_id)
+        try:
+            return missing(self._connection, self.topic, last, acknowledged, is_same=is_same)
+        except KafkaError as error:
+            raise self._explained(error) from error
 
     def close(self, timeout_seconds: float = 5.0) -> None:
         """Stop. What is not acknowledged within `timeout_seconds` may or may not arrive: publish it again."""
@@ -224,19 +252,21 @@ class Publisher:
 
     def _settle(self) -> None:
         """Take note of what Kafka said, oldest first, up to the first event it did not take."""
-        if not self._in_flight or not self._in_flight[0][1].is_done:
+        if not self._in_flight or not self._in_flight[0][2].is_done:
             return
         with self._undisturbed():
-            while self._in_flight and self._in_flight[0][1].is_done:
-                position, sent = self._in_flight[0]
+            while self._in_flight and self._in_flight[0][2].is_done:
+                position, crc, sent = self._in_flight[0]
                 if sent.exception is not None:
                     self._failure = self._failure or self._explained(sent.exception, position)
                     return
                 self._in_flight.popleft()
                 self._acknowledged += 1
+                if sent.value.offset >= 0:  # it is not told where a batch was written already
+                    self.last = Acknowledged(sent.value.partition, sent.value.offset, crc)
 
     def _await_oldest(self) -> None:
-        position, sent = self._in_flight[0]
+        position, _, sent = self._in_flight[0]
         try:
             sent.get(self._timeout_seconds)
         except KafkaError as error:
@@ -247,18 +277,20 @@ class Publisher:
         if self._failure:
             raise self._failure
 
-    def _look_at_topic(self, connection: Mapping[str, Any]) -> int | None:
+    def _look_at_topic(self) -> int | None:
         """How long the topic keeps a record, counted from the time in the record; None if it does not matter.
 
         Asked first: a producer waits for a missing topic in vain, and some brokers create it on asking.
         """
-        admin = KafkaAdminClient(**connection)
+        admin = KafkaAdminClient(**self._connection)
         try:
-            if self.topic not in admin.list_topics():
+            (found,) = admin.describe_topics([self.topic])
+            if found["error_code"]:
                 raise TopicsWrong(
                     f"Kafka at {self._bootstrap} has no topic {self.topic}, or does not show it. "
                     "`callfunnel topics create` makes it."
                 )
+            self.topic_id = _shown(found["topic_id"])
             if not self._replay:
                 return None
             resource = ConfigResource(ConfigResourceType.TOPIC, self.topic)
@@ -292,3 +324,9 @@ class Publisher:
                 f"Start it, or name another one with --broker HOST:PORT. {after}"
             )
         return Failure(f"Kafka at {self._bootstrap} did not take {which} ({error}). {after}")
+
+
+def _shown(topic_id: str | None) -> str:
+    """As Kafka's own tools show it; empty where there is none."""
+    known = UUID(topic_id or "0" * 32)
+    return base64.urlsafe_b64encode(known.bytes).decode().rstrip("=") if known.int else ""

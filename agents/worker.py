@@ -339,13 +339,11 @@ def run(settings: Settings) -> int:
         def not_ready() -> str | None:
             return app.ingest.not_ready() or (view.not_ready() if view else None)
 
-        pages = Pages(
-            settings.http_host,
-            settings.http_port,
+        pages = Pages.of(
+            settings,
             view=view,
             exposition=exposition.Exposition.of(settings, lambda: view.snapshot if view else None, registry),
             not_ready=not_ready,
-            grafana_url=settings.grafana_url,
         )
         pages.start()
         logger.info("serving %s", pages.url)

@@ -24,9 +24,8 @@ import click
 @click.option(
     "--http-port",
     type=click.IntRange(0, 65535),
-    default=9464,
-    show_default=True,
-    help="Where the funnel is served.",
+    metavar="PORT",
+    help="Where the funnel is served: 9464, or the next port that is free; 0: any.",
 )
 def command(as_json: bool, once: bool, **options: Any) -> int:
     """Replay a real campaign through Kafka, then run a live floor; serve the funnel until Ctrl-C.

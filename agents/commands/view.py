@@ -10,7 +10,9 @@ _TELL_SECONDS = 5.0
 @click.command("view")
 @click.option("--broker", metavar="HOST:PORT", help="Where Kafka listens.")
 @click.option("--http-host", metavar="ADDRESS", help="Where the pages listen.")
-@click.option("--http-port", type=int, help="Their port; 0: any free one.")
+@click.option(
+    "--http-port", type=int, metavar="PORT", help="Their port: 9464, or the next that is free; 0: any."
+)
 @click.option("--wait", type=float, metavar="SECONDS", help="How long to wait for a broker that is down.")
 def command(broker: str | None, http_host: str | None, http_port: int | None, wait: float | None) -> int:
     """Serve the live funnel, /metrics and the API from the tables that the workers keep, until Ctrl-C.
@@ -39,14 +41,7 @@ def command(broker: str | None, http_host: str | None, http_port: int | None, wa
     log.set_up(settings.log_format, settings.log_level)
     view = View.of(settings)
     exposition = Exposition.of(settings, lambda: view.snapshot, new_registry())
-    pages = Pages(
-        settings.http_host,
-        settings.http_port,
-        view=view,
-        exposition=exposition,
-        not_ready=view.not_ready,
-        grafana_url=settings.grafana_url,
-    )
+    pages = Pages.of(settings, view=view, exposition=exposition, not_ready=view.not_ready)
     pages.start()
     try:
         topics.wait_for_broker(settings, lambda message: click.echo(message, err=True))

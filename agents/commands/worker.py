@@ -13,7 +13,9 @@ import click
     "--instance", metavar="NAME", help="Static name in the group: a restart takes its partitions back."
 )
 @click.option("--http-host", metavar="ADDRESS", help="Where the pages listen.")
-@click.option("--http-port", type=int, metavar="PORT", help="Their port; 0: any free one.")
+@click.option(
+    "--http-port", type=int, metavar="PORT", help="Their port: 9464, or the next that is free; 0: any."
+)
 @click.option(
     "--wait",
     "wait_seconds",

@@ -4,6 +4,7 @@ What they name exists, what they connect fits together, and nothing in them is o
 the images start, only Docker can tell.
 """
 
+import asyncio
 import json
 import os
 import re
@@ -22,6 +23,7 @@ import yaml
 
 from agents.cli import callfunnel
 from agents.config import PREFIX, Settings
+from agents.hosts import Hosts
 from deploy.kafka import kraft
 
 ROOT = Path(__file__).parents[2]
@@ -266,6 +268,8 @@ def test_prometheus_scrapes_and_alerts_the_services_of_the_stack():
     settings = Settings.from_environ(settings_of(ENGINES["engine"]))
     assert found["targets/callfunnel.yml"] == [f"engine:{settings.http_port}"]
     assert settings.http_host == "0.0.0.0"
+    hosts = Hosts(settings.http_names, settings.http_host, is_loopback=False)
+    assert [asyncio.run(hosts.why_not(target)) for target in found["targets/callfunnel.yml"]] == [None]
     assert SERVICES["engine"]["ports"] == [f"127.0.0.1:{settings.http_port}:{settings.http_port}"]
     assert f"EXPOSE {settings.http_port}\n" in DOCKERFILE
     [options, url] = re.findall(r"^HEALTHCHECK (.+?) \\\n +CMD \[.+'(http\S+)'", DOCKERFILE, re.MULTILINE)[0]

@@ -94,6 +94,12 @@ PLANS = {
         Size(20_000, 2, 0),
         Size(100_000, 20, 0),
     ),
+    "crowd": Plan(
+        "clients hold 2,000 connections to a worker: idle, half a request, answers left unread",
+        service.crowd,
+        Size(20_000, 1, 20),
+        Size(200_000, 5, 120),
+    ),
     "clocks": Plan(
         "workers an hour ahead, an hour behind, jumping",
         service.clocks,
@@ -125,6 +131,7 @@ CI = (
     "rebalances",
     "zombies",
     "prometheus",
+    "crowd",
     "restarts",
     "permission",
     "markers",

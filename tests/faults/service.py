@@ -1,6 +1,9 @@
 """What an operator waits for and pays for: Prometheus, failover, recovery, memory over time, clocks."""
 
+import resource
+import socket
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,10 +15,10 @@ from bench.machine import cpu_seconds, memory_mib
 from faults import stream
 from faults.lab import Lab, Size
 from faults.processes import kill_at_random
-from faults.run import PARTITIONS
+from faults.run import PARTITIONS, Run
 from faults.stream import Sent
 from faults.verify import Reader, Verdict
-from faults.watch import business
+from faults.watch import business, fetch
 
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 
@@ -97,6 +100,64 @@ def failover(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dict[
             "failover_seconds_max": round(max(took), 1),
         }
         return run.finish(), run.figures | figures
+
+
+DESCRIPTORS = 1_024
+"""What a process may have on most machines, unless it is told otherwise."""
+
+CONNECTIONS = 2_000
+
+HOLDS = {
+    "idle": b"",
+    "half a request": b"GET /metrics HTTP/1.1\r\nHost: loc",
+    "answers left unread": b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3,
+}
+"""How a client holds on to a connection, and what it sends for it."""
+
+
+def crowd(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dict[str, Any]]:
+    """Clients hold on to a worker under load: it counts, and whoever scrapes it gets through."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the clients are of this process
+    with lab.run(name, seed=seed, events=size.events, workers=1) as run:
+        run.begin_oracle()
+        run.start_workers()
+        (slot,) = run.slots
+        resource.prlimit(slot.pid, resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
+        run.publisher.start(run.first, size.seconds)
+        undisturbed = max(_answered(run, slot.port, "nobody", 60.0))
+        limit = max(10.0, 20 * undisturbed)  # a scrape's usual timeout, where the machine is not busy
+        slowest, most = 0.0, 0
+        for how in [*HOLDS] * size.times:
+            with ExitStack() as clients:
+                for _ in range(CONNECTIONS):
+                    client = clients.enter_context(socket.socket())
+                    client.settimeout(0.2)
+                    with suppress(OSError):  # nobody takes it, or it is closed for another one
+                        client.connect(("127.0.0.1", slot.port))
+                        client.sendall(HOLDS[how])
+                run.tend()
+                slowest = max(slowest, *_answered(run, slot.port, f"{CONNECTIONS} clients, {how}", limit))
+                most = max(most, _usage(slot.pid)[1])
+        run.expect(slot.starts == 1, f"the worker was started {slot.starts} times")
+        figures = {
+            "connections": CONNECTIONS * len(HOLDS) * size.times,
+            "most_descriptors": most,
+            "slowest_answer_seconds": round(slowest, 2),
+            "slowest_answer_seconds_undisturbed": round(undisturbed, 2),
+        }
+        return run.finish(), run.figures | figures
+
+
+def _answered(run: Run, port: int, beside: str, limit_seconds: float) -> list[float]:
+    """How long each path takes that somebody asks for in turn; each must be answered."""
+    took = []
+    for path in ("/metrics", "/-/ready", "/-/healthy"):
+        began = time.monotonic()
+        status, _ = fetch(port, path, timeout_seconds=limit_seconds)
+        took.append(time.monotonic() - began)
+        run.expect(status == 200, f"beside {beside}, {path} answers {status} after {took[-1]:.1f} s")
+    return took
 
 
 def recovery(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dict[str, Any]]:

@@ -1,21 +1,26 @@
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
+import msgspec
 import orjson
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 from kafka.partitioner import murmur2
 
 from agents.broker import EmbeddedBroker
+from agents.checkpoint import Checkpoint
 from agents.config import Settings
 from agents.connection import admin_client
 from agents.errors import BrokerUnavailable, TopicsWrong
+from agents.publish_file import publish_file
 from agents.publisher import Publisher, Refused
 
 PARTITIONS = 4
@@ -40,7 +45,8 @@ def records(address, topic):
     partitions = [TopicPartition(topic, number) for number in range(PARTITIONS)]
     consumer.assign(partitions)
     consumer.seek_to_beginning(*partitions)
-    missing = sum(consumer.end_offsets(partitions).values())
+    ends, starts = consumer.end_offsets(partitions), consumer.beginning_offsets(partitions)
+    missing = sum(ends.values()) - sum(starts.values())
     found = []
     deadline = time.monotonic() + 30
     while len(found) < missing and time.monotonic() < deadline:
@@ -229,3 +235,207 @@ def test_an_interrupted_command_goes_on_where_it_stopped(broker, topic, tmp_path
     assert set(found) == {f"e{number}" for number in range(20_000)}
     assert len(found) < 30_000  # the second run did not begin at the start
     assert list(saved.glob("*")) == []
+
+
+LINES = 600
+STOPPED = 349
+
+
+@pytest.fixture
+def stopped(broker, topic, tmp_path, monkeypatch):
+    """A file of which a run published the lines up to the one where it was told to stop."""
+    file = tmp_path / "day.jsonl"
+    file.write_text("".join(json.dumps(dial(number)) + "\n" for number in range(1, LINES + 1)))
+
+    class Stopped(Publisher):
+        def publish(self, event, *, position):
+            if position > STOPPED:
+                self.flush()
+                raise KeyboardInterrupt
+            return super().publish(event, position=position)
+
+    checkpoint = Checkpoint.in_folder(tmp_path / "callfunnel", file, f"{topic} at {broker.address}")
+    settings = broker.settings(source_topic=topic)
+    with monkeypatch.context() as patched:
+        patched.setattr("agents.publish_file.Publisher", Stopped)
+        assert publish_file(settings, file, checkpoint, replay=True, rate=None, as_json=False) == 130
+    assert msgspec.json.decode(checkpoint.path.read_bytes())["done"]["line"] == STOPPED
+    assert len(records(broker.address, topic)) == STOPPED
+    return SimpleNamespace(file=file, folder=tmp_path, progress=checkpoint.path)
+
+
+def publish_again(broker, topic, stopped, *options):
+    run = callfunnel_publish(broker, topic, stopped.folder, str(stopped.file), "--replay", *options)
+    out, err = run.communicate(timeout=60)
+    return SimpleNamespace(code=run.returncode, out=out, err=err)
+
+
+def make_anew(broker, topic):
+    with admin_client(broker.settings()) as admin:
+        admin.delete_topics([topic])
+        deadline = time.monotonic() + 30
+        while topic in admin.list_topics():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        wanted = {"num_partitions": PARTITIONS, "replication_factor": 1, "configs": {"retention.ms": "-1"}}
+        while admin.create_topics({topic: wanted}, raise_errors=False)["topics"][0]["error_code"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        admin.wait_for_topics([topic])
+
+
+def fill(broker, topic, first, count):
+    with Publisher(broker.address, topic, replay=True) as publisher:
+        for number in range(first, first + count):
+            publisher.publish(dial(number))
+
+
+@pytest.mark.parametrize("filled", [0, 2_000], ids=["empty", "filled beyond"])
+def test_a_topic_that_was_made_anew_gets_nothing_until_a_person_has_decided(broker, topic, stopped, filled):
+    make_anew(broker, topic)
+    fill(broker, topic, 10_000, filled)
+    before = stopped.progress.read_bytes()
+    for _ in range(2):
+        refused = publish_again(broker, topic, stopped)
+        assert refused.code == 64, refused.err
+        assert f"up to line {STOPPED}. But {topic} " in refused.err
+        assert "It was made anew, or another cluster answers there" in refused.err
+        assert "Nothing was published now. --from-start publishes every line" in refused.err
+        assert f"--resume-anyway goes on behind line {STOPPED}" in refused.err
+        assert "Traceback" not in refused.err
+        assert stopped.progress.read_bytes() == before
+        assert len(records(broker.address, topic)) == filled
+    assert publish_again(broker, topic, stopped, "--from-start").code == 0
+    assert len(records(broker.address, topic)) == filled + LINES
+    assert not stopped.progress.exists()
+
+
+def test_who_says_so_goes_on_in_another_topic(broker, topic, stopped):
+    make_anew(broker, topic)
+    assert publish_again(broker, topic, stopped, "--resume-anyway").code == 0
+    found = [orjson.loads(record.value)["event_id"] for record in records(broker.address, topic)]
+    assert sorted(found) == sorted(f"e{number}" for number in range(STOPPED + 1, LINES + 1))
+
+
+def test_a_topic_of_which_retention_took_the_last_event_is_known_by_its_id(broker, topic, stopped):
+    ends = [0] * PARTITIONS
+    for record in records(broker.address, topic):
+        ends[record.partition] = max(ends[record.partition], record.offset + 1)
+    with admin_client(broker.settings()) as admin:
+        admin.delete_records({TopicPartition(topic, number): end for number, end in enumerate(ends)})
+    again = publish_again(broker, topic, stopped)
+    if broker.kind == "kafka":
+        assert again.code == 0, again.err
+        assert len(records(broker.address, topic)) == LINES - STOPPED
+    else:
+        assert again.code == 64, again.err
+        assert "its broker gives topics no id" in again.err
+
+
+@pytest.mark.parametrize("is_whole", [True, False], ids=["whole lines", "half of a line"])
+def test_a_file_that_only_grew_goes_on(broker, topic, stopped, is_whole):
+    more = json.dumps(dial(LINES + 1)) + "\n" * is_whole
+    with stopped.file.open("a") as file:
+        file.write(more)
+    os.utime(stopped.file, (1, 1))
+    again = publish_again(broker, topic, stopped)
+    assert again.code == 0, again.err
+    assert f"Going on behind line {STOPPED}, where an earlier run stopped." in again.err
+    assert len(records(broker.address, topic)) == LINES + 1
+
+
+def test_a_file_that_changed_before_the_place_gets_nothing_published_until_a_person_has_decided(
+    broker, topic, stopped
+):
+    """A new line at its head: what is behind line 349 now was not published."""
+    stopped.file.write_text(json.dumps(dial(0)) + "\n" + stopped.file.read_text())
+    refused = publish_again(broker, topic, stopped)
+    assert refused.code == 64, refused.err
+    assert f"the first {STOPPED} lines of {stopped.file} are not those that were published" in refused.err
+    assert len(records(broker.address, topic)) == STOPPED
+    assert publish_again(broker, topic, stopped, "--from-start").code == 0
+    found = {orjson.loads(record.value)["event_id"] for record in records(broker.address, topic)}
+    assert found == {f"e{number}" for number in range(LINES + 1)}
+
+
+def of_an_earlier_version(stopped):
+    saved = msgspec.json.decode(stopped.progress.read_bytes())
+    stat = stopped.file.stat()
+    version = f"{stat.st_ino}-{stat.st_size}-{stat.st_mtime_ns}"
+    earlier = {"publishes": saved["publishes"], "file_version": version, "done": saved["done"]}
+    stopped.progress.write_bytes(msgspec.json.encode(earlier))
+
+
+def test_a_progress_file_of_an_earlier_version_goes_on_and_says_what_it_does_not_know(broker, topic, stopped):
+    of_an_earlier_version(stopped)
+    again = publish_again(broker, topic, stopped)
+    assert again.code == 0, again.err
+    assert f"Going on behind line {STOPPED}" in again.err
+    assert "That run was of an earlier version, which kept no id of the topic" in again.err
+    assert len(records(broker.address, topic)) == LINES
+
+
+def test_a_progress_file_of_an_earlier_version_does_not_fit_a_topic_with_fewer_records(
+    broker, topic, stopped
+):
+    of_an_earlier_version(stopped)
+    make_anew(broker, topic)
+    fill(broker, topic, 10_000, 100)
+    refused = publish_again(broker, topic, stopped)
+    assert refused.code == 64, refused.err
+    assert f"{topic} never had more than 100 records" in refused.err
+    assert len(records(broker.address, topic)) == 100
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "published"),
+    [("from-start", 0, LINES), ("resume-anyway", 0, LINES - STOPPED), ("\x04", 130, 0)],
+    ids=["from-start", "resume-anyway", "nothing"],
+)
+def test_at_a_terminal_it_asks(broker, topic, stopped, answer, code, published):
+    make_anew(broker, topic)
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-m", "agents.cli", "publish", str(stopped.file), "--replay"]
+    command += ["--broker", broker.address, "--topic", topic]
+    run = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"XDG_STATE_HOME": str(stopped.folder), "TERM": "dumb"},
+        stdin=end,
+        stdout=end,
+        stderr=end,
+        start_new_session=True,
+    )
+    os.close(end)
+    said = b""
+    with suppress(OSError):  # its end is closed
+        while got := os.read(terminal, 65_536):
+            said += got
+            if said.endswith(b": ") and answer:
+                assert len(records(broker.address, topic)) == 0
+                os.write(terminal, answer.encode() + b"\n" * (len(answer) > 1))
+                answer = ""
+    os.close(terminal)
+    assert run.wait(30) == code, said
+    assert b"Which one (from-start, resume-anyway): " in said
+    assert len(records(broker.address, topic)) == published
+
+
+def test_two_runs_at_once_do_not_fight(broker, topic, stopped):
+    """The second one is told, and publishes what is left when the first one has ended."""
+    first = callfunnel_publish(broker, topic, stopped.folder, str(stopped.file), "--replay", "--rate", "2")
+    saved = stopped.progress.read_bytes()
+    while stopped.progress.read_bytes() == saved:
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.02)
+    second = publish_again(broker, topic, stopped)
+    assert second.code == 75, second.err
+    assert (
+        f"Another `callfunnel publish` is at it: {stopped.file} to {topic} at {broker.address}" in second.err
+    )
+    first.send_signal(signal.SIGINT)
+    assert first.wait(30) == 130, first.communicate()
+    assert publish_again(broker, topic, stopped).code == 0
+    found = [orjson.loads(record.value)["event_id"] for record in records(broker.address, topic)]
+    assert set(found) == {f"e{number}" for number in range(1, LINES + 1)}
+    assert list(stopped.progress.parent.iterdir()) == []

@@ -1,6 +1,7 @@
 """The worker's law on both brokers: whatever happens to workers, the tables are those of the events."""
 
 import random
+import re
 import signal
 import time
 
@@ -9,6 +10,7 @@ from integration.workers import BATCH_EVENTS, PARTITIONS, SEED, assert_equal, ca
 
 CONSUMED = "callfunnel_worker_events_consumed_total"
 REPLAYED = "callfunnel_worker_events_replayed_total"
+SERVING = re.compile(r"serving (http://\S+)/")
 OWNED = 'callfunnel_worker_partitions{state="active"}'
 
 
@@ -57,6 +59,30 @@ def test_workers_join_and_leave_in_the_middle_of_the_stream(workers):
     assert_equal(left, records)
     assert second.metric(OWNED) == PARTITIONS
     assert second.metric(REPLAYED) + replayed <= PARTITIONS * BATCH_EVENTS
+
+
+def test_a_second_worker_on_a_host_takes_the_next_port_and_says_so(workers):
+    """Whether the usual port is free is up to what else runs on the machine."""
+    both = [workers.start(http_port=None) for _ in range(2)]
+    urls = []
+    for worker in both:
+        worker.wait_until(lambda: SERVING.search(worker.log), 60, "serves nothing")  # noqa: B023
+        worker.url = SERVING.search(worker.log)[1]
+        urls.append(worker.url)
+        worker.wait_until_ready()
+    assert len(set(urls)) == 2
+    *_, last = sorted(zip(urls, both, strict=True))
+    assert f"port 9464 is taken: the pages are served at {last[0]}/." in last[1].log
+
+
+def test_a_port_that_is_set_and_taken_ends_a_worker_with_the_setting_to_change(workers):
+    first = workers.start().wait_until_ready()
+    second = workers.start(http_port=first.settings.http_port)
+    assert second.exit_code(60) == 64
+    assert (
+        f"CALLFUNNEL_HTTP_PORT: another program listens on 127.0.0.1:{first.settings.http_port}" in second.log
+    )
+    assert first.is_ready
 
 
 def test_two_workers_told_to_stop_at_once_leave_everything_to_the_third(workers):

@@ -32,6 +32,8 @@ def test_without_variables_the_defaults_are_in_force():
         ("broker", "kafka-1:9092,[::1]:9093", "kafka-1:9092,[::1]:9093"),
         ("timezone", "Europe/Berlin", "Europe/Berlin"),
         ("clock", "event", "event"),
+        ("http_port", "9464", 9464),
+        ("http_names", "engine,.lan,*", "engine,.lan,*"),
     ],
 )
 def test_a_variable_is_read_as_the_type_of_its_setting(name, given, value):
@@ -122,6 +124,10 @@ def test_a_misspelt_variable_is_refused_with_the_nearest_name():
         ("view", "perhaps", "true or false"),
         ("grafana_url", "javascript:alert(1)", "http:// or https://, and a host"),
         ("grafana_url", "grafana:3000", "http:// or https://, and a host"),
+        ("http_port", "65536", "a whole number from 0 to 65535"),
+        ("http_names", "engine:9464", "names with commas; .example.org: all below example.org; *: any"),
+        ("http_names", "engine, lan", "names with commas; .example.org: all below example.org; *: any"),
+        ("http_connections", "0", "a whole number from 1 to 10000"),
         ("partitioner", "fnv", "one of crc32, murmur2, trust"),
         ("sasl_mechanism", "GSSAPI", "one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512"),
         *(

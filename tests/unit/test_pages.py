@@ -12,6 +12,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import CollectorRegistry
 
+from agents.config import Settings
 from agents.errors import SettingError
 from agents.exposition import OPENMETRICS, TEXT, Exposition
 from agents.pages import Pages
@@ -237,6 +238,36 @@ def test_only_get_and_head_exist(path):
     assert others[0].headers["Allow"] == "GET,HEAD"
 
 
+@pytest.mark.parametrize("path", ["/", "/metrics", "/page.js", "/-/ready", "/-/healthy", "/nowhere"])
+def test_who_asks_by_a_name_that_is_not_ours_is_told_the_setting_and_nothing_else(path):
+    answer = get(view(), path, Host="evil.example:9464")
+    assert answer.status == 421
+    assert b"'evil.example:9464'" in answer.body
+    assert b"CALLFUNNEL_HTTP_NAMES" in answer.body
+    assert b"spring" not in answer.body
+
+
+def test_the_api_tells_it_as_json():
+    answer = get(view(), "/api/v1/funnel", Host="evil.example")
+    assert (answer.status, orjson.loads(answer.body).keys()) == (421, {"error"})
+
+
+def test_a_name_of_the_setting_is_answered():
+    served = view()
+    under_test = Pages.of(
+        Settings(http_port=0, http_names="engine,.lan"),
+        view=served,
+        exposition=Exposition(lambda: served.snapshot, CollectorRegistry()),
+        not_ready=lambda: None,
+    )
+
+    async def statuses(*hosts):
+        async with TestClient(TestServer(under_test.app())) as client:
+            return [(await client.get("/metrics", headers={"Host": host})).status for host in hosts]
+
+    assert asyncio.run(statuses("engine:9464", "floor-1.lan", "evil.example")) == [200, 200, 421]
+
+
 @pytest.mark.parametrize("path", ["/", "/metrics", "/nowhere", "/api/v1/funnel?window=x"])
 def test_every_answer_tells_the_browser_to_trust_nothing(path):
     headers = get(view(), path).headers
@@ -272,7 +303,7 @@ def test_the_pages_run_in_their_own_thread_and_free_the_port_when_stopped():
     under_test.start()
     port = int(under_test.url.rsplit(":", 1)[1].strip("/"))
     with socket.create_connection(("127.0.0.1", port)) as client:
-        client.sendall(b"GET /-/healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        client.sendall(b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert client.recv(1000).startswith(b"HTTP/1.1 200 OK")
     under_test.stop()
     with pytest.raises(ConnectionRefusedError):

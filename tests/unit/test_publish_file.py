@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from agents import exit_codes
-from agents.checkpoint import Checkpoint, Done
+from agents.checkpoint import Checkpoint, Done, Lines
 from agents.config import Settings
 from agents.publish_file import LinePublisher, publish_file
 from agents.publisher import REFUSED_HELD
@@ -41,7 +41,7 @@ class Broker:
 
 def publish(broker, lines, done=None, rate=None):
     told, bytes_read = [], []
-    run = LinePublisher(broker, done or Done(), rate)
+    run = LinePublisher(broker, done or Done(), rate=rate)
     run.publish([line + b"\n" for line in lines], told.append, bytes_read.append)
     return run, told, bytes_read
 
@@ -61,9 +61,38 @@ def test_spaces_around_an_event_are_not_sent():
 
 def test_a_run_goes_on_behind_what_is_done_and_adds_to_it():
     broker = Broker()
-    run, _, _ = publish(broker, [b"one", b"bad", b"three", b"four"], done=Done(2, acknowledged=1, refused=1))
-    assert broker.sent == [b"three", b"four"]
-    assert run.done == Done(line=4, acknowledged=3, refused=1)
+    run, told, _ = publish(broker, [b"three", b"bad", b"five"], done=Done(2, acknowledged=1, refused=1))
+    assert broker.sent == [b"three", b"five"]
+    assert [refused.position for refused in told] == [4]
+    assert run.done == Done(line=5, acknowledged=3, refused=2)
+
+
+def checksum(lines):
+    whole = Lines()
+    for line in lines:
+        whole.take(line + b"\n")
+    return whole.sha256
+
+
+def test_the_checksum_is_that_of_what_is_done_and_not_of_what_is_read():
+    broker, lines = Broker(), [b"one", b"", b"bad", b"two", b"three"]
+    broker.flush = lambda: broker.acknowledge(1)
+    run, _, _ = publish(broker, lines)
+    for line, acknowledge in ((3, 1), (4, 1), (5, 0)):
+        assert run.done.line == line
+        assert run.lines.sha256 == checksum(lines[:line])
+        broker.acknowledge(acknowledge)
+
+
+def test_the_checksum_goes_on_behind_the_lines_that_were_done_before():
+    before = Lines()
+    before.take(b"one\n")
+    run = LinePublisher(Broker(), Done(1, acknowledged=1), before)
+    bytes_read = []
+    run.publish([b"two\n"], lambda refused: None, bytes_read.append)
+    assert run.done == Done(2, acknowledged=2)
+    assert run.lines.sha256 == checksum([b"one", b"two"])
+    assert bytes_read == [8]
 
 
 def test_what_waits_for_its_acknowledgement_is_not_done_and_neither_is_what_comes_behind_it():
@@ -114,6 +143,8 @@ def test_settled_refusals_are_counted_and_not_held():
 
 def test_the_report_names_every_refused_line_however_many(monkeypatch, tmp_path, capfdbinary):
     class Publisher(Broker):
+        topic_id, last = "", None
+
         def __init__(self, *settings, **others):
             super().__init__()
 

@@ -27,7 +27,7 @@ class Client:
     """Acknowledges at once."""
 
     def send(self, *_, **__):
-        return SimpleNamespace(is_done=True, exception=None)
+        return SimpleNamespace(is_done=True, exception=None, value=SimpleNamespace(partition=0, offset=7))
 
     def close(self, timeout):
         pass
