@@ -7,11 +7,12 @@ acknowledged tells: in the same topic it lies where it was.
 import time
 from collections.abc import Mapping
 from typing import Any
-from zlib import crc32
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import AuthorizationError
 from msgspec import Struct
+
+from schemas.rows import checksum
 
 READ_SECONDS = 10.0
 
@@ -24,14 +25,6 @@ class Acknowledged(Struct, frozen=True):
     partition: int
     offset: int
     crc: int
-
-
-def checksum(key: bytes, value: bytes) -> int:
-    """CRC-32 of both, each behind its length."""
-    crc = 0
-    for part in (key, value):
-        crc = crc32(part, crc32(b"%d:" % len(part), crc))
-    return crc
 
 
 def missing(
@@ -78,8 +71,7 @@ def _record(consumer: KafkaConsumer, at: TopicPartition, offset: int) -> Acknowl
     try:
         while time.monotonic() < deadline:
             for record in consumer.poll(500, max_records=1).get(at, ()):
-                crc = checksum(record.key or b"", record.value or b"")
-                return Acknowledged(at.partition, record.offset, crc)
+                return Acknowledged(at.partition, record.offset, checksum(record.key, record.value))
     except AuthorizationError:  # a client that publishes need not be one that reads
         pass
     return None

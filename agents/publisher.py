@@ -5,7 +5,6 @@ one that Kafka does not take ends the publisher with a `Failure` that says what 
 always safe, because the engine counts an `event_id` once.
 """
 
-import base64
 import signal
 import threading
 import time
@@ -23,9 +22,11 @@ from kafka.errors import AuthorizationError, KafkaError, MessageSizeTooLargeErro
 from kafka.producer.future import FutureRecordMetadata
 from msgspec import Struct
 
-from agents.destination import OTHER, Acknowledged, checksum, missing
+from agents.destination import OTHER, Acknowledged, missing
 from agents.errors import BrokerUnavailable, Failure, TopicsWrong
 from schemas.codec import Decoder, Limits, Rejected
+from schemas.rows import checksum
+from schemas.topics import shown_id
 
 _CONNECT_MS = 10_000
 
@@ -290,7 +291,7 @@ class Publisher:
                     f"Kafka at {self._bootstrap} has no topic {self.topic}, or does not show it. "
                     "`callfunnel topics create` makes it."
                 )
-            self.topic_id = _shown(found["topic_id"])
+            self.topic_id = shown_id(UUID(found["topic_id"] or "0" * 32).bytes)
             if not self._replay:
                 return None
             resource = ConfigResource(ConfigResourceType.TOPIC, self.topic)
@@ -324,9 +325,3 @@ class Publisher:
                 f"Start it, or name another one with --broker HOST:PORT. {after}"
             )
         return Failure(f"Kafka at {self._bootstrap} did not take {which} ({error}). {after}")
-
-
-def _shown(topic_id: str | None) -> str:
-    """As Kafka's own tools show it; empty where there is none."""
-    known = UUID(topic_id or "0" * 32)
-    return base64.urlsafe_b64encode(known.bytes).decode().rstrip("=") if known.int else ""

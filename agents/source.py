@@ -26,8 +26,9 @@ from msgspec import Struct
 from agents.errors import TablesWrong, WriteFailed
 from agents.hanging import new_reader
 from agents.microbatch import fetch
-from agents.topic_ids import Ask, shown
+from agents.topic_ids import Ask
 from schemas.rows import Position, Witness
+from schemas.topics import shown_id
 
 RETRY_SECONDS = 0.1
 FETCH_SECONDS = 0.2
@@ -230,7 +231,7 @@ class Source:
             raise
         if told.error_code:
             raise for_code(told.error_code)(f"{self.topic}")
-        return shown(told.topic_id)
+        return shown_id(told.topic_id)
 
     async def _connected(self) -> AIOKafkaClient:
         timeout_ms = int(self._timeout_seconds * 1000)

@@ -3,7 +3,6 @@
 Of one topic, and of the answer only as much as is needed: what follows the id is left unread.
 """
 
-from base64 import urlsafe_b64encode
 from io import BytesIO
 
 from aiokafka.protocol.abstract import AbstractType
@@ -19,6 +18,8 @@ from aiokafka.protocol.types import (
     UnsignedVarInt32,
 )
 
+from schemas.topics import NO_ID
+
 
 class Uuid(AbstractType):  # type: ignore[misc]
     @classmethod
@@ -30,13 +31,7 @@ class Uuid(AbstractType):  # type: ignore[misc]
         return data.read(16)
 
 
-NONE = bytes(16)
 TEXT = CompactString("utf-8")
-
-
-def shown(topic_id: bytes) -> str:
-    """The id as Kafka's tools show it; "" for none."""
-    return "" if topic_id == NONE else urlsafe_b64encode(topic_id).rstrip(b"=").decode()
 
 
 class Answer(Response):  # type: ignore[misc]
@@ -81,4 +76,4 @@ class Ask(Request[Metadata]):  # type: ignore[misc]
         self._topic = topic
 
     def build(self, version: type[Metadata]) -> Metadata:
-        return version([(NONE, self._topic, {})], False, False, {})
+        return version([(NO_ID, self._topic, {})], False, False, {})

@@ -29,15 +29,20 @@ class Witness(msgspec.Struct, frozen=True):
     offset: int
     timestamp_ms: int
     crc: int
-    """CRC-32 of key and value, each behind its length."""
+    """The `checksum` of its key and value."""
 
     @classmethod
     def of(cls, offset: int, timestamp_ms: int, key: bytes | None, value: bytes | None) -> Self:
-        crc = 0
-        for part in (key, value):
-            crc = crc32(b"null" if part is None else b"%d:" % len(part), crc)
-            crc = crc32(part or b"", crc)
-        return cls(offset, timestamp_ms, crc)
+        return cls(offset, timestamp_ms, checksum(key, value))
+
+
+def checksum(key: bytes | None, value: bytes | None) -> int:
+    """CRC-32 of both, each behind its length."""
+    crc = 0
+    for part in (key, value):
+        crc = crc32(b"null" if part is None else b"%d:" % len(part), crc)
+        crc = crc32(part or b"", crc)
+    return crc
 
 
 class Position(msgspec.Struct, frozen=True):

@@ -4,6 +4,8 @@ The law: all four have the same number of partitions, because a partition of the
 its two changelogs belong to one worker at a time.
 """
 
+from base64 import urlsafe_b64encode
+
 from msgspec import Struct
 
 _HOUR_MS = 3_600_000
@@ -78,3 +80,11 @@ def topics(
         spec(funnel_changelog(app_id), changelog),
         spec(leads_changelog(app_id), changelog),
     )
+
+
+NO_ID = bytes(16)
+
+
+def shown_id(topic_id: bytes) -> str:
+    """A topic's id (KIP-516, 16 bytes) as Kafka's tools show it; "" for none."""
+    return "" if topic_id == NO_ID else urlsafe_b64encode(topic_id).rstrip(b"=").decode()
