@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from agents import diagnosis, rights, topics
+from agents import descriptors, diagnosis, rights, topics
 from agents.config import Settings, variable
 from agents.connection import admin_client, aiokafka_options, kafka_python_options
-from agents.errors import Failure
+from agents.errors import Failure, SettingError
 from agents.versions import pip_install, unsuitable
 from schemas.rows import POSITION_KEY, decode_position
 from schemas.topics import funnel_changelog
@@ -71,6 +71,7 @@ def run(settings: Settings) -> Iterator[Finding]:
         told = f"{answering} answers ({settings.security_protocol}) as Kafka {speaks}"
         yield Finding(True, "broker", told)
         yield _transactions({api.name for api in known})
+        yield _descriptors(settings, topics.brokers_of(admin) or len(settings.brokers))
         if lacking := list(rights.lacking(admin, settings)):
             first, *commands = rights.told(lacking, settings).splitlines()
             yield Finding(False, "rights", first, "\n     ".join(["", *commands]))
@@ -117,6 +118,16 @@ def _transactions(known: set[str]) -> Finding:
         told = f"the broker does not know {', '.join(lacking)}"
         return Finding(False, "transactions", told, "use Apache Kafka 2.5 or newer")
     return Finding(True, "transactions", "the broker has idempotent and transactional producers")
+
+
+def _descriptors(settings: Settings, brokers: int) -> Finding:
+    needed = descriptors.needed(settings, brokers)
+    try:
+        allowed = descriptors.require(needed)
+    except SettingError as error:
+        told, remedy = error.message.split(" Nothing is lost. ")
+        return Finding(False, "descriptors", told, remedy)
+    return Finding(True, "descriptors", f"a worker may need {needed}, and may have {allowed}")
 
 
 def _without_remedy(difference: topics.Difference) -> str:

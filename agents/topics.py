@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from agents import rights
+from agents import descriptors, rights
 from agents.config import Settings, variable
 from agents.connection import admin_client
 from agents.errors import BrokerUnavailable, Failure, TopicsWrong
@@ -163,21 +163,23 @@ def too_few_brokers(spec: TopicSpec, brokers: int) -> str:
 def compare(settings: Settings) -> tuple[Difference, ...]:
     """Where the broker's topics are not as `settings` ask. Raises BrokerUnavailable."""
     with admin_client(settings) as admin:
-        return differences(*_both(admin, settings), _options(settings), _brokers(admin))
+        return differences(*_both(admin, settings), _options(settings), brokers_of(admin))
 
 
 def require(settings: Settings) -> int:
     """The number of partitions that all topics share.
 
-    Raises TopicsWrong, which names each difference, or each right that this client lacks.
+    Raises TopicsWrong, which names each difference, or each right that this client lacks, and SettingError
+    where a worker would run out of file descriptors with so many brokers.
     """
     with admin_client(settings) as admin:
         if lacking := list(rights.lacking(admin, settings)):
             raise TopicsWrong(rights.told(lacking, settings))
         specs, found = _both(admin, settings)
-        brokers = _brokers(admin)
+        brokers = brokers_of(admin)
     if wrong := differences(specs, found, _options(settings), brokers):
         raise TopicsWrong("\n".join(["The topics are not as they have to be:", *map(str, wrong)]))
+    descriptors.require(descriptors.needed(settings, brokers or len(settings.brokers)))
     return specs[0].partitions
 
 
@@ -187,7 +189,7 @@ def create(settings: Settings) -> tuple[Change, ...]:
 
     with admin_client(settings) as admin:
         specs, found = _both(admin, settings)
-        brokers = _brokers(admin)
+        brokers = brokers_of(admin)
         if wrong := [
             f"{spec.name} cannot be created: {too_few_brokers(spec, brokers)}"
             for spec in specs
@@ -248,7 +250,7 @@ def _both(admin: KafkaAdminClient, settings: Settings) -> tuple[tuple[TopicSpec,
     return wanted(settings, source.partitions if source else None), found
 
 
-def _brokers(admin: KafkaAdminClient) -> int | None:
+def brokers_of(admin: KafkaAdminClient) -> int | None:
     """How many there are; None where the broker, or kafka-python with one before Kafka 3.7, cannot say."""
     from kafka.errors import KafkaError
 
