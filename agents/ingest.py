@@ -3,7 +3,9 @@
 The law here:
 * a batch is applied only where the one before it ended; an overlap is skipped, a hole is fetched again;
 * the state says where to resume, never the group's committed offset;
-* the batch is acknowledged after its transaction; whatever goes wrong before ends the process.
+* the batch is acknowledged after its transaction; whatever goes wrong before ends the process;
+* nothing is folded, and nothing sent home, once a client of this worker has heard that the source has another
+  number of partitions: leads are at home elsewhere then.
 """
 
 import asyncio
@@ -23,7 +25,8 @@ from agents.errors import Stalled, TablesWrong, TakenOver, TopicsWrong
 from agents.hanging import At
 from agents.ledger import Ledger, Record
 from agents.microbatch import MOST_BYTES, MicroBatch
-from agents.undecided import REROUTED, Positions, Undecided
+from agents.rerouting import Mark
+from agents.undecided import Positions, Undecided
 from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY
 from streams.engine import Mismatch, Partition
 from streams.tables import Effects
@@ -100,6 +103,7 @@ class Ingest:
         dead_letters: str,
         ledger: Ledger,
         new_partition: Callable[[int], Partition],
+        partitioner: str,
         batch_events: int,
         limits: DeadLetterLimits,
         metrics: SimpleNamespace,
@@ -112,6 +116,7 @@ class Ingest:
         self._leads = app.leads_table
         self._ledger = ledger
         self._new_partition = new_partition
+        self._mark = Mark(app.conf.id, partitioner, app.funnel_table.partitions)
         self._batch_events = batch_events
         self._limits = limits
         self._metrics = metrics
@@ -138,7 +143,7 @@ class Ingest:
             self._funnel.rows.forget(partition)
             self._leads.rows.forget(partition)
         try:
-            self._check_source()
+            self._check_source(self._app.consumer.topic_partitions(self._source))
             await self._ledger.own(own)
             failpoints.hit("fenced")
         except asyncio.CancelledError:
@@ -147,12 +152,14 @@ class Ingest:
             self._fail(error)
             raise
 
-    def _check_source(self) -> None:
-        known, found = self._funnel.partitions, self._app.consumer.topic_partitions(self._source)
-        if found is not None and found != known:  # None: the group's leader alone knows
+    def _check_source(self, found: int | None) -> None:
+        """`found` is what a client has heard of the number of its partitions; None: nothing."""
+        known = self._funnel.partitions
+        if found is not None and found != known:
             raise TopicsWrong(
-                f"{self._source} had {known} partitions when this worker started, and has {found} now: "
-                "start again, and be told what to do"
+                f"{self._source} had {known} partitions when this worker started, and has {found} now: leads "
+                f"are at home on other partitions, and only {known} are counted. Nothing is lost: start again, "
+                "and the worker says how its events are counted anew."
             )
 
     async def take_over(self, source: Iterable[TP], generation: int) -> Mapping[TP, int] | None:
@@ -207,6 +214,8 @@ class Ingest:
                     state.restore(self._funnel.rows.take(tp.partition), self._leads.rows.take(tp.partition))
                 except Mismatch as error:
                     raise TablesWrong(str(error)) from error
+                if state.strays:
+                    self._tell_of_strays(state)
                 lane = self.lanes[tp.partition] = Lane(state, self._batch_events)
                 lane.task = asyncio.create_task(self._run(lane), name=f"lane-{tp.partition}")
             offset = lane.state.offset
@@ -218,6 +227,16 @@ class Ingest:
                 self._accept_hole(lane, earliest[tp])
         failpoints.hit("taken-over")
         return {tp: self.lanes[tp.partition].state.offset for tp in source}  # type: ignore[misc]
+
+    def _tell_of_strays(self, state: Partition) -> None:
+        """Once: the next position that is written says under which number of partitions leads are at home."""
+        log.warning(
+            "%s/%s: the tables hold %s leads that are at home on other partitions. A former version counted "
+            "events with the header callfunnel.rerouted wherever they were: some may be counted at home, too. "
+            "These leads stay as they are. To count everything anew and once: another CALLFUNNEL_APP_ID, "
+            "another CALLFUNNEL_DEAD_LETTER_TOPIC, and `callfunnel topics create`",
+            *(self._source, state.number, state.strays),
+        )
 
     def _positions(self, number: int) -> Positions:
         return {
@@ -338,12 +357,13 @@ class Ingest:
             state.offset = batch.end
             return True
         started = time.perf_counter()
-        rerouted = None
-        if any(batch.headers):
-            rerouted = [any(name == REROUTED for name, _ in headers) for headers in batch.headers]
         async with self._folding:
-            effects = state.apply(batch.values, batch.keys, batch.timestamps, rerouted, batch.end)
+            self._check_source(self._app.consumer.topic_partitions(self._source))
+            stuck = self._mark.stuck(batch)
+            effects = state.apply(batch.values, batch.keys, batch.timestamps, batch.end, stuck)
         failpoints.hit("folded")
+        if effects.foreign:
+            self._check_source(await self._ledger.partitions(batch.partition, self._source))
         self._limits.check(len(batch), [i for i, _ in effects.rejected])
         written = await self._ledger.write(batch.partition, self._records(batch, effects))
         for table in (self._funnel, self._leads):
@@ -407,7 +427,7 @@ class Ingest:
             )
         rerouted: defaultdict[At, list[Record]] = defaultdict(list)
         for i, home in effects.foreign:
-            headers = [*batch.headers[i], (REROUTED, b"1")]
+            headers = self._mark.added_to(batch.headers[i])
             record = (batch.keys[i], batch.values[i]), headers, batch.timestamps[i]
             rerouted[self._source, home].append(record)
         return records | rerouted

@@ -14,7 +14,14 @@ from itertools import chain
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import IllegalOperation, KafkaError, OutOfOrderSequenceNumber, ProducerFenced
+from aiokafka.cluster import ClusterMetadata
+from aiokafka.errors import (
+    IllegalOperation,
+    KafkaError,
+    OutOfOrderSequenceNumber,
+    ProducerFenced,
+    UnknownTopicOrPartitionError,
+)
 from aiokafka.producer import producer as client
 from aiokafka.producer.message_accumulator import BatchBuilder
 
@@ -98,6 +105,23 @@ class Ledger:
 
     async def close(self) -> None:
         await self._close(set(self._producers))
+
+    async def partitions(self, partition: int, topic: str) -> int:
+        """How many partitions a topic has, asked of a broker now by the producer of `partition`.
+
+        What a client has heard is up to its metadata's age old, and of a topic that it seldom sends to, older.
+
+        Raises `WriteFailed` when no broker tells.
+        """
+        heard = ClusterMetadata()
+        try:
+            await self._producers[partition].client._metadata_update(heard, [topic])
+            found = heard.partitions_for_topic(topic)
+            if found is None:
+                raise UnknownTopicOrPartitionError(topic)
+        except KafkaError as error:
+            raise _write_failed(partition, [(topic, partition)], error) from error
+        return len(found)
 
     async def write(
         self, partition: int, records: Mapping[tuple[str, int], Iterable[Record]]

@@ -36,7 +36,6 @@ from schemas.codec import Decoder, Limits
 from streams.choice import NotBuilt, tables_for
 from streams.engine import Partition
 from streams.panes import resolutions
-from streams.partitioning import homes
 from streams.tables import Fold, Tables
 
 logger = logging.getLogger(__name__)
@@ -49,7 +48,8 @@ PATIENCE_SECONDS = 3.0
 """How long a worker that stops waits before it asks whether there is a broker to take leave of."""
 STOP_SECONDS = 20.0
 METADATA_MS = 10_000
-"""How long a worker may miss that its source was deleted, made anew or given more partitions."""
+"""How long a worker may miss that its source was deleted, made anew or given more partitions. What it sends
+home meanwhile is sent on by those who know better; what comes to the new partitions is counted by them."""
 
 
 class App(faust.App):  # type: ignore[misc]
@@ -93,8 +93,7 @@ def partitions_of(settings: Settings, count: int) -> Callable[[int], Partition]:
     except NotBuilt as error:
         raise SettingError(str(error)) from None
     logger.info("folding with %s", "compiled tables" if tables is not Tables else "tables in plain Python")
-    homes_of = homes(count, settings.partitioner, tables.murmur2_of_all)
-    return lambda number: Partition(number, fold, decoder, homes_of, tables)
+    return lambda number: Partition(number, count, fold, decoder, tables)
 
 
 def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str) -> App:
@@ -141,6 +140,7 @@ def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str
             settings.app_id, connection.aiokafka_options(settings), settings.transaction_timeout_seconds
         ),
         new_partition=partitions_of(settings, count),
+        partitioner=settings.partitioner,
         batch_events=settings.batch_events,
         limits=DeadLetterLimits(settings.dlq_max_share, settings.dlq_share_window, settings.dlq_max_run),
         metrics=metrics,

@@ -3,40 +3,55 @@
 The law here: the state is a fold of the partition's records in offset order, with no clock, no chance and no
 other partition in it. `apply` changes the state in memory and returns everything that has to become durable;
 whoever calls it writes all of it, in one transaction, or ends the process.
+
+An event counts here if, and only if, this partition is its lead's home under the number of partitions and the
+partitioner that the position names. Every other event is sent home, where its copies meet and are known by
+their id. Nothing else in a record makes it count.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from schemas.codec import Decoder
+from schemas.codec import Decoder, Rejected
 from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, decode_position, encode_position
-from streams.partitioning import Homes
-from streams.tables import Effects, Fold, Tables, Verdict
+from streams.partitioning import homes
+from streams.tables import Effects, Fold, Tables
+
+MISROUTED = Rejected(
+    "misrouted",
+    "workers moved this record (headers callfunnel.rerouted), and it is not where these tables count it: apps "
+    "that differ in CALLFUNNEL_PARTITIONER work on one source, or it was copied from another topic",
+)
+"""Why an event is refused that is not at home and may not be sent on."""
 
 
 class Partition:
-    """The state of one source partition."""
+    """The state of one source partition; the source has so many `partitions`."""
 
     def __init__(
         self,
         number: int,
+        partitions: int,
         fold: Fold,
         decoder: Decoder,
-        homes: Homes | None,
         tables: type[Tables] = Tables,
     ) -> None:
         self.number = number
         self.offset: int | None = None
         """The next source offset to apply; None before the first batch was ever written."""
-        self.written = Position(offset=0, watermark_ms=-1, fold=fold.id)
+        self.written = Position(offset=0, watermark_ms=-1, fold=fold.id, partitions=partitions)
         """The position record as it was last made."""
+        self.strays = 0
+        """Leads that were restored and are at home elsewhere: once, a header made events count anywhere."""
         self.tables = tables(fold, decoder)
+        self._partitions = partitions
         self._fold_id = fold.id
-        self._homes = homes
+        self._homes = homes(partitions, fold.partitioner, tables.murmur2_of_all)
 
     def restore(self, funnel: dict[bytes, bytes], leads: dict[bytes, bytes]) -> None:
         """Take over the rows of the two changelogs; both dicts are consumed.
 
-        Raises `Mismatch` when they do not belong together or were made by another fold.
+        Raises `Mismatch` when they do not belong together, or were made by another fold or of a source with
+        another number of partitions.
         """
         positions = [
             decode_position(rows.pop(key)) if key in rows else None
@@ -61,8 +76,16 @@ class Partition:
                 "(hang-up threshold, time zone, retention, partitioner or version): put the old settings "
                 "back, or use a new app id to build new tables from the source topic."
             )
+        if positions[0].partitions not in (0, self._partitions):
+            raise Mismatch(
+                f"the tables of partition {self.number} were made of a source with {positions[0].partitions} "
+                f"partitions, and it has {self._partitions}: leads are at home on other partitions now. Use a "
+                "new app id to build new tables from the source topic."
+            )
         self.written = positions[0]
         self.offset = positions[0].offset
+        if not self.written.partitions:
+            self.strays = len(self._away(leads.keys()))
         self.tables.restore(funnel, leads)
 
     def apply(
@@ -70,18 +93,22 @@ class Partition:
         values: Sequence[bytes | None],
         keys: Sequence[bytes | None],
         timestamps: Sequence[int],
-        rerouted: Sequence[bool] | None,
         end: int,
+        stuck: Collection[int] = (),
     ) -> Effects:
         """Fold the records up to (not including) source offset `end`.
 
-        `timestamps` are the records' own, in ms. `rerouted` marks records that were already sent home once:
-        they are applied wherever they are.
+        `timestamps` are the records' own, in ms. `stuck` are the indices of records that must not be sent on
+        (`agents.rerouting` says which): those that are not at home are refused.
         """
         verdicts = self.tables.decode(values, keys, timestamps)
+        if self._homes is None and stuck:  # at home where they were published, and that is not here
+            self.tables.refuse(verdicts, stuck, MISROUTED)
         before = self.written
-        away = self._away(verdicts, keys)
-        effects = self.tables.add(verdicts, keys, timestamps, rerouted, away, before.watermark_ms)
+        away = self._away(self.tables.new_leads(verdicts, keys))
+        effects = self.tables.add(verdicts, keys, timestamps, away, before.watermark_ms)
+        if stuck and effects.foreign:
+            _refuse_to_send(effects, stuck)
         rejected, foreign, duplicates = len(effects.rejected), len(effects.foreign), effects.duplicates
         self.offset = end
         self.written = Position(
@@ -92,18 +119,24 @@ class Partition:
             duplicates=before.duplicates + duplicates,
             rejected=before.rejected + rejected,
             rerouted=before.rerouted + foreign,
+            partitions=self._partitions,
         )
         position = encode_position(self.written)
         effects.funnel.append((POSITION_KEY, position))
         effects.leads.append((LEADS_POSITION_KEY, position))
         return effects
 
-    def _away(self, verdicts: Sequence[Verdict], keys: Sequence[bytes | None]) -> Mapping[bytes, int]:
-        """The leads that are new here and at home elsewhere, and where."""
+    def _away(self, lead_ids: Collection[bytes]) -> Mapping[bytes, int]:
+        """Those of the leads that are at home elsewhere, and where."""
         if self._homes is None:
             return {}
-        homes = self._homes(self.tables.new_leads(verdicts, keys))
-        return {lead_id: home for lead_id, home in homes.items() if home != self.number}
+        return {lead_id: home for lead_id, home in self._homes(lead_ids).items() if home != self.number}
+
+
+def _refuse_to_send(effects: Effects, stuck: Collection[int]) -> None:
+    refused = [(i, MISROUTED) for i, _ in effects.foreign if i in stuck]
+    effects.foreign = [one for one in effects.foreign if one[0] not in stuck]
+    effects.rejected = sorted(effects.rejected + refused, key=lambda rejection: rejection[0])
 
 
 class Mismatch(Exception):

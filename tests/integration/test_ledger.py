@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from agents import topics
-from agents.connection import aiokafka_options
-from agents.errors import TakenOver
+from agents.connection import admin_client, aiokafka_options
+from agents.errors import TakenOver, WriteFailed
 from agents.hanging import Tail, hanging, last
 from agents.ledger import Ledger
 from agents.read_committed import repair
@@ -42,6 +42,24 @@ def test_a_former_owner_is_told_so_when_it_ends_nothing(settings):
                 with pytest.raises(TakenOver):
                     await former.end_nothing(0, covered, commit=False)
                 await present.end_nothing(0, covered, commit=True)
+
+    asyncio.run(main())
+
+
+def test_how_many_partitions_there_are_is_asked_anew_each_time(settings):
+    source = settings.source_topic
+
+    async def main():
+        async with owner(settings) as ledger:
+            await ledger.write(0, {(source, 0): [((b"key", b"value"), [], None)]})
+            assert await ledger.partitions(0, source) == 1
+            with admin_client(settings) as admin:
+                admin.create_partitions({source: 3})
+                while topics.describe(admin, [source])[source].partitions != 3:
+                    await asyncio.sleep(0.1)
+            assert await ledger.partitions(0, source) == 3
+            with pytest.raises(WriteFailed, match="partition 0"):
+                await ledger.partitions(0, f"{source}?")
 
     asyncio.run(main())
 

@@ -41,15 +41,18 @@ def test_what_is_no_row_is_refused(data):
 
 
 def test_a_position_says_how_far_the_rows_go():
-    position = Position(offset=12, watermark_ms=34, fold="f", applied=5, duplicates=4, rejected=2, rerouted=1)
+    counts = {"applied": 5, "duplicates": 4, "rejected": 2, "rerouted": 1}
+    position = Position(offset=12, watermark_ms=34, fold="f", **counts, partitions=6)
     assert encode_position(position) == (
-        b'{"offset":12,"watermark_ms":34,"fold":"f","applied":5,"duplicates":4,"rejected":2,"rerouted":1}'
+        b'{"offset":12,"watermark_ms":34,"fold":"f","applied":5,"duplicates":4,"rejected":2,"rerouted":1,'
+        b'"partitions":6}'
     )
     assert decode_position(encode_position(position)) == position
 
 
-def test_a_position_without_counts_has_counted_nothing():
-    assert decode_position(b'{"offset":1,"watermark_ms":-1,"fold":"f"}').applied == 0
+def test_a_position_of_a_former_version_tells_less():
+    position = decode_position(b'{"offset":1,"watermark_ms":-1,"fold":"f"}')
+    assert (position.applied, position.partitions) == (0, 0)
 
 
 def test_the_position_keys_are_neither_rows_nor_leads():
