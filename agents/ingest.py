@@ -28,7 +28,7 @@ from agents.microbatch import MOST_BYTES, MicroBatch
 from agents.rerouting import Mark
 from agents.undecided import Positions, Undecided
 from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY
-from streams.engine import Mismatch, Partition
+from streams.engine import MISROUTED, Mismatch, Partition
 from streams.tables import Effects
 
 log = logging.getLogger(__name__)
@@ -364,7 +364,8 @@ class Ingest:
         failpoints.hit("folded")
         if effects.foreign:
             self._check_source(await self._ledger.partitions(batch.partition, self._source))
-        self._limits.check(len(batch), [i for i, _ in effects.rejected])
+        # That workers of different apps disagree is no publisher's fault.
+        self._limits.check(len(batch), [i for i, why in effects.rejected if why != MISROUTED])
         written = await self._ledger.write(batch.partition, self._records(batch, effects))
         for table in (self._funnel, self._leads):
             table.rows.wrote(batch.partition, written[table.changelog_topic_name, batch.partition])

@@ -9,10 +9,12 @@ import logging
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from itertools import islice
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
+from aiokafka.cluster import ClusterMetadata
 from faust.types import TP
 from model.kafka import Entry, Kafka, Name, Transaction
+from msgspec.structs import replace
 
 from agents.deadletter import DeadLetterLimits
 from agents.hanging import Tail
@@ -21,12 +23,9 @@ from agents.tables import RestoredRows
 from schemas.codec import Decoder, Limits
 from streams.engine import Partition
 from streams.panes import resolutions
-from streams.partitioning import homes
 from streams.tables import Fold
 
-SOURCE, DEAD_LETTERS = Name("call events"), Name("dead letters")
-FUNNEL, LEADS = Name("funnel"), Name("leads")
-APP = "model"
+SOURCE = Name("call events")
 
 DECODER = Decoder(Limits(clock="event"))
 FOLD = Fold(
@@ -37,6 +36,29 @@ FOLD = Fold(
     partitioner="murmur2",
     resolutions=resolutions(6, 3, 400),
 )
+
+
+class App(NamedTuple):
+    """What workers with one app id know: names of their own, and the source as it was when they started."""
+
+    name: str
+    partitions: int
+    partitioner: str
+
+    @property
+    def funnel(self) -> Name:
+        return Name(f"funnel of {self.name}")
+
+    @property
+    def leads(self) -> Name:
+        return Name(f"leads of {self.name}")
+
+    @property
+    def dead_letters(self) -> Name:
+        return Name(f"dead letters of {self.name}")
+
+    def partition(self, number: int) -> Partition:
+        return Partition(number, self.partitions, replace(FOLD, partitioner=self.partitioner), DECODER)
 
 
 class RebalanceAgain(Exception):
@@ -112,6 +134,7 @@ class Producer:
         self._kafka = worker.kafka
         self._name = transactional_id
         self._number = int(transactional_id.split("-")[1])
+        self.client = self
         self._epoch = 0
         self._transaction: Transaction | None = None
         self._on_their_way: set[TP] = set()
@@ -124,6 +147,16 @@ class Producer:
 
     async def stop(self) -> None:
         await self._worker.turn("stop " + self._name)
+
+    async def _metadata_update(self, heard: ClusterMetadata, topics: Iterable[str]) -> None:
+        """A broker that lags behind may know of fewer partitions."""
+
+        def ask() -> int:
+            lags = not self._worker.schedule.is_calm and self._worker.schedule.flip(0.2)
+            return self._worker.started_as.partitions if lags else self._worker.schedule.partitions
+
+        partitions = await self._worker.call("asks for the number of partitions", ask)
+        heard._partitions = {topic: dict.fromkeys(range(partitions)) for topic in topics}
 
     def create_batch(self) -> RecordBatch:
         return RecordBatch()
@@ -149,7 +182,8 @@ class Producer:
         assert transaction is not None
 
         def append() -> Any:
-            transaction.holes.setdefault(self._number, self._worker.gone(self._number))
+            if transaction.holes is None:
+                transaction.holes = self._worker.gone(self._number)
             first = self._kafka.append(self._epoch, transaction, tp, batch.records)
             return SimpleNamespace(topic=topic, partition=partition, offset=first)
 
@@ -220,9 +254,13 @@ def _tail(entries: list[Entry], headers: Collection[str]) -> Tail:
 class Worker:
     """A process, and Faust in it. To the code under test it is the app, the consumer and the recovery."""
 
-    def __init__(self, schedule: Any, kafka: Kafka, number: int, partitions: int) -> None:
+    def __init__(self, schedule: Any, kafka: Kafka, number: int, group: Any) -> None:
         self.schedule = schedule
         self.kafka = kafka
+        self.group = group
+        self.started_as: App = group.app
+        self.heard = schedule.partitions
+        """Of the source's partitions, when the consumer last asked for metadata."""
         self.name = f"w{number}"
         self.is_paused = self.is_dead = self.is_judged = self.is_restoring = self.is_suspended = (
             self.had_error
@@ -242,12 +280,11 @@ class Worker:
         self._buffer: list[Any] = []
 
         # What the app is asked for.
-        self.partitions = partitions
-        self.conf = SimpleNamespace(id=APP, broker_request_timeout=30.0)
+        self.conf = SimpleNamespace(id=self.started_as.name, broker_request_timeout=30.0)
         self.app = self.consumer = self.assignor = self.flow_control = self.tables = self._fetcher = self
         self.consumer_generation_id = 0
         self.on_rebalance_complete = SimpleNamespace(send=self._nothing)
-        self.funnel_table, self.leads_table = (self._table(name) for name in (FUNNEL, LEADS))
+        self.funnel_table, self.leads_table = (self._table(name) for name in (self.started_as.funnel, self.started_as.leads))
         self.completed = asyncio.Event()
         self.actives_for_table = self.standbys_for_table = {}
         metrics = Metrics()
@@ -256,10 +293,11 @@ class Worker:
         self.ingest = schedule.rules.ingest(
             self,
             source=SOURCE,
-            dead_letters=DEAD_LETTERS,
-            ledger=schedule.rules.ledger(APP, {"worker": self}, 15.0),
+            dead_letters=self.started_as.dead_letters,
+            ledger=schedule.rules.ledger(self.started_as.name, {"worker": self}, 15.0),
             batch_events=8,
-            new_partition=lambda number: Partition(number, FOLD, DECODER, homes(partitions, "murmur2")),
+            new_partition=self.started_as.partition,
+            partitioner=self.started_as.partitioner,
             limits=DeadLetterLimits(1.0, 1000, 1000),
             metrics=metrics,  # type: ignore[arg-type]
             fail=self.fail,
@@ -269,9 +307,8 @@ class Worker:
         ]
 
     def _table(self, name: str) -> Any:
-        table = SimpleNamespace(
-            name=name, changelog_topic_name=name, partitions=self.partitions, fail=self.fail
-        )
+        partitions = self.started_as.partitions
+        table = SimpleNamespace(name=name, changelog_topic_name=name, partitions=partitions, fail=self.fail)
         table.rows = RestoredRows("changelog://", self, table)  # type: ignore[arg-type]
         return table
 
@@ -324,7 +361,7 @@ class Worker:
     def gone(self, partition: int) -> list[tuple[int, int]]:
         """The source offsets that were gone, says this worker: holes, and what was before the first start."""
         holes = list(self.holes.get(partition, ()))
-        if self.schedule.position(partition) is None and partition in self.began:
+        if self.schedule.position(self.started_as, partition) is None and partition in self.began:
             holes.append((0, self.began[partition]))
         return holes
 
@@ -379,7 +416,7 @@ class Worker:
         )
 
     def topic_partitions(self, topic: str) -> int:
-        return self.partitions
+        return self.heard
 
     def stable_end(self, tp: TP) -> int:
         return self.kafka.logs[tp].stable_end
@@ -394,9 +431,12 @@ class Worker:
 
     async def perform_seek(self) -> None:
         def ask() -> Mapping[TP, int]:
-            return {tp: self.kafka.group_offsets.get(tp, self.kafka.logs[tp].start) for tp in self._source()}
+            return {tp: self.group_offset(tp) for tp in self._source()}
 
         self.positions.update(await self.call("asks for the group's offsets", ask))
+
+    def group_offset(self, tp: TP) -> int:
+        return self.kafka.group_offsets.get((self.started_as.name, tp), self.kafka.logs[tp].start)
 
     def assignment(self) -> frozenset[TP]:
         return self.assigned
@@ -463,7 +503,7 @@ class Worker:
         actives = sorted(self.assigned_actives())
         ends = await self._wait(self.highwaters(*actives))
         for tp in actives:
-            table = self.funnel_table if tp.topic == FUNNEL else self.leads_table
+            table = self.funnel_table if tp.topic == self.started_as.funnel else self.leads_table
             through = table.rows.persisted_offset(tp)
             at = self.kafka.logs[tp].start if through is None else through + 1
             if self.schedule.errs("recovery begins late"):

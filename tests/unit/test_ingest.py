@@ -414,6 +414,13 @@ async def test_what_is_moved_back_again_and_again_is_a_dead_letter_at_last(worke
     assert worker.count("events_rejected", reason="misrouted") == 1
 
 
+@with_worker
+async def test_however_much_is_moved_back_ends_no_process(worker):
+    values, headers = [dial(lead) for lead in THERE[:20]], [[MARK] * LAPS] * 20
+    await worker.take(batch(0, 20, values=values, headers=headers))
+    assert (worker.failures, worker.state.written.rejected) == ([], 20)
+
+
 @pytest.mark.parametrize("who", ["the consumer", "the producer"])
 @pytest.mark.parametrize("found", [0, PARTITIONS + 2])
 def test_who_hears_of_another_number_of_partitions_sends_nothing_home(who, found):
