@@ -13,7 +13,7 @@ import logging
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
-from itertools import repeat
+from itertools import islice, repeat
 from types import SimpleNamespace
 from typing import Any
 
@@ -214,8 +214,6 @@ class Ingest:
                     state.restore(self._funnel.rows.take(tp.partition), self._leads.rows.take(tp.partition))
                 except Mismatch as error:
                     raise TablesWrong(str(error)) from error
-                if state.strays:
-                    self._tell_of_strays(state)
                 lane = self.lanes[tp.partition] = Lane(state, self._batch_events)
                 lane.task = asyncio.create_task(self._run(lane), name=f"lane-{tp.partition}")
             offset = lane.state.offset
@@ -227,16 +225,6 @@ class Ingest:
                 self._accept_hole(lane, earliest[tp])
         failpoints.hit("taken-over")
         return {tp: self.lanes[tp.partition].state.offset for tp in source}  # type: ignore[misc]
-
-    def _tell_of_strays(self, state: Partition) -> None:
-        """Once: the next position that is written says under which number of partitions leads are at home."""
-        log.warning(
-            "%s/%s: the tables hold %s leads that are at home on other partitions. A former version counted "
-            "events with the header callfunnel.rerouted wherever they were: some may be counted at home, too. "
-            "These leads stay as they are. To count everything anew and once: another CALLFUNNEL_APP_ID, "
-            "another CALLFUNNEL_DEAD_LETTER_TOPIC, and `callfunnel topics create`",
-            *(self._source, state.number, state.strays),
-        )
 
     def _positions(self, number: int) -> Positions:
         return {
@@ -320,8 +308,29 @@ class Ingest:
         await lane.put(event)
         failpoints.hit("delivered")
 
+    async def _look_for_strays(self, state: Partition) -> None:
+        """Tell of leads that a former version counted away from their homes, because a header said so.
+
+        Once: the position that is written next names the number of partitions. In steps, for there may be
+        millions, and the loop must not stand still.
+        """
+        leads, strays = iter(list(state.tables.leads)), 0
+        while some := list(islice(leads, 10_000)):
+            strays += len(state.away(some))
+            await asyncio.sleep(0)
+        if strays:
+            log.warning(
+                "%s/%s: the tables hold %s leads that are at home on other partitions. A former version counted "
+                "events with the header callfunnel.rerouted wherever they were, so these leads may be counted "
+                "at home, too. They stay as they are. To count everything anew, and once, set another "
+                "CALLFUNNEL_APP_ID and CALLFUNNEL_DEAD_LETTER_TOPIC, and run `callfunnel topics create`",
+                *(self._source, state.number, strays),
+            )
+
     async def _run(self, lane: Lane) -> None:
         try:
+            if lane.state.written.partitions == 0:
+                await self._look_for_strays(lane.state)
             while True:
                 events = await lane.get()
                 first, *following = [event.value for event in events]

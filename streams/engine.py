@@ -40,8 +40,6 @@ class Partition:
         """The next source offset to apply; None before the first batch was ever written."""
         self.written = Position(offset=0, watermark_ms=-1, fold=fold.id, partitions=partitions)
         """The position record as it was last made."""
-        self.strays = 0
-        """Leads that were restored and are at home elsewhere: once, a header made events count anywhere."""
         self.tables = tables(fold, decoder)
         self._partitions = partitions
         self._fold_id = fold.id
@@ -84,8 +82,6 @@ class Partition:
             )
         self.written = positions[0]
         self.offset = positions[0].offset
-        if not self.written.partitions:
-            self.strays = len(self._away(leads.keys()))
         self.tables.restore(funnel, leads)
 
     def apply(
@@ -105,7 +101,7 @@ class Partition:
         if self._homes is None and stuck:  # at home where they were published, and that is not here
             self.tables.refuse(verdicts, stuck, MISROUTED)
         before = self.written
-        away = self._away(self.tables.new_leads(verdicts, keys))
+        away = self.away(self.tables.new_leads(verdicts, keys))
         effects = self.tables.add(verdicts, keys, timestamps, away, before.watermark_ms)
         if stuck and effects.foreign:
             _refuse_to_send(effects, stuck)
@@ -126,7 +122,7 @@ class Partition:
         effects.leads.append((LEADS_POSITION_KEY, position))
         return effects
 
-    def _away(self, lead_ids: Collection[bytes]) -> Mapping[bytes, int]:
+    def away(self, lead_ids: Collection[bytes]) -> Mapping[bytes, int]:
         """Those of the leads that are at home elsewhere, and where."""
         if self._homes is None:
             return {}

@@ -140,8 +140,8 @@ class Schedule:
         self._faults = chance.choice((0.0, 0.01, 0.03, 0.06))
         self._errors = chance.choice((0.0, 0.0, 0.0, 0.05))
         self._truncates = chance.random() < 0.04
-        self._grows = not self._truncates and chance.random() < 0.35
-        self._tears = not self._truncates and not self._grows and chance.random() < 0.35
+        self._grows = not self._truncates and chance.random() < 0.3
+        self._tears = not self._truncates and not self._grows and chance.random() < 0.4
         self._heals = chance.random() < 0.8
         self._steps = chance.randint(20, 80)
         app = App("model0", self.partitions, self._partitioner())

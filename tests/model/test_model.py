@@ -123,11 +123,11 @@ class MarksBelieved(Ingest):
     """As it once was: what has been moved once counts wherever it is."""
 
     async def _process(self, lane: Any, fetched: Any) -> bool:
-        state, away = lane.state, Partition._away
+        state, away = lane.state, Partition.away
         moved = {
             key for key, its in zip(fetched.keys, fetched.headers, strict=True) if REROUTED in dict(its)
         }
-        state._away = lambda leads: {
+        state.away = lambda leads: {
             lead: number for lead, number in away(state, leads).items() if lead not in moved
         }
         return await super()._process(lane, fetched)

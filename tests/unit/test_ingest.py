@@ -451,9 +451,9 @@ async def test_who_hears_of_another_number_of_partitions_folds_nothing_at_all(wo
 # Taking over
 
 
-def restored(worker, offset):
+def restored(worker, offset, partitions=PARTITIONS):
     """Let the tables say that everything before `offset` is in them."""
-    data = encode_position(Position(offset=offset, watermark_ms=T, fold=FOLD.id))
+    data = encode_position(Position(offset=offset, watermark_ms=T, fold=FOLD.id, partitions=partitions))
     worker.funnel.held = {0: {POSITION_KEY: data}}
     worker.leads.held = {0: {b"\0position": data}}
     worker.funnel.restored = worker.leads.restored = range(9)
@@ -506,17 +506,23 @@ def test_tables_restored_halfway_are_refused(offset):
         taken_over(offset, begins=0, ends=40, changelogs_end=10)
 
 
-def test_leads_away_from_home_are_told_when_their_tables_are_taken_over(caplog):
+def test_leads_away_from_home_are_told_until_a_position_names_the_number_of_partitions(caplog):
     async def main():
-        worker = Worker()
-        restored(worker, 40)
-        worker.leads.held[0] |= {lead.encode(): b"" for lead in (*HERE[:5], *THERE[:3])}
-        await worker.take_over()
+        worker, partitions = Worker(), 0
+        for _ in range(3):
+            restored(worker, 40, partitions)
+            worker.leads.held[0] |= {lead.encode(): b"" for lead in (*HERE[:5], *THERE[:3])}
+            await worker.take_over()
+            await worker.take(batch(40, 41, values=[b"{"]))
+            partitions = worker.state.written.partitions
+            told_so_far.append(len(caplog.records))
+            await worker.ingest.fence(())
         await worker.ingest.close()
 
+    told_so_far = []
     asyncio.run(main())
-    (told,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert "call-events/0: the tables hold 3 leads that are at home on other partitions" in told
+    assert told_so_far == [1, 1, 1]
+    assert "call-events/0: the tables hold 3 leads that are at home on other partitions" in caplog.messages[0]
 
 
 def test_a_take_over_that_fails_ends_the_process():
