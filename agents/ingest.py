@@ -157,9 +157,9 @@ class Ingest:
         known = self._funnel.partitions
         if found is not None and found != known:
             raise TopicsWrong(
-                f"{self._source} had {known} partitions when this worker started, and has {found} now: leads "
-                f"are at home on other partitions, and only {known} are counted. Nothing is lost: start again, "
-                "and the worker says how its events are counted anew."
+                f"{self._source} had {known} partitions when this worker started, and has {found} now. Leads "
+                "have other home partitions now, and this worker counts nothing of the new partitions. "
+                "Nothing is lost. Start the worker again: it names the way to count all events."
             )
 
     async def take_over(self, source: Iterable[TP], generation: int) -> Mapping[TP, int] | None:
@@ -309,10 +309,10 @@ class Ingest:
         failpoints.hit("delivered")
 
     async def _look_for_strays(self, state: Partition) -> None:
-        """Tell of leads that a former version counted away from their homes, because a header said so.
+        """Name the leads that a former version counted away from their homes, because a header said so.
 
-        Once: the position that is written next names the number of partitions. In steps, for there may be
-        millions, and the loop must not stand still.
+        This happens once, because the next position names the number of partitions. It goes in steps:
+        millions of leads at once would block the event loop.
         """
         leads, strays = iter(list(state.tables.leads)), 0
         while some := list(islice(leads, 10_000)):
@@ -320,9 +320,9 @@ class Ingest:
             await asyncio.sleep(0)
         if strays:
             log.warning(
-                "%s/%s: the tables hold %s leads that are at home on other partitions. A former version counted "
-                "events with the header callfunnel.rerouted wherever they were, so these leads may be counted "
-                "at home, too. They stay as they are. To count everything anew, and once, set another "
+                "%s/%s: the tables hold %s leads that are at home on other partitions. A former version "
+                "counted events with the header callfunnel.rerouted wherever they were, so these leads may "
+                "be counted at home, too. They stay as they are. To count each event once, set another "
                 "CALLFUNNEL_APP_ID and CALLFUNNEL_DEAD_LETTER_TOPIC, and run `callfunnel topics create`",
                 *(self._source, state.number, strays),
             )

@@ -107,9 +107,9 @@ class Ledger:
         await self._close(set(self._producers))
 
     async def partitions(self, partition: int, topic: str) -> int:
-        """How many partitions a topic has, asked of a broker now by the producer of `partition`.
+        """How many partitions a topic has: the producer of `partition` asks a broker now.
 
-        What a client has heard is up to its metadata's age old, and of a topic that it seldom sends to, older.
+        What the producer knows already may be minutes old.
 
         Raises `WriteFailed` when no broker tells.
         """

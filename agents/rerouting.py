@@ -1,10 +1,11 @@
-"""The mark on an event that a worker sends to its lead's home partition: who sent it, one header each time.
+"""The mark on an event that a worker sends to its lead's home partition: one header each time.
 
-A mark never makes an event count, nor keeps it from being sent home: copied or forged, it is harmless. It says
-two things. With a publisher's transaction or with ours: `agents.undecided` asks that of what hangs in the
-source. And what must not be sent on, so that it ends: an event that this app has sent home `LAPS` times and
-that is away from home again is moved back by somebody, and with the partitioner `trust` an event that was
-moved at all counts where it was published, which is not here. Both are refused, as dead letters.
+A mark never makes an event count, so a copied or forged one is harmless. It has two uses:
+
+* `agents.undecided` tells by it whether a transaction that hangs in the source may be ours.
+* It ends the moving of events. Two apps with different partitioners send the same event to and fro; after
+  `LAPS` times an app refuses it as a dead letter. With the partitioner `trust` an event counts where it was
+  published; a moved record was published elsewhere and is refused.
 """
 
 from agents.microbatch import Headers, MicroBatch
@@ -13,11 +14,11 @@ REROUTED = "callfunnel.rerouted"
 """The header's name."""
 
 LAPS = 3
-"""Copies of a topic keep the marks, so the first ones may be another topic's."""
+"""More than one: in a copy of a topic, the marks are those of the original."""
 
 
 class Mark:
-    """What this app writes, and what it makes of the marks that it finds."""
+    """The mark of one app."""
 
     def __init__(self, app_id: str, partitioner: str, partitions: int) -> None:
         self._header = REROUTED, f"{app_id} {partitioner} {partitions}".encode()
@@ -27,7 +28,7 @@ class Mark:
         return [*headers, self._header]
 
     def stuck(self, batch: MicroBatch) -> frozenset[int]:
-        """The indices of the records that must not be sent on."""
+        """The indices of the records that this app must not send home."""
         if not any(batch.headers):
             return frozenset()
         return frozenset(i for i, headers in enumerate(batch.headers) if self._ends(headers))

@@ -48,8 +48,8 @@ PATIENCE_SECONDS = 3.0
 """How long a worker that stops waits before it asks whether there is a broker to take leave of."""
 STOP_SECONDS = 20.0
 METADATA_MS = 10_000
-"""How long a worker may miss that its source was deleted, made anew or given more partitions. What it sends
-home meanwhile is sent on by those who know better; what comes to the new partitions is counted by them."""
+"""How long a worker may miss that its source was deleted, made anew or given more partitions. Before it sends
+events home, it asks."""
 
 
 class App(faust.App):  # type: ignore[misc]

@@ -18,8 +18,8 @@ from streams.tables import Effects, Fold, Tables
 
 MISROUTED = Rejected(
     "misrouted",
-    "workers moved this record (headers callfunnel.rerouted), and it is not where these tables count it: apps "
-    "that differ in CALLFUNNEL_PARTITIONER work on one source, or it was copied from another topic",
+    "a worker moved this record (header callfunnel.rerouted), and it is not where these tables count its "
+    "lead: do apps with another CALLFUNNEL_PARTITIONER work on the same source?",
 )
 """Why an event is refused that is not at home and may not be sent on."""
 
@@ -76,9 +76,9 @@ class Partition:
             )
         if positions[0].partitions not in (0, self._partitions):
             raise Mismatch(
-                f"the tables of partition {self.number} were made of a source with {positions[0].partitions} "
-                f"partitions, and it has {self._partitions}: leads are at home on other partitions now. Use a "
-                "new app id to build new tables from the source topic."
+                f"the tables of partition {self.number} were made of a source with "
+                f"{positions[0].partitions} partitions, and it has {self._partitions} now: leads have other "
+                "home partitions. Use a new app id to build new tables from the source topic."
             )
         self.written = positions[0]
         self.offset = positions[0].offset

@@ -59,8 +59,10 @@ def _grow(run: Run, partitions: int) -> None:
     (grown,) = run.admin.create_partitions([NewPartitions(run.settings.source_topic, partitions)]).values()
     grown.result(20)
     run.until(
-        lambda: len(run.admin.list_topics(run.settings.source_topic).topics[run.settings.source_topic].partitions)
-        == partitions,
+        lambda: (
+            len(run.admin.list_topics(run.settings.source_topic).topics[run.settings.source_topic].partitions)
+            == partitions
+        ),
         20,
         "the broker tells of the new partitions",
     )
@@ -68,8 +70,12 @@ def _grow(run: Run, partitions: int) -> None:
 
 def _counts_anew(run: Run, slot: Slot, partitions: int) -> Verdict:
     """A worker of another app counts the source from its beginning."""
-    app_id, dead_letters = (f"{name}-of-{partitions}" for name in (run.settings.app_id, run.settings.source_topic))
-    run.settings = msgspec.structs.replace(run.settings, app_id=app_id, dead_letter_topic=f"{dead_letters}.dlq")
+    app_id, dead_letters = (
+        f"{name}-of-{partitions}" for name in (run.settings.app_id, run.settings.source_topic)
+    )
+    run.settings = msgspec.structs.replace(
+        run.settings, app_id=app_id, dead_letter_topic=f"{dead_letters}.dlq"
+    )
     topics.create(run.settings)
     slot.start().wait_until_ready()
     return _verdict(run, slot, partitions)
@@ -147,7 +153,7 @@ def _copy_some(run: Run) -> int:
     partitions = len(run.admin.list_topics(source, timeout=20).topics[source].partitions)
     own = f"{run.settings.app_id} murmur2 {partitions}".encode()
     producer = Producer({"bootstrap.servers": run.settings.broker, "log_level": 0})
-    copied = list(_source(run))[:: 5]
+    copied = list(_source(run))[::5]
     for message in copied:
         forged = run.chance.choice(([], [], [(REROUTED, b"1")], [(REROUTED, own)]))
         producer.produce(

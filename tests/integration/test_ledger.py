@@ -6,11 +6,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from agents import topics
-from agents.connection import admin_client, aiokafka_options
+from agents.connection import aiokafka_options
 from agents.errors import TakenOver, WriteFailed
 from agents.hanging import Tail, hanging, last
 from agents.ledger import Ledger
 from agents.read_committed import repair
+from integration.workers import grow
 from schemas.topics import funnel_changelog
 
 
@@ -53,10 +54,7 @@ def test_how_many_partitions_there_are_is_asked_anew_each_time(settings):
         async with owner(settings) as ledger:
             await ledger.write(0, {(source, 0): [((b"key", b"value"), [], None)]})
             assert await ledger.partitions(0, source) == 1
-            with admin_client(settings) as admin:
-                admin.create_partitions({source: 3})
-                while topics.describe(admin, [source])[source].partitions != 3:
-                    await asyncio.sleep(0.1)
+            grow(settings, 3, source)
             assert await ledger.partitions(0, source) == 3
             with pytest.raises(WriteFailed, match="partition 0"):
                 await ledger.partitions(0, f"{source}?")

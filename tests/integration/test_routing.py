@@ -6,7 +6,6 @@ import random
 import shutil
 import signal
 import subprocess
-import time
 import zlib
 from pathlib import Path
 
@@ -15,9 +14,8 @@ import pytest
 from kafka import KafkaProducer
 
 from agents import topics
-from agents.connection import admin_client
 from agents.rerouting import REROUTED
-from integration.workers import PARTITIONS, SEED, Record, assert_counted_once, assert_equal, calls, home
+from integration.workers import PARTITIONS, SEED, Record, assert_counted_once, assert_equal, calls, grow
 
 KAFKAJS = "2.2.4"
 SCRIPT = Path(__file__).with_name("kafkajs") / "publish.js"
@@ -89,18 +87,11 @@ def test_a_publisher_that_is_trusted_is_not_corrected(workers):
 
 
 def another_app(workers, name, **changes):
-    """The settings of an app that counts the same source from its beginning, as changes; its topics are there."""
+    """What to change in the settings for an app that counts the same source anew; its topics are there."""
     settings = workers.settings
     own = {"app_id": f"{settings.app_id}-{name}", "dead_letter_topic": f"{settings.source_topic}-{name}.dlq"}
     topics.create(msgspec.structs.replace(settings, **own | changes))
     return own | changes
-
-
-def grow(settings, partitions):
-    with admin_client(settings) as admin:
-        admin.create_partitions({settings.source_topic: partitions})
-        while topics.describe(admin, [settings.source_topic])[settings.source_topic].partitions != partitions:
-            time.sleep(0.1)
 
 
 def everything(left):
@@ -112,7 +103,7 @@ def test_a_source_that_grew_is_counted_anew_as_the_worker_advises(workers):
     workers.publish(records[::2], partitioner="consistent_random")
     first = workers.start()
     workers.wait(len(records[::2]))
-    grow(workers.settings, PARTITIONS + 2)
+    grow(workers.settings, PARTITIONS + 2, workers.settings.source_topic)
     assert first.exit_code(60) == 78
     assert f"had {PARTITIONS} partitions when this worker started, and has {PARTITIONS + 2} now" in first.log
     second = workers.start()
@@ -132,11 +123,7 @@ def test_tables_whose_topics_were_given_the_new_partitions_too_are_refused(worke
     workers.wait(1)
     first.send(signal.SIGTERM)
     assert first.exit_code(30) == 0
-    with admin_client(workers.settings) as admin:
-        admin.create_partitions({spec.name: PARTITIONS + 2 for spec in topics.wanted(workers.settings)})
-        names = [spec.name for spec in topics.wanted(workers.settings)]
-        while {spec.partitions for spec in topics.describe(admin, names).values()} != {PARTITIONS + 2}:
-            time.sleep(0.1)
+    grow(workers.settings, PARTITIONS + 2, *(spec.name for spec in topics.wanted(workers.settings)))
     second = workers.start()
     assert second.exit_code(60) == 78
     assert f"made of a source with {PARTITIONS} partitions, and it has {PARTITIONS + 2}" in second.log

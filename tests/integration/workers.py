@@ -29,10 +29,10 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from confluent_kafka import Producer
 from kafka.partitioner import murmur2
 
-from agents import bank_marketing, generator, read_committed
+from agents import bank_marketing, generator, read_committed, topics
 from agents.broker import free_port, start_process
 from agents.config import PREFIX, Settings, variable
-from agents.connection import aiokafka_options
+from agents.connection import admin_client, aiokafka_options
 from schemas.codec import Decoder, Limits
 from schemas.rows import (
     LEADS_POSITION_KEY,
@@ -85,6 +85,14 @@ def calls(clients: int, live_events: int, seed: int = SEED) -> list[Record]:
     floor = generator.live(seed, generator.FloorSettings(seats=30), start_ms, generator.TYPICAL_FAULTS)
     both = heapq.merge(told, islice(floor, live_events), key=lambda one: one[0])
     return [record(event, at_ms) for at_ms, event in both]
+
+
+def grow(settings: Settings, partitions: int, *names: str) -> None:
+    """Give these topics so many partitions; returns when the broker tells of them."""
+    with admin_client(settings) as admin:
+        admin.create_partitions(dict.fromkeys(names, partitions))
+        while {spec.partitions for spec in topics.describe(admin, names).values()} != {partitions}:
+            time.sleep(0.1)
 
 
 def home(lead_id: str, partitions: int = PARTITIONS, digest: Callable[[bytes], int] = murmur2) -> int:

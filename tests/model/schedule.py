@@ -507,7 +507,7 @@ class Schedule:
         for worker in self._living():
             if worker.started_as.partitions != self.partitions:
                 raise Violation(
-                    f"{worker.name} goes on with {worker.started_as.partitions} of {self.partitions} partitions"
+                    f"{worker.started_as} goes on, and the source has {self.partitions} partitions"
                 )
         raise Violation(
             f"the source of {self._truncated} was cut off, and no worker says so"
@@ -648,7 +648,11 @@ class Schedule:
                 expected[at][event.lead_id, event.event_id] = event
         for number in range(app.partitions):
             log = self._kafka.logs[TP(app.funnel, number)].ever_committed()
-            rows = {decode_key(key): decode_columns(row) for key, row in self._rows(log).items() if key != POSITION_KEY}
+            rows = {
+                decode_key(key): decode_columns(row)
+                for key, row in self._rows(log).items()
+                if key != POSITION_KEY
+            }
             wrong = oracle.differences(oracle.tables(expected[number].values()), rows)
             if wrong:
                 raise Violation(f"{app} has not counted each event once, in partition {number}: {wrong}")

@@ -124,9 +124,7 @@ class MarksBelieved(Ingest):
 
     async def _process(self, lane: Any, fetched: Any) -> bool:
         state, away = lane.state, Partition.away
-        moved = {
-            key for key, its in zip(fetched.keys, fetched.headers, strict=True) if REROUTED in dict(its)
-        }
+        moved = {key for key, its in zip(fetched.keys, fetched.headers, strict=True) if REROUTED in dict(its)}
         state.away = lambda leads: {
             lead: number for lead, number in away(state, leads).items() if lead not in moved
         }

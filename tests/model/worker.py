@@ -284,7 +284,9 @@ class Worker:
         self.app = self.consumer = self.assignor = self.flow_control = self.tables = self._fetcher = self
         self.consumer_generation_id = 0
         self.on_rebalance_complete = SimpleNamespace(send=self._nothing)
-        self.funnel_table, self.leads_table = (self._table(name) for name in (self.started_as.funnel, self.started_as.leads))
+        self.funnel_table, self.leads_table = (
+            self._table(name) for name in (self.started_as.funnel, self.started_as.leads)
+        )
         self.completed = asyncio.Event()
         self.actives_for_table = self.standbys_for_table = {}
         metrics = Metrics()

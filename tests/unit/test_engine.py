@@ -162,7 +162,9 @@ def test_a_lead_is_at_home_elsewhere_under_another_number_of_partitions(partitio
 def test_what_is_stuck_counts_at_home_and_is_refused_away_from_it(partition):
     state = partition(0, 8)
     here, there = lead_of(0), lead_of(5)
-    effects = apply(state, event(lead_id=there), event(lead_id=here), b"{", event(lead_id=there), stuck=[1, 2, 3])
+    effects = apply(
+        state, event(lead_id=there), event(lead_id=here), b"{", event(lead_id=there), stuck=[1, 2, 3]
+    )
     assert effects.foreign == [(0, 5)]
     assert [(i, why.reason) for i, why in effects.rejected] == [(2, "not_json"), (3, "misrouted")]
     assert list(state.tables.leads) == [here.encode()]
