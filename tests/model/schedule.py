@@ -173,7 +173,7 @@ class Schedule:
             lead = chance.choice(leads)
             value = chance.choice(floor()[lead])
             partitioner = "random" if chance.random() < astray else usual
-            if chance.random() < 0.12:
+            if chance.random() < (0.3 if self._tears else 0.12):  # dead letters seldom hang
                 value = chance.choice((b"{", b'{"type":"dial"}', floor()["a" if lead != "a" else "b"][0]))
             headers = self._marks() if chance.random() < marked else ()
             records.append(Record(lead.encode(), value, partitioner, headers))
