@@ -70,7 +70,7 @@ PLANS = {
     "anew": Plan(
         "a source hashed otherwise grows twice, copies and forged headers in it, and is counted anew",
         routing.anew,
-        Size(6_000, 2, 0),
+        Size(3_000, 2, 0),
         Size(60_000, 2, 0),
     ),
     "input": Plan(
