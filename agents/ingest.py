@@ -4,7 +4,9 @@ The law here:
 * nothing is counted of a topic that the tables were not made from (`agents.source`);
 * a batch is applied only where the one before it ended; an overlap is skipped, a hole is fetched again;
 * the state says where to resume, never the group's committed offset;
-* the batch is acknowledged after its transaction; whatever goes wrong before ends the process.
+* the batch is acknowledged after its transaction; whatever goes wrong before ends the process;
+* nothing is folded, and nothing sent home, once a client of this worker has heard that the source has another
+  number of partitions: leads are at home elsewhere then.
 """
 
 import asyncio
@@ -12,7 +14,7 @@ import logging
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
-from itertools import repeat
+from itertools import islice, repeat
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,10 +27,11 @@ from agents.errors import Stalled, TablesWrong, TakenOver, TopicsWrong
 from agents.hanging import At
 from agents.ledger import Ledger, Record
 from agents.microbatch import MOST_BYTES, MicroBatch
+from agents.rerouting import Mark
 from agents.source import Found, Source, another_id, resume_all
-from agents.undecided import REROUTED, Positions, Undecided
+from agents.undecided import Positions, Undecided
 from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, decode_position
-from streams.engine import Mismatch, Partition
+from streams.engine import MISROUTED, Mismatch, Partition
 from streams.tables import Effects
 
 log = logging.getLogger(__name__)
@@ -103,6 +106,7 @@ class Ingest:
         dead_letters: str,
         ledger: Ledger,
         new_partition: Callable[[int], Partition],
+        partitioner: str,
         batch_events: int,
         limits: DeadLetterLimits,
         metrics: SimpleNamespace,
@@ -116,6 +120,7 @@ class Ingest:
         self._leads = app.leads_table
         self._ledger = ledger
         self._new_partition = new_partition
+        self._mark = Mark(app.conf.id, partitioner, app.funnel_table.partitions)
         self._batch_events = batch_events
         self._limits = limits
         self._metrics = metrics
@@ -142,7 +147,7 @@ class Ingest:
             self._funnel.rows.forget(partition)
             self._leads.rows.forget(partition)
         try:
-            self._check_source()
+            self._check_source(self._app.consumer.topic_partitions(self._source))
             await self._ledger.own(own)
             failpoints.hit("fenced")
         except asyncio.CancelledError:
@@ -151,12 +156,14 @@ class Ingest:
             self._fail(error)
             raise
 
-    def _check_source(self) -> None:
-        known, found = self._funnel.partitions, self._app.consumer.topic_partitions(self._source)
-        if found is not None and found != known:  # None: the group's leader alone knows
+    def _check_source(self, found: int | None) -> None:
+        """`found` is what a client has heard of the number of its partitions; None: nothing."""
+        known = self._funnel.partitions
+        if found is not None and found != known:
             raise TopicsWrong(
-                f"{self._source} had {known} partitions when this worker started, and has {found} now: "
-                "start again, and be told what to do"
+                f"{self._source} had {known} partitions when this worker started, and has {found} now. Leads "
+                "have other home partitions now, and this worker counts nothing of the new partitions. "
+                "Nothing is lost. Start the worker again: it names the way to count all events."
             )
 
     async def take_over(self, source: Iterable[TP], generation: int) -> Mapping[TP, int] | None:
@@ -347,9 +354,30 @@ class Ingest:
         await lane.put(event)
         failpoints.hit("delivered")
 
+    async def _look_for_strays(self, state: Partition) -> None:
+        """Name the leads that a former version counted away from their homes, because a header said so.
+
+        This happens once, because the next position names the number of partitions. It goes in steps:
+        millions of leads at once would block the event loop.
+        """
+        leads, strays = iter(list(state.tables.leads)), 0
+        while some := list(islice(leads, 10_000)):
+            strays += len(state.away(some))
+            await asyncio.sleep(0)
+        if strays:
+            log.warning(
+                "%s/%s: the tables hold %s leads that are at home on other partitions. A former version "
+                "counted events with the header callfunnel.rerouted wherever they were, so these leads may "
+                "be counted at home, too. They stay as they are. To count each event once, set another "
+                "CALLFUNNEL_APP_ID and CALLFUNNEL_DEAD_LETTER_TOPIC, and run `callfunnel topics create`",
+                *(self._source, state.number, strays),
+            )
+
     async def _run(self, lane: Lane, knows_more: bool) -> None:
         """Until it is cancelled. `knows_more`: than the position of its tables says."""
         try:
+            if lane.state.written.partitions == 0:
+                await self._look_for_strays(lane.state)
             if knows_more:
                 await self._write_down(lane)
             while True:
@@ -398,16 +426,18 @@ class Ingest:
             state.offset = batch.end
             return True
         started = time.perf_counter()
-        rerouted = None
-        if any(batch.headers):
-            rerouted = [any(name == REROUTED for name, _ in headers) for headers in batch.headers]
         await self._check_topic(lane)
         async with self._folding:
+            self._check_source(self._app.consumer.topic_partitions(self._source))
+            stuck = self._mark.stuck(batch)
             effects = state.apply(
-                batch.values, batch.keys, batch.timestamps, rerouted, batch.end, batch.offsets[-1]
+                batch.values, batch.keys, batch.timestamps, batch.end, stuck, batch.offsets[-1]
             )
         failpoints.hit("folded")
-        self._limits.check(len(batch), [i for i, _ in effects.rejected])
+        if effects.foreign:
+            self._check_source(await self._ledger.partitions(batch.partition, self._source))
+        # That workers of different apps disagree is no publisher's fault.
+        self._limits.check(len(batch), [i for i, why in effects.rejected if why != MISROUTED])
         await self._write(batch.partition, self._records(batch, effects))
         lane.progress_at = time.monotonic()
         self._observe(batch, effects, time.perf_counter() - started)
@@ -473,7 +503,7 @@ class Ingest:
             )
         rerouted: defaultdict[At, list[Record]] = defaultdict(list)
         for i, home in effects.foreign:
-            headers = [*batch.headers[i], (REROUTED, b"1")]
+            headers = self._mark.added_to(batch.headers[i])
             record = (batch.keys[i], batch.values[i]), headers, batch.timestamps[i]
             rerouted[self._source, home].append(record)
         return records | rerouted

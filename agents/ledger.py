@@ -15,6 +15,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.client import AIOKafkaClient
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.errors import (
     IllegalOperation,
     KafkaError,
@@ -24,6 +25,7 @@ from aiokafka.errors import (
     ProducerFenced,
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
+    UnknownTopicOrPartitionError,
 )
 from aiokafka.producer import producer as client
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -142,6 +144,23 @@ class Ledger:
 
     async def close(self) -> None:
         await self._close(set(self._producers))
+
+    async def partitions(self, partition: int, topic: str) -> int:
+        """How many partitions a topic has: the producer of `partition` asks a broker now.
+
+        What the producer knows already may be minutes old.
+
+        Raises `WriteFailed` when no broker tells.
+        """
+        heard = ClusterMetadata()
+        try:
+            await self._producers[partition].client._metadata_update(heard, [topic])
+            found = heard.partitions_for_topic(topic)
+            if found is None:
+                raise UnknownTopicOrPartitionError(topic)
+        except KafkaError as error:
+            raise _write_failed(partition, [(topic, partition)], error) from error
+        return len(found)
 
     async def write(
         self, partition: int, records: Mapping[tuple[str, int], Iterable[Record]]

@@ -104,6 +104,18 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             return self._ensure_consumer().highwater(tp)  # type: ignore[no-any-return]
         return None
 
+    def topic_partitions(self, topic: str) -> int | None:
+        """How many there are; None where nothing was heard of the topic.
+
+        Faust asks the group's coordinator, where the leader of the group alone knows.
+        """
+        if self._consumer is not None:
+            heard = self._consumer._client.cluster.partitions_for_topic(topic)
+            if heard is not None:
+                return len(heard)
+        found: int | None = super().topic_partitions(topic)
+        return found
+
     def stable_end(self, tp: TP) -> int | None:
         """As `highwater`, of what may be read: up to the first transaction that is open."""
         with suppress(AssertionError, KeyError):

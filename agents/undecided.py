@@ -17,12 +17,10 @@ from agents.deadletter import CONNECTOR, OFFSET, source_offset
 from agents.errors import Mended, TablesWrong
 from agents.hanging import At, Tail
 from agents.ledger import Ledger
+from agents.rerouting import REROUTED
 from schemas.rows import decode_position
 
 log = logging.getLogger(__name__)
-
-REROUTED = "callfunnel.rerouted"
-"""The header of an event that was sent to its lead's home partition: it is applied wherever it is found."""
 
 TIMES = 3
 """The marker that decides may be left out as the one before it was."""

@@ -42,7 +42,6 @@ from schemas.codec import Decoder
 from streams.choice import SLOWER, NotBuilt, not_built, tables_for
 from streams.engine import Partition
 from streams.panes import resolutions
-from streams.partitioning import homes
 from streams.tables import Fold, Tables
 
 logger = logging.getLogger(__name__)
@@ -55,7 +54,8 @@ PATIENCE_SECONDS = 3.0
 """How long a worker that stops waits before it asks whether there is a broker to take leave of."""
 STOP_SECONDS = 20.0
 METADATA_MS = 10_000
-"""How long a worker may miss that its source was deleted, made anew or given more partitions."""
+"""How long a worker may miss that its source was deleted, made anew or given more partitions. Before it sends
+events home, it asks."""
 
 
 class App(faust.App):  # type: ignore[misc]
@@ -109,8 +109,7 @@ def partitions_of(settings: Settings, count: int, tables: type[Tables]) -> Calla
     """The function that makes the empty state of a source partition."""
     fold = fold_of(settings)
     decoder = Decoder(settings.limits)
-    homes_of = homes(count, settings.partitioner, tables.murmur2_of_all)
-    return lambda number: Partition(number, fold, decoder, homes_of, tables, int(time.time() * 1000))
+    return lambda number: Partition(number, count, fold, decoder, tables, int(time.time() * 1000))
 
 
 def build(
@@ -158,6 +157,7 @@ def build(
         dead_letters=settings.dead_letter_topic,
         ledger=Ledger(settings.app_id, client, timeout_seconds),
         new_partition=partitions_of(settings, count, tables),
+        partitioner=settings.partitioner,
         batch_events=settings.batch_events,
         limits=DeadLetterLimits(settings.dlq_max_share, settings.dlq_share_window, settings.dlq_max_run),
         metrics=metrics,

@@ -41,8 +41,12 @@ REASONS = {
     "from_the_future": "occurred_at is ahead of the record's own time by more than the limit, "
     "or later than a replay's bound",
     "too_old": "occurred_at is behind the record's own time by more than the limit",
+    "misrouted": "a worker moved the record, and it is not where these tables count its lead",
 }
 """Why a record is refused. Where several reasons hold, the first in this order is given."""
+
+OF_THE_TABLES = frozenset({"misrouted"})
+"""The reasons that the gate never gives: they depend on the tables and their settings."""
 
 _DAY_MS = 86_400_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -62,6 +62,9 @@ class Position(msgspec.Struct, frozen=True):
     duplicates: int = 0
     rejected: int = 0
     rerouted: int = 0
+    partitions: int = 0
+    """How many the source has: with the partitioner, it says where a lead is at home. 0: written before this
+    was kept."""
     topic: str = ""
     """The source topic."""
     topic_id: str = ""

@@ -227,6 +227,11 @@ class Tables(tables.Tables):
     def decode(self, list values, list keys, list timestamps):
         return Verdicts(self._decoder, values, keys, timestamps)
 
+    def refuse(self, Verdicts verdicts, indices, why):
+        for i in indices:
+            verdicts.rejected.setdefault(i, why)
+            verdicts.events[<size_t>i] = Event()
+
     def new_leads(self, Verdicts verdicts, list keys):
         cdef:
             dict leads = self.leads
@@ -240,7 +245,7 @@ class Tables(tables.Tables):
                 ids.add(lead_id)
         return ids
 
-    def add(self, Verdicts verdicts, list keys, list timestamps, rerouted, dict away, int64_t watermark_ms):
+    def add(self, Verdicts verdicts, list keys, list timestamps, dict away, int64_t watermark_ms):
         cdef:
             Counts counts
             Lead lead, former
@@ -270,7 +275,7 @@ class Tables(tables.Tables):
                 following[last[at]] = i
                 last[at] = i
                 continue
-            if lead_id in away and not (rerouted and rerouted[i]):
+            if lead_id in away:
                 foreign.append((i, away[lead_id]))
                 continue
             opened[lead_id] = len(ids)

@@ -3,13 +3,17 @@
 The law here: the state is a fold of the partition's records in offset order, with no clock, no chance and no
 other partition in it. `apply` changes the state in memory and returns everything that has to become durable;
 whoever calls it writes all of it, in one transaction, or ends the process.
+
+An event counts here if, and only if, this partition is its lead's home under the number of partitions and the
+partitioner that the position names. Every other event is sent home, where its copies meet and are known by
+their id. Nothing else in a record makes it count.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from schemas.codec import Decoder, moment
+from schemas.codec import Decoder, Rejected, moment
 from schemas.rows import (
     LEADS_POSITION_KEY,
     POSITION_KEY,
@@ -18,12 +22,19 @@ from schemas.rows import (
     decode_position,
     encode_position,
 )
-from streams.partitioning import Homes
-from streams.tables import Effects, Fold, Tables, Verdict
+from streams.partitioning import homes
+from streams.tables import Effects, Fold, Tables
+
+MISROUTED = Rejected(
+    "misrouted",
+    "a worker moved this record (header callfunnel.rerouted), and it is not where these tables count its "
+    "lead: do apps with another CALLFUNNEL_PARTITIONER work on the same source?",
+)
+"""Why an event is refused that is not at home and may not be sent on."""
 
 
 class Partition:
-    """The state of one source partition.
+    """The state of one source partition; the source has so many `partitions`.
 
     A replay (the clock "event") takes events up to the bound that `decoder` has, or to `begun_ms`, the wall
     time now, where it has none; tables that were begun before have a bound of their own.
@@ -32,9 +43,9 @@ class Partition:
     def __init__(
         self,
         number: int,
+        partitions: int,
         fold: Fold,
         decoder: Decoder,
-        homes: Homes | None,
         tables: type[Tables] = Tables,
         begun_ms: int | None = None,
     ) -> None:
@@ -46,6 +57,7 @@ class Partition:
             offset=0,
             watermark_ms=-1,
             fold=fold.id,
+            partitions=partitions,
             timezone=fold.timezone,
             days_kept=fold.days_kept,
             replay_until_ms=until_ms if decoder.limits.clock == "event" else None,
@@ -55,7 +67,8 @@ class Partition:
         self._decoder = decoder
         self._new_tables = tables
         self.tables = self._empty()
-        self._homes = homes
+        self._partitions = partitions
+        self._homes = homes(partitions, fold.partitioner, tables.murmur2_of_all)
 
     def _empty(self) -> Tables:
         return self._new_tables(self._fold, self._decoder.until(self.written.replay_until_ms))
@@ -63,7 +76,8 @@ class Partition:
     def restore(self, funnel: dict[bytes, bytes], leads: dict[bytes, bytes]) -> None:
         """Take over the rows of the two changelogs; both dicts are consumed.
 
-        Raises `Mismatch` when they do not belong together or were made by another fold.
+        Raises `Mismatch` when they do not belong together, or were made by another fold or of a source with
+        another number of partitions.
         """
         positions = [
             decode_position(rows.pop(key)) if key in rows else None
@@ -88,6 +102,12 @@ class Partition:
                 f"the tables of partition {self.number} were made with other settings of the fold "
                 "(hang-up threshold, time zone, retention, partitioner or version): put the old settings "
                 "back, or use a new app id to build new tables from the source topic."
+            )
+        if position.partitions not in (0, self._partitions):
+            raise Mismatch(
+                f"the tables of partition {self.number} were made of a source with "
+                f"{position.partitions} partitions, and it has {self._partitions} now: leads have other "
+                "home partitions. Use a new app id to build new tables from the source topic."
             )
         self.written = replace(
             position,
@@ -126,19 +146,24 @@ class Partition:
         values: Sequence[bytes | None],
         keys: Sequence[bytes | None],
         timestamps: Sequence[int],
-        rerouted: Sequence[bool] | None,
         end: int,
+        stuck: Collection[int] = (),
         last: int | None = None,
     ) -> Effects:
         """Fold the records up to (not including) source offset `end`; `last` is the last one's, or end - 1.
 
-        `timestamps` are the records' own, in ms. `rerouted` marks records that were already sent home once:
-        they are applied wherever they are. Without records, nothing but the position is written.
+        `timestamps` are the records' own, in ms. `stuck` are the indices of records that must not be sent on
+        (`agents.rerouting` says which): those that are not at home are refused. Without records, nothing but
+        the position is written.
         """
         verdicts = self.tables.decode(values, keys, timestamps)
+        if self._homes is None and stuck:  # at home where they were published, and that is not here
+            self.tables.refuse(verdicts, stuck, MISROUTED)
         before = self.written
-        away = self._away(verdicts, keys)
-        effects = self.tables.add(verdicts, keys, timestamps, rerouted, away, before.watermark_ms)
+        away = self.away(self.tables.new_leads(verdicts, keys))
+        effects = self.tables.add(verdicts, keys, timestamps, away, before.watermark_ms)
+        if stuck and effects.foreign:
+            _refuse_to_send(effects, stuck)
         rejected, foreign, duplicates = len(effects.rejected), len(effects.foreign), effects.duplicates
         self.offset = end
         if values:
@@ -153,18 +178,24 @@ class Partition:
             duplicates=before.duplicates + duplicates,
             rejected=before.rejected + rejected,
             rerouted=before.rerouted + foreign,
+            partitions=self._partitions,
         )
         position = encode_position(self.written)
         effects.funnel.append((POSITION_KEY, position))
         effects.leads.append((LEADS_POSITION_KEY, position))
         return effects
 
-    def _away(self, verdicts: Sequence[Verdict], keys: Sequence[bytes | None]) -> Mapping[bytes, int]:
-        """The leads that are new here and at home elsewhere, and where."""
+    def away(self, lead_ids: Collection[bytes]) -> Mapping[bytes, int]:
+        """Those of the leads that are at home elsewhere, and where."""
         if self._homes is None:
             return {}
-        homes = self._homes(self.tables.new_leads(verdicts, keys))
-        return {lead_id: home for lead_id, home in homes.items() if home != self.number}
+        return {lead_id: home for lead_id, home in self._homes(lead_ids).items() if home != self.number}
+
+
+def _refuse_to_send(effects: Effects, stuck: Collection[int]) -> None:
+    refused = [(i, MISROUTED) for i, _ in effects.foreign if i in stuck]
+    effects.foreign = [one for one in effects.foreign if one[0] not in stuck]
+    effects.rejected = sorted(effects.rejected + refused, key=lambda rejection: rejection[0])
 
 
 class Mismatch(Exception):

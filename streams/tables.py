@@ -4,7 +4,7 @@ In plain Python. `streams/compiled.pyx` does the same in C++ for those who build
 changed there, and both pass the same tests.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import tzinfo
 from zoneinfo import ZoneInfo
 
@@ -90,6 +90,12 @@ class Tables:
         """What each record of a batch says: for `new_leads` and `add` alone."""
         return self._decoder.decode_all(values, keys, timestamps)
 
+    def refuse(self, verdicts: Sequence[Verdict], indices: Iterable[int], why: Rejected) -> None:
+        """Refuse these records, whatever they say; a record that is refused already keeps its reason."""
+        for i in indices:
+            if not isinstance(verdicts[i], Rejected):
+                verdicts[i] = why  # type: ignore[index]
+
     def new_leads(self, verdicts: Sequence[Verdict], keys: Sequence[bytes | None]) -> set[bytes]:
         """The leads of a batch of which nothing is known."""
         ids = {
@@ -104,14 +110,13 @@ class Tables:
         verdicts: Sequence[Verdict],
         keys: Sequence[bytes | None],
         timestamps: Sequence[int],
-        rerouted: Sequence[bool] | None,
         away: Mapping[bytes, int],
         watermark_ms: int,
     ) -> Effects:
         """Take in a batch: what was decoded, the records' keys and times in ms.
 
-        `away` are new leads that are at home on another partition; their events stay out, but for those
-        `rerouted` once. `watermark_ms` is the largest event time before.
+        `away` are new leads that are at home on another partition; their events stay out. `watermark_ms` is
+        the largest event time before.
         """
         fold = self._fold
         leads = self.leads
@@ -129,7 +134,7 @@ class Tables:
             lead_id = keys[i] or event.lead_id.encode()
             lead = opened.get(lead_id)
             if lead is None:
-                if lead_id in away and not (rerouted and rerouted[i]):
+                if lead_id in away:
                     foreign.append((i, away[lead_id]))
                     continue
                 record = leads.get(lead_id)

@@ -37,8 +37,8 @@ class Asked(Decoder):
 
 def of_tables(tables, decoder, values, keys, timestamps):
     """What a batch of records causes, and the decoder was asked."""
-    state = Partition(0, FOLD, decoder, None, tables)
-    effects = state.apply(list(values), list(keys), list(timestamps), None, len(values))
+    state = Partition(0, 1, FOLD, decoder, tables)
+    effects = state.apply(list(values), list(keys), list(timestamps), len(values))
     rows = {key: row and decode_columns(row) for key, row in effects.funnel[:-1]}
     return replace(effects, funnel=[]), rows, decoder.values
 

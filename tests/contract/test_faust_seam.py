@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, conn
 from aiokafka.client import AIOKafkaClient
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.consumer import fetcher, group_coordinator, subscription_state
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator
@@ -57,6 +58,7 @@ LEANT_ON = {
     driver.AIOKafkaConsumerThread._create_worker_consumer: "c2701bfc3e6f",
     driver.AIOKafkaConsumerThread._fetch_records: "39a2c6c79fc1",
     driver.AIOKafkaConsumerThread.getmany: "26fc5fc9f3b6",
+    driver.AIOKafkaConsumerThread.topic_partitions: "8e5084fa9734",
     driver.Consumer._new_consumer_thread: "0870ec53dea7",
     driver.Consumer._to_message: "7c24f6511b2f",
     faust_consumer.Consumer._add_gap: "4df2573ded7c",
@@ -79,7 +81,9 @@ LEANT_ON = {
     recovery.Recovery.active_remaining: "0dcc38568ad5",
     manager.TableManager.recovery.fget: "f0bf5de78b4c",
     manager.TableManager.on_rebalance: "2d2c23a07bf5",
-    # agents/ledger.py
+    # agents/ledger.py and agents/transport.py
+    ClusterMetadata.partitions_for_topic: "5a3e84a15bc0",
+    AIOKafkaClient._metadata_update: "06dc51ed3e0d",
     AIOKafkaClient.__init__: "edf3d0229560",
     AIOKafkaClient.bootstrap: "198943b004e5",
     AIOKafkaClient.close: "02119d4d618a",
@@ -147,6 +151,7 @@ def test_what_we_lean_on_reads_as_it_did(part):
     [
         (transport._ConsumerThread, driver.AIOKafkaConsumerThread, "_create_worker_consumer"),
         (transport._ConsumerThread, driver.AIOKafkaConsumerThread, "_fetch_records"),
+        (transport._ConsumerThread, driver.AIOKafkaConsumerThread, "topic_partitions"),
         (transport.Consumer, driver.Consumer, "_new_consumer_thread"),
         (transport.Consumer, driver.Consumer, "_to_message"),
         (transport.Consumer, driver.Consumer, "_add_gap"),
@@ -451,6 +456,29 @@ def test_a_partition_that_was_revoked_this_moment_has_no_end():
         assert transport._ConsumerThread.stable_end(thread, TP) is None
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("heard", "of_the_leader", "told"),
+    [
+        ({"t": {0: 0, 1: 0}}, {}, 2),
+        ({"t": {0: 0, 1: 0}}, {"t": 1}, 2),
+        ({}, {"t": 0}, 0),
+        ({}, {}, None),
+    ],
+    ids=("a member", "a former leader", "a leader of a deleted topic", "nobody yet"),
+)
+def test_every_member_of_the_group_knows_how_many_partitions_a_topic_has(heard, of_the_leader, told):
+    cluster = ClusterMetadata()
+    cluster._partitions = heard
+    thread = transport._ConsumerThread.__new__(transport._ConsumerThread)
+    thread._consumer = SimpleNamespace(
+        _client=SimpleNamespace(cluster=cluster),
+        _coordinator=SimpleNamespace(_metadata_snapshot=of_the_leader),
+    )
+    assert thread.topic_partitions("t") == told
+    thread._consumer = None
+    assert thread.topic_partitions("t") is None
 
 
 def test_sequence_numbers_begin_again_as_the_broker_wants_it():

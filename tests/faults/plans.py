@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from faults import baseline, brokers, inputs, processes, service, surroundings
+from faults import baseline, brokers, inputs, processes, routing, service, surroundings
 from faults.lab import Lab, Size
 from faults.verify import Verdict
 
@@ -73,6 +73,12 @@ PLANS = {
         name: Plan(about, act, Size(6_000, 1, 0), Size(30_000, 1, 0))
         for name, (act, about) in surroundings.ACTS.items()
     },
+    "anew": Plan(
+        "a source hashed otherwise grows twice, copies and forged headers in it, and is counted anew",
+        routing.anew,
+        Size(3_000, 2, 0),
+        Size(60_000, 2, 0),
+    ),
     "input": Plan(
         "a corpus of bad records, each with a known end, and mutations",
         inputs.cases,
@@ -143,6 +149,7 @@ CI = (
     "grown-down",
     "changelog-anew",
     "dead-letters",
+    "anew",
     "input",
 )
 LONG = ("soak", "naive")

@@ -7,10 +7,11 @@ import pytest
 
 from agents import topics
 from agents.connection import aiokafka_options
-from agents.errors import TakenOver
+from agents.errors import TakenOver, WriteFailed
 from agents.hanging import Tail, hanging, last
 from agents.ledger import Ledger
 from agents.read_committed import repair
+from integration.workers import grow
 from schemas.topics import funnel_changelog
 
 
@@ -42,6 +43,21 @@ def test_a_former_owner_is_told_so_when_it_ends_nothing(settings):
                 with pytest.raises(TakenOver):
                     await former.end_nothing(0, covered, commit=False)
                 await present.end_nothing(0, covered, commit=True)
+
+    asyncio.run(main())
+
+
+def test_how_many_partitions_there_are_is_asked_anew_each_time(settings):
+    source = settings.source_topic
+
+    async def main():
+        async with owner(settings) as ledger:
+            await ledger.write(0, {(source, 0): [((b"key", b"value"), [], None)]})
+            assert await ledger.partitions(0, source) == 1
+            grow(settings, 3, source)
+            assert await ledger.partitions(0, source) == 3
+            with pytest.raises(WriteFailed, match="partition 0"):
+                await ledger.partitions(0, f"{source}?")
 
     asyncio.run(main())
 

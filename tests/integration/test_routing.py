@@ -1,15 +1,21 @@
-"""Publishers that disagree about a lead's partition: each event is sent home, and counted once."""
+"""Events away from their leads' homes, for whatever reason: each is sent home, and counted once."""
 
 import json
 import os
+import random
 import shutil
+import signal
 import subprocess
+import zlib
 from pathlib import Path
 
+import msgspec
 import pytest
 from kafka import KafkaProducer
 
-from integration.workers import Record, assert_equal, calls
+from agents import topics
+from agents.rerouting import REROUTED
+from integration.workers import PARTITIONS, SEED, Record, assert_counted_once, assert_equal, calls, grow
 
 KAFKAJS = "2.2.4"
 SCRIPT = Path(__file__).with_name("kafkajs") / "publish.js"
@@ -75,3 +81,96 @@ def test_a_publisher_that_is_trusted_is_not_corrected(workers):
     left = workers.wait(len(records))
     assert left.total("rerouted") == 0
     assert left.total("applied") + left.total("duplicates") == len(records)
+
+
+# Counting anew
+
+
+def another_app(workers, name, **changes):
+    """What to change in the settings for an app that counts the same source anew; its topics are there."""
+    settings = workers.settings
+    own = {"app_id": f"{settings.app_id}-{name}", "dead_letter_topic": f"{settings.source_topic}-{name}.dlq"}
+    topics.create(msgspec.structs.replace(settings, **own | changes))
+    return own | changes
+
+
+def everything(left):
+    return sum(map(len, left.source.values()))
+
+
+def test_a_source_that_grew_is_counted_anew_as_the_worker_advises(workers):
+    records = calls(clients=200, live_events=600)
+    workers.publish(records[::2], partitioner="consistent_random")
+    first = workers.start()
+    workers.wait(len(records[::2]))
+    grow(workers.settings, PARTITIONS + 2, workers.settings.source_topic)
+    assert first.exit_code(60) == 78
+    assert f"had {PARTITIONS} partitions when this worker started, and has {PARTITIONS + 2} now" in first.log
+    second = workers.start()
+    assert second.exit_code(60) == 78
+    assert "fold it afresh under another CALLFUNNEL_APP_ID" in second.log
+    workers.publish(records[1::2], partitioner="consistent_random")
+    another = another_app(workers, "anew", partitions=PARTITIONS + 2)
+    workers.start(**another)
+    left = workers.wait(len(records), **another)
+    assert_counted_once(left, records)
+    assert left.dead == []
+
+
+def test_tables_whose_topics_were_given_the_new_partitions_too_are_refused(workers):
+    workers.publish(calls(clients=100, live_events=100))
+    first = workers.start()
+    workers.wait(1)
+    first.send(signal.SIGTERM)
+    assert first.exit_code(30) == 0
+    grow(workers.settings, PARTITIONS + 2, *(spec.name for spec in topics.wanted(workers.settings)))
+    second = workers.start()
+    assert second.exit_code(60) == 78
+    assert f"made of a source with {PARTITIONS} partitions, and it has {PARTITIONS + 2}" in second.log
+
+
+def test_copied_and_forged_marks_change_nothing(workers):
+    records = calls(clients=100, live_events=400)
+    chance = random.Random(SEED)
+    marks = ([], [(REROUTED, b"1")], [(REROUTED, f"{workers.settings.app_id} murmur2 {PARTITIONS}".encode())])
+    producer = KafkaProducer(bootstrap_servers=workers.settings.broker)
+    for value, key, at_ms in [*records, *chance.sample(records, len(records) // 2)]:
+        producer.send(
+            workers.settings.source_topic,
+            value,
+            key,
+            headers=chance.choice(marks),
+            partition=chance.randrange(PARTITIONS),
+            timestamp_ms=at_ms,
+        )
+    producer.flush()
+    producer.close()
+    workers.start()
+    left = workers.wait(len(records) * 3 // 2)
+    assert_counted_once(left, records)
+    assert everything(left) == len(records) * 3 // 2 + left.total("rerouted")
+    assert left.dead == []
+
+
+def test_apps_with_other_partitioners_work_on_one_source_and_moving_ends(workers):
+    records = calls(clients=60, live_events=200)
+    workers.publish(records, partitioner="random")
+    others = {name: another_app(workers, name, partitioner=name) for name in ("crc32", "trust")}
+    for changes in ({}, *others.values()):
+        workers.start(**changes)
+    left, digests = workers.wait(len(records)), {}
+    before = -1
+    while before != everything(left):  # what one sends home is another's to send home
+        before = everything(left)
+        left = workers.wait(before)
+        digests = {name: workers.wait(before, **changes) for name, changes in others.items()}
+    assert_counted_once(left, records)
+    assert_counted_once(digests["crc32"], records, zlib.crc32)
+    trusting = digests["trust"]
+    assert trusting.total("rerouted") == 0
+    assert trusting.total("applied") + trusting.total("duplicates") == len(records)
+    for one in (left, *digests.values()):
+        reasons = {dict(letter.headers)["callfunnel.reason"] for letter in one.dead}
+        assert reasons == {b"misrouted"}
+        assert one.total("rejected") == len(one.dead)
+    assert trusting.total("rejected") == everything(trusting) - len(records)

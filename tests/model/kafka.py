@@ -37,8 +37,8 @@ class Transaction:
         """What it belonged to before its marker was left out: it hangs since then."""
         self.left_out: set[TP] = set()
         """Where its marker was left out."""
-        self.holes: dict[int, list[tuple[int, int]]] = {}
-        """What the worker said was gone from the source before it made this."""
+        self.holes: list[tuple[int, int]] | None = None
+        """What the worker said was gone from the source before it made this; None: it said nothing yet."""
 
 
 class Entry(NamedTuple):
@@ -133,9 +133,9 @@ class Kafka:
         self.epochs: defaultdict[str, int] = defaultdict(int)
         self.running: dict[str, Transaction] = {}
         """The transaction of each transactional id, as long as a marker of it is missing."""
-        self.group_offsets: dict[TP, int] = {}
-        self.holes: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
-        """By source partition, what committed transactions say was gone."""
+        self.group_offsets: dict[tuple[str, TP], int] = {}
+        self.holes: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+        """By the owner of committed transactions, what they say was gone of its source partition."""
         self.hanging: dict[Transaction, TP] = {}
         """Parts of transactions that nobody has decided, and where they are."""
         self.torn: set[TP] = set()
@@ -220,8 +220,7 @@ class Kafka:
         """Decided at once; the markers follow."""
         self.check(transaction.owner, epoch)
         transaction.verdict = True
-        for partition, holes in transaction.holes.items():
-            self.holes[partition] += holes
+        self.holes[transaction.owner] += transaction.holes or ()
 
     def abort(self, name: str) -> None:
         transaction = self.running.get(name)

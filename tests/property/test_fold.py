@@ -27,7 +27,7 @@ DECODER = Decoder(Limits(clock="event"))
 
 
 def partition(tables: type[Tables]) -> Partition:
-    return Partition(0, FOLD, DECODER, None, tables)
+    return Partition(0, 1, FOLD, DECODER, tables)
 
 
 def feed(state: Partition, events, changelog):
@@ -36,7 +36,7 @@ def feed(state: Partition, events, changelog):
         return None
     values = [encode(event) for event in events]
     start = state.offset or 0
-    effects = state.apply(values, [None] * len(values), [-1] * len(values), None, start + len(values))
+    effects = state.apply(values, [None] * len(values), [-1] * len(values), start + len(values))
     for table, changes in (("funnel", effects.funnel), ("leads", effects.leads)):
         for key, value in changes:
             if value is None:

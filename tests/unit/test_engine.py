@@ -14,6 +14,7 @@ from schemas.rows import (
 )
 from streams.engine import Mismatch, Partition
 from streams.panes import resolutions
+from streams.partitioning import home
 from streams.tables import Fold
 
 T = 1_750_000_020_000
@@ -28,27 +29,28 @@ FOLD = Fold(
 DECODER = Decoder(Limits())
 
 
-def homes(lead_ids):
-    """Leads whose name begins with a digit live there, all others on partition 0."""
-    return {lead_id: int(lead_id[:1]) if lead_id[:1].isdigit() else 0 for lead_id in lead_ids}
-
-
 @pytest.fixture
 def partition(tables):
-    return lambda number=0, fold=FOLD, homes=homes: Partition(number, fold, DECODER, homes, tables)
+    """Partition 0 of a source that has no other, unless a test says otherwise."""
+    return lambda number=0, partitions=1, fold=FOLD: Partition(number, partitions, fold, DECODER, tables)
+
+
+def lead_of(number, partitions=8, partitioner="murmur2"):
+    """A lead that is at home on partition `number` of so many."""
+    names = (f"lead-{n}" for n in range(1_000))
+    return next(name for name in names if home(name.encode(), partitions, partitioner) == number)
 
 
 def event(cls=Dial, event_id="e", lead_id="l", at_ms=T, **fields):
     return cls(event_id=event_id, lead_id=lead_id, occurred_at=at_ms, **fields)
 
 
-def apply(state, *events, appended_ms=T, rerouted=None, end=None):
+def apply(state, *events, appended_ms=T, end=None, stuck=()):
     """Fold events, or bytes that are none, as one batch."""
     values = [one if isinstance(one, bytes | None) else encode(one) for one in events]
     keys, times = [None] * len(values), [appended_ms] * len(values)
-    return state.apply(
-        values, keys, times, rerouted, (state.offset or 0) + len(values) if end is None else end
-    )
+    end = (state.offset or 0) + len(values) if end is None else end
+    return state.apply(values, keys, times, end, frozenset(stuck))
 
 
 def position(effects):
@@ -145,37 +147,50 @@ def test_a_record_that_is_no_event_is_rejected_and_the_others_count(partition):
     assert ever(state)["events_dialed"] == 2
 
 
-def test_an_event_of_another_partitions_lead_is_sent_home(partition):
-    state = partition()
-    effects = apply(state, event(lead_id="l"), event(lead_id="2nd"), event(lead_id="5th"))
-    assert effects.foreign == [(1, 2), (2, 5)]
-    assert ever(state)["events_dialed"] == 1
-    assert list(state.tables.leads) == [b"l"]
+@pytest.mark.parametrize("partitioner", ["murmur2", "crc32"])
+def test_an_event_counts_at_its_leads_home_and_is_sent_there_from_everywhere_else(partition, partitioner):
+    leads = [lead_of(number, 8, partitioner) for number in range(8)]
+    for number in range(8):
+        state = partition(number, 8, replace(FOLD, partitioner=partitioner))
+        effects = apply(state, *(event(lead_id=lead) for lead in leads))
+        assert effects.foreign == [(other, other) for other in range(8) if other != number]
+        assert list(state.tables.leads) == [leads[number].encode()]
+        assert (ever(state)["events_dialed"], position(effects).rerouted) == (1, 7)
 
 
-def test_an_event_that_was_sent_home_is_applied_wherever_it_is_found(partition):
-    state = partition()
-    effects = apply(state, event(lead_id="2nd"), event(lead_id="5th"), rerouted=[True, False])
-    assert effects.foreign == [(1, 5)]
-    assert list(state.tables.leads) == [b"2nd"]
+def test_a_lead_is_at_home_elsewhere_under_another_number_of_partitions(partition):
+    lead = lead_of(2)
+    elsewhere = home(lead.encode(), 10, "murmur2")
+    assert elsewhere != 2
+    assert apply(partition(2, 8), event(lead_id=lead)).foreign == []
+    assert apply(partition(2, 10), event(lead_id=lead)).foreign == [(0, elsewhere)]
 
 
-def test_a_lead_that_is_here_stays_here(partition):
-    state = partition()
-    apply(state, event(lead_id="2nd"), rerouted=[True])
-    assert apply(state, event(lead_id="2nd", event_id="f")).foreign == []
+def test_what_is_stuck_counts_at_home_and_is_refused_away_from_it(partition):
+    state = partition(0, 8)
+    here, there = lead_of(0), lead_of(5)
+    effects = apply(
+        state, event(lead_id=there), event(lead_id=here), b"{", event(lead_id=there), stuck=[1, 2, 3]
+    )
+    assert effects.foreign == [(0, 5)]
+    assert [(i, why.reason) for i, why in effects.rejected] == [(2, "not_json"), (3, "misrouted")]
+    assert list(state.tables.leads) == [here.encode()]
+    assert (position(effects).applied, position(effects).rejected, position(effects).rerouted) == (1, 2, 1)
 
 
-def test_trusted_publishers_are_believed(partition):
-    state = partition(homes=None)
-    assert apply(state, event(lead_id="2nd")).foreign == []
-    assert ever(state)["events_dialed"] == 1
+def test_a_trusted_publishers_events_count_where_they_were_published(partition):
+    state = partition(0, 8, replace(FOLD, partitioner="trust"))
+    effects = apply(state, event(lead_id=lead_of(5)), event(lead_id=lead_of(2)), b"{", stuck=[1, 2])
+    assert effects.foreign == []
+    assert [(i, why.reason) for i, why in effects.rejected] == [(1, "misrouted"), (2, "not_json")]
+    assert list(state.tables.leads) == [lead_of(5).encode()]
 
 
 def test_neither_rejected_nor_foreign_events_move_the_watermark(partition):
-    state = partition()
-    future = event(lead_id="a", at_ms=T + 300_001)
-    effects = apply(state, event(), event(lead_id="2nd", at_ms=T + 1000), future)
+    state = partition(0, 8)
+    here = lead_of(0)
+    future = event(lead_id=here, at_ms=T + 300_001)
+    effects = apply(state, event(lead_id=here), event(lead_id=lead_of(2), at_ms=T + 1000), future)
     assert [why.reason for _, why in effects.rejected] == ["from_the_future"]
     assert position(effects).watermark_ms == T
 
@@ -196,15 +211,17 @@ def test_a_crowded_lead_takes_no_more_events_but_knows_its_own(partition):
 
 
 def test_the_position_accounts_for_every_record(partition):
-    state = partition()
-    first = apply(state, event(), event(), b"", event(lead_id="2nd"), end=44)
-    expected = {"offset": 44, "watermark_ms": T, "fold": FOLD.id, "applied": 1}
+    state = partition(0, 8)
+    here = lead_of(0)
+    first = apply(state, *[event(lead_id=here)] * 2, b"", event(lead_id=lead_of(2)), end=44)
+    expected = {"offset": 44, "watermark_ms": T, "fold": FOLD.id, "applied": 1, "partitions": 8}
     assert first.funnel[-1][0] == POSITION_KEY
     assert first.leads[-1] == (LEADS_POSITION_KEY, first.funnel[-1][1])
     assert position(first) == state.written
     counts = {"duplicates": 1, "rejected": 1, "rerouted": 1}
     assert {name: getattr(position(first), name) for name in expected | counts} == expected | counts
-    second = position(apply(state, event(event_id="f", at_ms=T - 9), event(), b"", end=99))
+    again, another = event(lead_id=here), event(lead_id=here, event_id="f", at_ms=T - 9)
+    second = position(apply(state, another, again, b"", end=99))
     assert (second.offset, second.watermark_ms) == (99, T)
     assert (second.applied, second.duplicates, second.rejected, second.rerouted) == (2, 2, 2, 1)
     assert state.offset == 99
@@ -393,6 +410,38 @@ def test_rows_without_a_position_are_refused(partition, rows):
 def test_tables_made_by_another_fold_are_refused(partition, other):
     held = changelogs(apply(partition(), event()))
     assert "other settings of the fold" in refusal(partition(fold=replace(FOLD, **other)), *held)
+
+
+def test_tables_of_a_source_with_another_number_of_partitions_are_refused(partition):
+    held = changelogs(apply(partition(0, 8), event(lead_id=lead_of(0))))
+    told = refusal(partition(0, 10), *held)
+    assert "made of a source with 8 partitions, and it has 10" in told
+    assert "new app id" in told
+
+
+def of_a_former_version(*effects):
+    """What the changelogs hold where the position says nothing about the number of partitions."""
+    funnel, leads = changelogs(*effects)
+    former = encode_position(replace(decode_position(funnel[POSITION_KEY]), partitions=0))
+    return funnel | {POSITION_KEY: former}, leads | {LEADS_POSITION_KEY: former}
+
+
+def test_tables_of_a_former_version_are_of_the_source_that_there_is(partition):
+    here = lead_of(0)
+    state = partition(0, 8)
+    state.restore(*of_a_former_version(apply(partition(0, 8), event(lead_id=here))))
+    assert state.written.partitions == 0
+    assert position(apply(state, event(lead_id=here))).partitions == 8
+    assert state.written.duplicates == 1
+
+
+def test_leads_that_a_former_version_counted_away_from_home_stay(partition):
+    """It believed a header; what it did is as if the partition were another."""
+    stray, state = lead_of(5), partition(0, 8)
+    state.restore(*of_a_former_version(apply(partition(5, 8), event(lead_id=stray))))
+    assert state.away(state.tables.leads) == {stray.encode(): 5}
+    effects = apply(state, event(lead_id=stray), event(lead_id=stray, event_id="f"))
+    assert (effects.foreign, effects.duplicates, ever(state)["events_dialed"]) == ([], 1, 2)
 
 
 def test_the_same_settings_are_the_same_fold():

@@ -15,13 +15,14 @@ from agents.exposition import engine_metrics
 from agents.hanging import Tail
 from agents.ingest import Ingest
 from agents.microbatch import MOST_BYTES, MicroBatch
+from agents.rerouting import LAPS, REROUTED
 from agents.source import OtherTopic
-from agents.undecided import REROUTED
 from schemas.codec import Decoder, Limits
 from schemas.events import Dial
 from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, Witness, encode_position
 from streams.engine import Partition
 from streams.panes import resolutions
+from streams.partitioning import home
 from streams.tables import Fold
 
 T = 1_750_000_020_000
@@ -35,6 +36,13 @@ FOLD = Fold(
     partitioner="murmur2",
     resolutions=resolutions(),
 )
+PARTITIONS = 8
+HERE, THERE = (
+    [lead for lead in (f"l{n}" for n in range(1_000)) if home(lead.encode(), PARTITIONS, "murmur2") == number]
+    for number in (0, 4)
+)
+"""Leads that are at home on partition 0, and on partition 4."""
+MARK = REROUTED, b"app murmur2 8"
 
 
 class Consumer:
@@ -45,7 +53,8 @@ class Consumer:
         self.open_since = None
         """Where a publisher's transaction begins that has not ended."""
         self.changelogs_end = 0
-        self.partitions = 8
+        self.partitions = PARTITIONS
+        """Of the source, as it has heard."""
         self.sought = []
         self.dropped = []
 
@@ -81,6 +90,11 @@ class Ledger:
         self.ends = {}
         self.hangs = {}
         self.ended = []
+        self.source_has = PARTITIONS
+
+    async def partitions(self, partition, topic):
+        assert topic == SOURCE.topic
+        return self.source_has
 
     async def own(self, partitions):
         self.owned = partitions
@@ -130,7 +144,7 @@ class Table:
         self.rows = self
         self.held = {}
         self.restored = range(0)
-        self.partitions = 8
+        self.partitions = PARTITIONS
 
     def copy(self, tp):
         return self.restored
@@ -152,7 +166,7 @@ class Table:
 class Worker:
     """An ingest and everything around it."""
 
-    def __init__(self, home=0):
+    def __init__(self):
         self.consumer, self.ledger, self.topic = Consumer(), Ledger(), Topic()
         self.funnel, self.leads = Table(FUNNEL), Table(LEADS)
         self.app = SimpleNamespace(
@@ -171,9 +185,8 @@ class Worker:
             source=self.topic,
             dead_letters=DEAD,
             ledger=self.ledger,
-            new_partition=lambda number: Partition(
-                number, FOLD, decoder, lambda lead_ids: dict.fromkeys(lead_ids, home)
-            ),
+            new_partition=lambda number: Partition(number, PARTITIONS, FOLD, decoder),
+            partitioner=FOLD.partitioner,
             batch_events=10_000,
             limits=DeadLetterLimits(max_share=0.9, window=1_000, max_run=5),
             metrics=engine_metrics(self.registry),
@@ -201,15 +214,18 @@ class Worker:
 
 
 def batch(start, end, *, generation=1, values=None, headers=None, offsets=None):
-    """Records from `start` up to `end`: a dial of its own lead each, unless `values` says otherwise."""
+    """Records from `start` up to `end`: a dial of a lead at home each, unless `values` says otherwise."""
     made = MicroBatch(*SOURCE, start, end, generation)
     made.offsets = list(range(start, end)) if offsets is None else offsets
-    dials = [encode(Dial(event_id=f"e{n}", lead_id=f"l{n}", occurred_at=T)) for n in made.offsets]
-    made.values = dials if values is None else values
+    made.values = [dial(HERE[n]) for n in made.offsets] if values is None else values
     made.timestamps = [T] * len(made)
     made.keys = [None] * len(made)
     made.headers = headers or [()] * len(made)
     return made
+
+
+def dial(lead_id):
+    return encode(Dial(event_id=f"of {lead_id}", lead_id=lead_id, occurred_at=T))
 
 
 def dials(worker):
@@ -375,37 +391,89 @@ async def test_a_batch_is_one_transaction_of_rows_leads_and_dead_letters(worker)
     assert partition == 0
     assert records.keys() == {(FUNNEL, 0), (LEADS, 0), (DEAD, 0)}
     assert records[FUNNEL, 0][-1] == ((POSITION_KEY, encode_position(worker.state.written)), [], None)
-    assert [key for (key, _), *_ in records[LEADS, 0]] == [b"l0", b"\0position"]
+    assert [key for (key, _), *_ in records[LEADS, 0]] == [HERE[0].encode(), b"\0position"]
     (((key, value), headers, _),) = records[DEAD, 0]
     assert (key, value) == (None, b"{")
     assert dict(headers)["callfunnel.reason"] == b"not_json"
     assert worker.count("events_rejected", reason="not_json") == 1
 
 
-def test_an_event_of_another_partition_is_sent_home_as_it_came_and_marked():
-    async def main():
-        worker = Worker(home=4)
-        await worker.take_over()
-        await worker.take(batch(0, 1, headers=[[("trace", b"t")]]))
-        ((_, records),) = worker.ledger.written
-        record = (None, batch(0, 1).values[0]), [("trace", b"t"), (REROUTED, b"1")], T
-        assert records[SOURCE.topic, 4] == [record]
-        assert dials(worker) == 0
-        assert worker.count("events_rerouted") == 1
-        await worker.take(batch(1, 2, headers=[[(REROUTED, b"1")]]))
-        assert dials(worker) == 1
-        await worker.ingest.close()
+@with_worker
+async def test_an_event_of_another_partition_is_sent_home_as_it_came_and_marked(worker):
+    value = dial(THERE[0])
+    await worker.take(batch(0, 1, values=[value], headers=[[("trace", b"t")]]))
+    ((_, records),) = worker.ledger.written
+    assert records[SOURCE.topic, 4] == [((None, value), [("trace", b"t"), MARK], T)]
+    assert dials(worker) == 0
+    assert worker.count("events_rerouted") == 1
 
-    asyncio.run(main())
+
+@pytest.mark.parametrize("mark", [(REROUTED, b"1"), (REROUTED, None), (REROUTED, b"another crc32 9"), MARK])
+def test_no_mark_makes_an_event_count_or_keeps_it_from_being_sent_home(mark):
+    @with_worker
+    async def test(worker):
+        here, there = dial(HERE[0]), dial(THERE[0])
+        await worker.take(batch(0, 3, values=[there, here, here], headers=[[mark], [mark], ()]))
+        ((_, records),) = worker.ledger.written
+        assert records[SOURCE.topic, 4] == [((None, there), [mark, MARK], T)]
+        assert (dials(worker), worker.state.written.duplicates) == (1, 1)
+
+    test()
+
+
+@with_worker
+async def test_what_is_moved_back_again_and_again_is_a_dead_letter_at_last(worker):
+    there, others = dial(THERE[0]), [(REROUTED, b"other crc32 8")] * 9
+    headers = [[*others, *[MARK] * n] for n in (LAPS - 1, LAPS)]
+    await worker.take(batch(0, 2, values=[there, there], headers=headers))
+    ((_, records),) = worker.ledger.written
+    assert len(records[SOURCE.topic, 4]) == 1
+    ((_, found, _),) = records[DEAD, 0]
+    assert dict(found)["callfunnel.reason"] == b"misrouted"
+    assert worker.count("events_rejected", reason="misrouted") == 1
+
+
+@with_worker
+async def test_however_much_is_moved_back_ends_no_process(worker):
+    values, headers = [dial(lead) for lead in THERE[:20]], [[MARK] * LAPS] * 20
+    await worker.take(batch(0, 20, values=values, headers=headers))
+    assert (worker.failures, worker.state.written.rejected) == ([], 20)
+
+
+@pytest.mark.parametrize("who", ["the consumer", "the producer"])
+@pytest.mark.parametrize("found", [0, PARTITIONS + 2])
+def test_who_hears_of_another_number_of_partitions_sends_nothing_home(who, found):
+    @with_worker
+    async def test(worker):
+        await worker.take(batch(0, 1, values=[dial(THERE[0])]))
+        if who == "the consumer":
+            worker.consumer.partitions = found
+        else:
+            worker.ledger.source_has = found
+        await worker.take(batch(1, 2, values=[dial(THERE[1])]))
+        (failure,) = worker.failures
+        assert isinstance(failure, TopicsWrong)
+        assert f"had 8 partitions when this worker started, and has {found} now" in str(failure)
+        assert (len(worker.ledger.written), len(worker.acked)) == (1, 1)
+
+    test()
+
+
+@with_worker
+async def test_who_hears_of_another_number_of_partitions_folds_nothing_at_all(worker):
+    worker.consumer.partitions = PARTITIONS + 1
+    await worker.take(batch(0, 1))
+    assert isinstance(worker.failures[0], TopicsWrong)
+    assert (dials(worker), worker.ledger.written, worker.acked) == (0, [], [])
 
 
 # Taking over
 
 
-def restored(worker, position):
+def restored(worker, position, partitions=PARTITIONS):
     """Let the tables say that everything before it is in them; a number: as the last version wrote it."""
     if isinstance(position, int):
-        position = Position(offset=position, watermark_ms=T, fold=FOLD.id)
+        position = Position(offset=position, watermark_ms=T, fold=FOLD.id, partitions=partitions)
     data = encode_position(position)
     worker.funnel.held = {0: {POSITION_KEY: data}}
     worker.leads.held = {0: {b"\0position": data}}
@@ -573,6 +641,25 @@ def test_tables_restored_halfway_are_refused(offset):
         taken_over(offset, begins=0, ends=40, changelogs_end=10)
 
 
+def test_leads_away_from_home_are_told_until_a_position_names_the_number_of_partitions(caplog):
+    async def main():
+        worker, partitions = Worker(), 0
+        for _ in range(3):
+            restored(worker, 40, partitions)
+            worker.leads.held[0] |= {lead.encode(): b"" for lead in (*HERE[:5], *THERE[:3])}
+            await worker.take_over()
+            await worker.take(batch(40, 41, values=[b"{"]))
+            partitions = worker.state.written.partitions
+            told_so_far.append(len(caplog.records))
+            await worker.ingest.fence(())
+        await worker.ingest.close()
+
+    told_so_far = []
+    asyncio.run(main())
+    assert told_so_far == [1, 1, 1]
+    assert "call-events/0: the tables hold 3 leads that are at home on other partitions" in caplog.messages[0]
+
+
 def test_a_take_over_that_fails_ends_the_process():
     async def main():
         worker = Worker()
@@ -606,7 +693,7 @@ async def test_the_rows_of_a_partition_go_when_its_source_does(worker):
 
 @with_worker
 async def test_a_source_of_another_size_than_at_the_start_ends_the_process(worker):
-    for found in (0, 9):
+    for found in (0, PARTITIONS + 1):
         worker.consumer.partitions = found
         with pytest.raises(TopicsWrong, match=f"had 8 partitions .* and has {found} now"):
             await worker.ingest.fence({SOURCE})

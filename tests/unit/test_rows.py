@@ -42,16 +42,19 @@ def test_what_is_no_row_is_refused(data):
 
 
 def test_a_position_says_how_far_the_rows_go():
-    position = Position(offset=12, watermark_ms=34, fold="f", applied=5, duplicates=4, rejected=2, rerouted=1)
+    counts = {"applied": 5, "duplicates": 4, "rejected": 2, "rerouted": 1}
+    position = Position(offset=12, watermark_ms=34, fold="f", **counts, partitions=6)
     assert encode_position(position) == (
         b'{"offset":12,"watermark_ms":34,"fold":"f","applied":5,"duplicates":4,"rejected":2,"rerouted":1,'
-        b'"topic":"","topic_id":"","witness":null,"timezone":"","days_kept":0,"replay_until_ms":null}'
+        b'"partitions":6,"topic":"","topic_id":"","witness":null,"timezone":"","days_kept":0,'
+        b'"replay_until_ms":null}'
     )
     assert decode_position(encode_position(position)) == position
 
 
-def test_a_position_without_counts_has_counted_nothing():
-    assert decode_position(b'{"offset":1,"watermark_ms":-1,"fold":"f"}').applied == 0
+def test_a_position_of_a_former_version_tells_less():
+    position = decode_position(b'{"offset":1,"watermark_ms":-1,"fold":"f"}')
+    assert (position.applied, position.partitions) == (0, 0)
 
 
 def test_a_position_written_before_its_source_was_kept_names_none():

@@ -77,12 +77,12 @@ def of_all_times():
 @pytest.mark.parametrize("size", [7, 100_000])
 def test_what_is_long_odd_or_many_is_held_alike(tables, events, size):
     decoder = Decoder(Limits(clock="event"))
-    python, other = (Partition(0, FOLD, decoder, None, kind) for kind in (Tables, tables))
+    python, other = (Partition(0, 1, FOLD, decoder, kind) for kind in (Tables, tables))
     values = [encode(one) for one in events]
     for start in range(0, len(values), size):
         batch = values[start : start + size]
         expected, effects = (
-            state.apply(batch, [None] * len(batch), [-1] * len(batch), None, start + len(batch))
+            state.apply(batch, [None] * len(batch), [-1] * len(batch), start + len(batch))
             for state in (python, other)
         )
         assert not expected.rejected
@@ -93,12 +93,12 @@ def test_what_is_long_odd_or_many_is_held_alike(tables, events, size):
 
 
 def test_a_leads_record_that_is_none_is_refused_not_misread(tables):
-    state = Partition(0, FOLD, Decoder(Limits(clock="event")), None, tables)
-    good = state.apply([encode(event(Dial, 1, lead_id="l"))], [None], [-1], None, 1).leads[0][1]
+    state = Partition(0, 1, FOLD, Decoder(Limits(clock="event")), tables)
+    good = state.apply([encode(event(Dial, 1, lead_id="l"))], [None], [-1], 1).leads[0][1]
     for record in (good[:-1], good[:40], b"\xc0", b"\x9c", b"\x91\xc0", b"\xff" * 60):
         state.tables.leads[b"l"] = record
         with pytest.raises(ValueError, match=r"\w"):
-            state.apply([encode(event(Dial, 2, lead_id="l"))], [None], [-1], None, 2)
+            state.apply([encode(event(Dial, 2, lead_id="l"))], [None], [-1], 2)
 
 
 def test_the_record_of_the_most_crowded_lead_fits_its_changelog(tables):
@@ -110,9 +110,9 @@ def test_the_record_of_the_most_crowded_lead_fits_its_changelog(tables):
         for n in range(some):
             yield DmReached(event_id=f"{text}{n:04}", occurred_at=T + n, call_id=f"{text}{n:04}", **own)
 
-    partition = Partition(0, fold_of(settings), Decoder(Limits(clock="event")), None, tables)
+    partition = Partition(0, 1, fold_of(settings), Decoder(Limits(clock="event")), tables)
     values = [encode(event) for event in of_one_lead()]
-    effects = partition.apply(values, [None] * some, [T] * some, None, some)
+    effects = partition.apply(values, [None] * some, [T] * some, some)
     ((_, record), _) = effects.leads
     (leads,) = (topic for topic in wanted(settings) if topic.name == leads_changelog(settings.app_id))
     most = fold_of(settings).lead_events
@@ -120,9 +120,9 @@ def test_the_record_of_the_most_crowded_lead_fits_its_changelog(tables):
 
 
 def fold_upon(tables, row):
-    state = Partition(0, FOLD, Decoder(Limits(clock="event")), None, tables)
+    state = Partition(0, 1, FOLD, Decoder(Limits(clock="event")), tables)
     state.tables.restore({b'["all",0,"campaign+source","none","none"]': row}, {})
-    state.apply([encode(event(Dial, 1, lead_id="l"))], [None], [-1], None, 1)
+    state.apply([encode(event(Dial, 1, lead_id="l"))], [None], [-1], 1)
 
 
 @pytest.mark.parametrize("rest", [b"", b"{", b'{"a":7', b'{"a":', b'{"a":7.5}', b'{"a":"7"}', b"{7}", b"[7]"])
@@ -136,19 +136,19 @@ def test_an_hour_may_lie_in_two_days_more_than_once(tables):
     zone = "America/St_Johns"
     start = 1_289_097_000_000  # 2010-11-07T02:30Z
     events = [event(Dial, n, lead_id=f"l{n}", at_ms=start + n * 60_000, location="x") for n in range(-25, 25)]
-    state = Partition(0, replace(FOLD, timezone=zone), Decoder(Limits(clock="event")), None, tables)
-    state.apply([encode(one) for one in events], [None] * 50, [-1] * 50, None, 50)
+    state = Partition(0, 1, replace(FOLD, timezone=zone), Decoder(Limits(clock="event")), tables)
+    state.apply([encode(one) for one in events], [None] * 50, [-1] * 50, 50)
     kept = {"minute_hours": 6, "hour_days": 3, "day_days": 400}
     expected = oracle.tables(events, timezone=zone, **kept)
     assert oracle.differences(expected, state.tables.funnel.rows()) == []
 
 
 def test_a_batch_has_a_key_and_a_time_for_each_value(tables):
-    state = Partition(0, FOLD, Decoder(Limits(clock="event")), None, tables)
+    state = Partition(0, 1, FOLD, Decoder(Limits(clock="event")), tables)
     value = encode(event(Dial, 1, lead_id="l"))
     for keys, timestamps in (([None], [T] * 3), ([], [T] * 3), ([None] * 3, [T])):
         with pytest.raises(ValueError, match=r"\w"):
-            state.apply([value] * 3, keys, timestamps, None, 3)
+            state.apply([value] * 3, keys, timestamps, 3)
 
 
 def unlike(name):

@@ -7,7 +7,8 @@ import pytest
 from agents.deadletter import CONNECTOR, OFFSET
 from agents.errors import Failure, Mended, TablesWrong, TakenOver
 from agents.hanging import Tail
-from agents.undecided import REROUTED, TIMES, Undecided
+from agents.rerouting import REROUTED
+from agents.undecided import TIMES, Undecided
 from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, encode_position
 
 SOURCE, DEAD, FUNNEL, LEADS = "call-events", "call-events.dlq", "app-funnel-changelog", "app-leads-changelog"
