@@ -37,7 +37,8 @@ lint: $(READY) ## Style, types, and the direction of imports
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 rules-test: $(READY) ## Rules and alerts, with promtool, amtool and Alertmanager
-	@FUNNEL_REQUIRE_PROMTOOL=1 $(BIN)/python -m pytest tests/contract/test_rules.py $(ARGS)
+	@FUNNEL_REQUIRE_PROMTOOL=1 $(BIN)/python -m pytest tests/contract/test_rules.py \
+		tests/contract/test_healthy_floor.py $(ARGS)
 
 dashboards-check: $(READY) ## The dashboards: mistakes, and every expression run by a real Prometheus
 	@FUNNEL_TEST_PROMETHEUS=$${FUNNEL_TEST_PROMETHEUS:-required} $(BIN)/python -m pytest \
