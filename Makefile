@@ -39,7 +39,8 @@ lint: $(TOOLS) ## Style, types, and the direction of imports
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 rules-test: $(TOOLS) ## Rules and alerts, with promtool, amtool and Alertmanager
-	@FUNNEL_REQUIRE_PROMTOOL=1 $(BIN)/python -m pytest tests/contract/test_rules.py $(ARGS)
+	@FUNNEL_REQUIRE_PROMTOOL=1 $(BIN)/python -m pytest tests/contract/test_rules.py \
+		tests/contract/test_healthy_floor.py $(ARGS)
 
 dashboards-check: $(TOOLS) ## The dashboards: mistakes, and every expression run by a real Prometheus
 	@FUNNEL_TEST_PROMETHEUS=$${FUNNEL_TEST_PROMETHEUS:-required} $(BIN)/python -m pytest \

@@ -398,7 +398,7 @@ class Ingest:
     async def _write_down(self, lane: Lane) -> None:
         """Let the position say what is known of its tables: until it does, nothing protects them."""
         state = lane.state
-        effects = state.apply([], [], [], None, state.offset)  # type: ignore[arg-type]
+        effects = state.apply([], [], [], state.offset)  # type: ignore[arg-type]
         await self._write(state.number, self._rows(state.number, effects))
 
     async def _write(self, number: int, records: Mapping[At, Iterable[Record]]) -> None:

@@ -159,7 +159,7 @@ class Ledger:
             if found is None:
                 raise UnknownTopicOrPartitionError(topic)
         except KafkaError as error:
-            raise _write_failed(partition, [(topic, partition)], error) from error
+            raise _write_failed(partition, [(topic, partition)], error, self._timeout_ms / 1000) from error
         return len(found)
 
     async def write(

@@ -37,8 +37,9 @@ from agents.errors import TopicsWrong
 from agents.microbatch import drain, fetch
 from agents.recovery import Recovery, TableManager
 from agents.tables import ChangelogTable, RestoredRows
-from agents.topic_ids import Answer, Ask, shown
+from agents.topic_ids import Answer, Ask
 from contract.batches import TP, batch, fetched
+from schemas.topics import shown_id
 
 REPAIRED = read_committed.Repaired
 PARTITION_RECORDS = {cls.__name__: cls for cls in (REPAIRED, REPAIRED.__mro__[1])}
@@ -532,5 +533,5 @@ def test_the_id_is_read_behind_the_brokers_and_what_follows_is_left():
         + b"\x02" + b"\0\0" + b"\x06calls" + topic_id + b"\0" + b"partitions and more"
     )  # fmt: skip
     told = Answer.decode(answer)
-    assert (told.error_code, told.name, shown(told.topic_id)) == (0, "calls", "AAECAwQFBgcICQoLDA0ODw")
-    assert shown(bytes(16)) == ""
+    assert (told.error_code, told.name, shown_id(told.topic_id)) == (0, "calls", "AAECAwQFBgcICQoLDA0ODw")
+    assert shown_id(bytes(16)) == ""

@@ -20,6 +20,7 @@ import yaml
 from agents.broker import end_process, free_port
 from agents.cli import callfunnel
 from agents.config import Settings, variable
+from contract.calling_hours import with_usual_hours
 from schemas.events import STAGES
 from streams.metrics import CATALOGUE, OBSERVED, STANDARDS
 from streams.windows import AGES, WINDOWS
@@ -332,20 +333,6 @@ def run(name: str, *arguments: str | Path) -> str:
 
 def test_prometheus_accepts_the_configuration_and_the_rules():
     assert "SUCCESS" in run("promtool", "check", "config", PROMETHEUS / "prometheus.yml")
-
-
-def with_usual_hours(calling_hours: str) -> str:
-    """Monday to Friday, 09:00 to 20:00 UTC, whatever the floor's own hours are: those of the rules' tests."""
-    groups = yaml.safe_load(calling_hours)
-    offset, opened = groups["groups"][0]["rules"]
-    assert (offset["record"], opened["record"]) == (
-        "callfunnel:utc_offset_seconds",
-        "callfunnel:open_seconds",
-    )
-    offset["expr"] = "vector(0)"
-    hours = re.sub(r"- \S+ \* 3600 >= 0 < \S+ \* 3600", "- 9 * 3600 >= 0 < 11 * 3600", opened["expr"])
-    opened["expr"] = re.sub(r">= \d <= \d", ">= 1 <= 5", hours)
-    return json.dumps(groups)  # JSON is YAML
 
 
 @pytest.fixture(scope="module")

@@ -496,7 +496,7 @@ def expected_of(at: Snapshot) -> dict[tuple[str, str, str], Shown]:
         }
 
     return {
-        ("agents", "Reached of dials", "reached"): {
+        ("agents", "Reached of dials", "reach"): {
             (): total(people, "events_reached") / total(people, "events_dialed")
         },
         ("agents", "Won", "won"): {(): total(people, "leads_won")},

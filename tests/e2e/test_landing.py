@@ -205,6 +205,17 @@ def test_rates_are_judged_and_a_red_one_says_what_to_do(browser, filled):
         assert "2 arrivals have no event of their own" in text(page, "#implied")
 
 
+def test_a_rate_of_what_nobody_observed_is_shown_without_a_band(browser, pages):
+    never_sent = {"leads_qualified": 40, "leads_won": 40, "events_won": 40}
+    pages.show({("spring", "web"): FILLED["spring", "web"] | never_sent})
+    with browser.open(pages.pages.url) as page:
+        live(page)
+        assert text(page, "#close .value") == "100.0% 40 of 40"
+        why = "not measured: 40 of 40 qualified leads have no event of their own"
+        assert text(page, "#close .standard") == f"{why} · standard from 50%"
+        assert page.ask("'band' in document.getElementById('close').dataset") is False
+
+
 @pytest.mark.parametrize(("width", "dark"), LOOKS)
 @pytest.mark.parametrize("state", ["live", "the broker does not answer"])
 def test_every_text_can_be_read_and_every_bar_be_seen(browser, filled, width, dark, state):

@@ -254,12 +254,12 @@ def test_the_position_names_where_days_begin_and_how_long_they_are_kept(partitio
 
 def test_the_witness_is_the_last_record_that_was_handed_over_whatever_became_of_it(partition):
     state = partition()
-    taken = state.apply([encode(event())], [b"l"], [T], None, 5)
+    taken = state.apply([encode(event())], [b"l"], [T], 5)
     assert position(taken).witness == Witness.of(4, T, b"l", encode(event()))
     apply(state, event(event_id="f"), b"{", end=20)
     assert state.written.witness == Witness.of(19, T, None, b"{")
     away = encode(event(lead_id="2nd"))
-    state.apply([away], [b"2nd"], [T + 1], None, 30, 25)  # and markers behind it
+    state.apply([away], [b"2nd"], [T + 1], 30, last=25)  # and markers behind it
     assert state.written.witness == Witness.of(25, T + 1, b"2nd", away)
 
 
@@ -267,7 +267,7 @@ def test_without_records_only_the_position_is_written_and_its_witness_stays(part
     state = partition()
     apply(state, event())
     state.made_from("call-events", "id")
-    effects = state.apply([], [], [], None, 44)
+    effects = state.apply([], [], [], 44)
     expected = replace(state.written, offset=44, topic="call-events", topic_id="id")
     assert [key for key, _ in effects.funnel] == [POSITION_KEY]
     assert [key for key, _ in effects.leads] == [LEADS_POSITION_KEY]
@@ -282,7 +282,7 @@ def test_without_records_only_the_position_is_written_and_its_witness_stays(part
 def replay(tables):
     """A partition of a replay that is begun at T, with or without a bound of its own."""
     return lambda until_ms=None, begun_ms=T: Partition(
-        0, FOLD, Decoder(Limits(clock="event", until_ms=until_ms)), homes, tables, begun_ms
+        0, 1, FOLD, Decoder(Limits(clock="event", until_ms=until_ms)), tables, begun_ms
     )
 
 

@@ -26,7 +26,7 @@ class Batch(list):
 class Producer:
     """Appends at `offset` and acknowledges, unless there is a `failure`; None: it never answers."""
 
-    def __init__(self, **options):
+    def __init__(self, client, **options):
         self.offset = 0
         self.failure = False
         self.committed = 0
@@ -91,8 +91,8 @@ def test_rows_that_would_go_into_a_changelog_made_anew_are_not_committed(monkeyp
 @pytest.mark.parametrize(
     ("failure", "raised", "said"),
     [
-        (None, WriteFailed, f"writing partition 0 ({ROWS}) failed: TimeoutError()"),
-        (IllegalOperation("not in transaction"), WriteFailed, f"writing partition 0 ({ROWS}) failed"),
+        (None, WriteFailed, f"Partition 0 ({ROWS}) could not be written: the brokers did not answer within 0.05 s"),
+        (IllegalOperation("not in transaction"), WriteFailed, f"Partition 0 ({ROWS}) could not be written"),
         (ProducerFenced(), TakenOver, "another worker has taken over partition 0"),
     ],
 )
