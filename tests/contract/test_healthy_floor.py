@@ -25,6 +25,7 @@ from agents.view import Funnel
 from agents.worker import partitions_of
 from contract.calling_hours import with_usual_hours
 from schemas.rows import POSITION_KEY
+from streams.tables import Tables
 
 PROMETHEUS = Path(__file__).parents[2] / "deploy/prometheus"
 DAY_S = 1_735_776_000

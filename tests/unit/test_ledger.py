@@ -91,7 +91,11 @@ def test_rows_that_would_go_into_a_changelog_made_anew_are_not_committed(monkeyp
 @pytest.mark.parametrize(
     ("failure", "raised", "said"),
     [
-        (None, WriteFailed, f"Partition 0 ({ROWS}) could not be written: the brokers did not answer within 0.05 s"),
+        (
+            None,
+            WriteFailed,
+            f"Partition 0 ({ROWS}) could not be written: the brokers did not answer within 0.05 s",
+        ),
         (IllegalOperation("not in transaction"), WriteFailed, f"Partition 0 ({ROWS}) could not be written"),
         (ProducerFenced(), TakenOver, "another worker has taken over partition 0"),
     ],
