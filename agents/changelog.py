@@ -86,12 +86,14 @@ async def _last(
     while found is None and start > begin:
         stop, start = start, max(begin, start - span)
         consumer.seek(tp, start)
-        while await consumer.position(tp) < stop:
+        read_to = start
+        while read_to < stop:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 while not (arrived := await fetch(consumer, LOOK_BACK, 0.2)):
                     pass
-            batch = arrived.get(tp)
-            if batch is not None:
-                found = dict(zip(batch.keys, batch.values, strict=True)).get(key, found)
+            batch = arrived[tp]
+            read_to = batch.end
+            found = dict(zip(batch.keys, batch.values, strict=True)).get(key, found)
         span *= 8
+    consumer.pause(tp)  # else the next question would wait behind what comes after it
     return found

@@ -396,10 +396,13 @@ class Ingest:
             self._fail(error)
 
     async def _write_down(self, lane: Lane) -> None:
-        """Let the position say what is known of its tables: until it does, nothing protects them."""
+        """Let the position say what is known of its tables: until it does, nothing protects them.
+
+        A rebalance does not wait for it, but must not break it off: its producer could not be stopped.
+        """
         state = lane.state
         effects = state.apply([], [], [], state.offset)  # type: ignore[arg-type]
-        await self._write(state.number, self._rows(state.number, effects))
+        await asyncio.shield(self._write(state.number, self._rows(state.number, effects)))
 
     async def _write(self, number: int, records: Mapping[At, Iterable[Record]]) -> None:
         written = await self._ledger.write(number, records)

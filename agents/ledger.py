@@ -131,8 +131,8 @@ class Ledger:
         self._timeout_ms = int(transaction_timeout_seconds * 1000)
         self._clients: list[SharedClient] = []
         self._producers: dict[int, Producer] = {}
-        self._ending: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
-        """A producer that is stopped amid an empty transaction would never answer."""
+        self._in_use: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """A producer that is stopped amid an empty transaction would never answer: it is stopped after it."""
         self.ends: dict[tuple[str, int], int] = {}
         """The changelogs of owned partitions go up to here at least, or they are others than they were."""
 
@@ -175,7 +175,7 @@ class Ledger:
         """
         try:
             # aiokafka tries for ever; the broker gives the transaction up after this time.
-            async with asyncio.timeout(self._timeout_ms / 1000):
+            async with self._in_use[partition], asyncio.timeout(self._timeout_ms / 1000):
                 return await self._write(partition, records)
         except (ProducerFenced, OutOfOrderSequenceNumber) as error:
             raise _taken_over(partition) from error
@@ -222,7 +222,7 @@ class Ledger:
         if producer is None:
             raise _taken_over(partition)
         try:
-            async with self._ending[partition], asyncio.timeout(self._timeout_ms / 1000):
+            async with self._in_use[partition], asyncio.timeout(self._timeout_ms / 1000):
                 await producer.begin_transaction()
                 await producer.add_partitions(covered)
                 await (producer.commit_transaction() if commit else producer.abort_transaction())
@@ -279,7 +279,7 @@ class Ledger:
 
     async def _stop(self, partition: int) -> None:
         producer = self._producers.pop(partition)
-        async with self._ending[partition]:
+        async with self._in_use[partition]:
             await producer.stop()
 
 

@@ -8,7 +8,7 @@ before the broker has said, after it came, that the topic still has the id that 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -25,13 +25,15 @@ from msgspec import Struct
 
 from agents.errors import TablesWrong, WriteFailed
 from agents.hanging import new_reader
-from agents.microbatch import fetch
+from agents.microbatch import MicroBatch, fetch
 from agents.topic_ids import Ask
 from schemas.rows import Position, Witness
 from schemas.topics import shown_id
 
 RETRY_SECONDS = 0.1
 FETCH_SECONDS = 0.2
+AT_ONCE = 16
+"""Partitions of which a record is asked at a time: an answer may hold a megabyte of each."""
 METADATA_MS = 10_000
 """How long another broker may lead a partition before that one is asked."""
 
@@ -195,18 +197,26 @@ class Source:
         """
         if not offsets:
             return {}
-        found = {}
+        found: dict[int, Witness | None] = {}
         async with self._asking() as consumer:
-            for number, offset in offsets.items():
-                tp = TopicPartition(self.topic, number)
-                consumer.assign([tp])
-                consumer.seek(tp, offset)
-                async with asyncio.timeout(self._timeout_seconds):
-                    try:
-                        found[number] = await _record(consumer, tp, offset)
-                    except OffsetOutOfRangeError:
-                        begins = (await consumer.beginning_offsets([tp]))[tp]
-                        found[number] = GONE if offset < begins else None
+            for some in _chunks(sorted(offsets)):
+                found |= await self._records(consumer, {number: offsets[number] for number in some})
+        return found
+
+    async def _records(self, consumer: Any, offsets: Mapping[int, int]) -> Mapping[int, Witness | None]:
+        found: dict[int, Witness | None] = {}
+        missing = {TopicPartition(self.topic, number): offset for number, offset in offsets.items()}
+        consumer.assign(list(missing))
+        for tp, offset in missing.items():
+            consumer.seek(tp, offset)
+        while missing:
+            async with asyncio.timeout(self._timeout_seconds):
+                while not (told := await _fetched(consumer, missing)):
+                    pass
+            for tp, record in told.items():
+                found[tp.partition] = record
+                consumer.pause(tp)  # else the next question would wait behind what comes after it
+                del missing[tp]
         return found
 
     async def close(self) -> None:
@@ -262,12 +272,29 @@ class Source:
         )
 
 
-async def _record(consumer: Any, tp: TopicPartition, offset: int) -> Witness | None:
-    while True:
-        batch = (await fetch(consumer, 1, FETCH_SECONDS)).get(tp)
-        if batch is None or batch.end <= offset:
-            continue
-        if offset not in batch.offsets:
-            return None
-        i = batch.offsets.index(offset)
-        return Witness.of(offset, batch.timestamps[i], batch.keys[i], batch.values[i])
+async def _fetched(
+    consumer: Any, offsets: Mapping[TopicPartition, int]
+) -> Mapping[TopicPartition, Witness | None]:
+    """The records at these offsets as far as they have come."""
+    try:
+        arrived = await fetch(consumer, 1, FETCH_SECONDS)
+    except OffsetOutOfRangeError as error:
+        lost = error.args[0].keys() & offsets.keys()
+        begins = await consumer.beginning_offsets(list(lost))
+        return {tp: GONE if offsets[tp] < begins[tp] else None for tp in lost}
+    return {
+        tp: _record(batch, offsets[tp])
+        for tp, batch in arrived.items()
+        if tp in offsets and batch.end > offsets[tp]
+    }
+
+
+def _record(batch: MicroBatch, offset: int) -> Witness | None:
+    if offset not in batch.offsets:
+        return None
+    i = batch.offsets.index(offset)
+    return Witness.of(offset, batch.timestamps[i], batch.keys[i], batch.values[i])
+
+
+def _chunks(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (numbers[i : i + AT_ONCE] for i in range(0, len(numbers), AT_ONCE))

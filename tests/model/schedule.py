@@ -138,6 +138,7 @@ class Schedule:
         self._faults = chance.choice((0.0, 0.01, 0.03, 0.06))
         self._errors = chance.choice((0.0, 0.0, 0.0, 0.05))
         self._change = chance.choices(list(CHANGES), list(CHANGES.values()))[0]
+        self._upgrades = not self._change and chance.random() < 0.15
         self._tears = not self._change and chance.random() < 0.3
         self._heals = chance.random() < 0.8
         self._steps = chance.randint(20, 80)
@@ -178,6 +179,14 @@ class Schedule:
 
     def size(self, most: int) -> int:
         return self._chance.randint(1, most)
+
+    def is_of_before(self, worker: str) -> bool:
+        """Whether this worker is of the version before; workers of both come and go during an upgrade."""
+        if not self._upgrades or self._chance.random() < 0.5:
+            return False
+        self.note(f"{worker} is of the version before")
+        self.counts["workers of the version before"] += 1
+        return True
 
     def note(self, text: str) -> None:
         self.notes.append(text)

@@ -46,6 +46,7 @@ def test_no_schedule_breaks_the_law():
         "copied",
         "copied in part",
         "adoptions",
+        "workers of the version before",
         "errors of recovery",
         "markers left out",
     ):

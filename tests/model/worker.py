@@ -21,11 +21,11 @@ from agents.recovery import Recovery
 from agents.source import GONE, Found
 from agents.tables import RestoredRows
 from schemas.codec import Decoder, Limits
-from schemas.rows import Witness
+from schemas.rows import Position, Witness, encode_position
 from streams.engine import Partition
 from streams.panes import resolutions
 from streams.partitioning import homes
-from streams.tables import Fold
+from streams.tables import Effects, Fold
 
 SOURCE, DEAD_LETTERS = Name("call events"), Name("dead letters")
 FUNNEL, LEADS = Name("funnel"), Name("leads")
@@ -241,6 +241,22 @@ class Tables(Partition):
         super().made_from(str(topic), topic_id)
 
 
+class TablesOfBefore(Tables):
+    """As the version before wrote them: their positions say nothing of the source."""
+
+    def made_from(self, topic: str, topic_id: str) -> None: ...
+
+    def apply(self, *batch: Any) -> Effects:
+        effects = super().apply(*batch)
+        old = self.written
+        self.written = Position(
+            old.offset, old.watermark_ms, old.fold, old.applied, old.duplicates, old.rejected, old.rerouted
+        )
+        for rows in (effects.funnel, effects.leads):
+            rows[-1] = rows[-1][0], encode_position(self.written)
+        return effects
+
+
 class Source:
     """What the broker says of the source."""
 
@@ -383,6 +399,7 @@ class Worker(Process):
         self.funnel_table, self.leads_table = (self._table(name) for name in (FUNNEL, LEADS))
         self.completed = asyncio.Event()
         self.actives_for_table = self.standbys_for_table = {}
+        tables = TablesOfBefore if schedule.is_of_before(self.name) else Tables
         metrics = Metrics()
         metrics.source_gap_events = Gaps(self._gap)  # type: ignore[attr-defined]
         self.log = logging.getLogger("model")
@@ -392,7 +409,7 @@ class Worker(Process):
             dead_letters=DEAD_LETTERS,
             ledger=schedule.rules.ledger(APP, {"worker": self}, 15.0),
             batch_events=8,
-            new_partition=lambda number: Tables(number, FOLD, DECODER, homes(partitions, "murmur2")),
+            new_partition=lambda number: tables(number, FOLD, DECODER, homes(partitions, "murmur2")),
             limits=DeadLetterLimits(1.0, 1000, 1000),
             metrics=metrics,  # type: ignore[arg-type]
             fail=self.fail,
