@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
     files = [Path(argument) for argument in arguments]
     progress, begun = Progress(names(files)), time.monotonic()
     try:
-        code = _pip(files, progress)
+        code = _run(pip(files), progress)
     except KeyboardInterrupt:
         code = 130
     if sys.stderr.isatty():
@@ -77,17 +77,21 @@ def main(arguments: list[str]) -> int:
     return code
 
 
-def _pip(files: list[Path], progress: Progress) -> int:
+def pip(files: list[Path]) -> list[str]:
+    """The command. Python compiles what it imports, in less time and room, unless it may not keep that."""
     command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
-    # Python compiles what it imports: compiling everything takes as long as unpacking it, and as much room.
-    command += ["--no-compile", "--require-hashes", *(f"--requirement={file}" for file in files)]
+    command += [] if sys.dont_write_bytecode else ["--no-compile"]
+    return [*command, "--require-hashes", *(f"--requirement={file}" for file in files)]
+
+
+def _run(command: list[str], progress: Progress) -> int:
     environ = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as pip:
-        assert pip.stdout is not None
-        for line in pip.stdout:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
             if (told := progress.told(line)) and sys.stderr.isatty():
                 print(f"\r\033[K  {told}", end="", file=sys.stderr, flush=True)
-    return pip.returncode
+    return running.returncode
 
 
 def _mebibytes(folder: Path) -> float:

@@ -160,6 +160,13 @@ def test_what_pip_does_is_told_with_counts_and_sizes():
     assert install.names([FILES["-engine"]]) == LOCKED["-engine"].keys()
 
 
+def test_what_is_installed_is_compiled_once_by_pip_or_by_the_import(monkeypatch):
+    for import_may_not, compiles in ((True, True), (False, False)):
+        monkeypatch.setattr(sys, "dont_write_bytecode", import_may_not)
+        assert ("--no-compile" not in install.pip([Path("r.txt")])) is compiles
+    assert install.pip([Path("r.txt")])[-2:] == ["--require-hashes", "--requirement=r.txt"]
+
+
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 
 
