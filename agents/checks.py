@@ -5,6 +5,7 @@ The law: a check changes nothing that a reader of the topics could see.
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import re
 import time
@@ -15,7 +16,7 @@ from msgspec import Struct
 
 from agents import topics
 from agents.config import Settings
-from agents.connection import admin_client, kafka_python_options
+from agents.connection import admin_client, aiokafka_options, kafka_python_options
 from streams.partitioning import home
 
 LIBRARIES = ("faust-streaming", "aiokafka", "kafka-python", "prometheus-client", "msgspec", "orjson")
@@ -174,22 +175,30 @@ def _routing_remedy(partitioner: str) -> str:
 
 def _latest_keys(settings: Settings, topic: str) -> tuple[int, list[tuple[bytes | None, int]]]:
     """How many partitions the topic has; key and partition of its latest records."""
-    from kafka import KafkaConsumer, TopicPartition
+    return asyncio.run(_read_latest_keys(settings, topic))
 
-    consumer = KafkaConsumer(**kafka_python_options(settings), enable_auto_commit=False)
+
+async def _read_latest_keys(settings: Settings, topic: str) -> tuple[int, list[tuple[bytes | None, int]]]:
+    from aiokafka import AIOKafkaConsumer, TopicPartition
+
+    from agents.microbatch import fetch
+
+    consumer = AIOKafkaConsumer(**aiokafka_options(settings), enable_auto_commit=False)
+    await consumer.start()
     try:
+        await consumer.topics()
         assigned = [
             TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())
         ]
         consumer.assign(assigned)
-        begins, ends = consumer.beginning_offsets(assigned), consumer.end_offsets(assigned)
+        begins, ends = await consumer.beginning_offsets(assigned), await consumer.end_offsets(assigned)
         for partition in assigned:
             consumer.seek(partition, max(begins[partition], ends[partition] - SAMPLE))
         keys: list[tuple[bytes | None, int]] = []
         deadline = time.monotonic() + 10
-        while time.monotonic() < deadline and any(consumer.position(p) < ends[p] for p in assigned):
-            for partition, records in consumer.poll(500).items():
-                keys += [(record.key, partition.partition) for record in records]
+        while time.monotonic() < deadline and any([await consumer.position(p) < ends[p] for p in assigned]):
+            for partition, batch in (await fetch(consumer, SAMPLE, 0.5)).items():
+                keys += [(key, partition.partition) for key in batch.keys]
         return len(assigned), keys
     finally:
-        consumer.close()
+        await consumer.stop()

@@ -5,9 +5,11 @@ aiokafka that this needs is in this module, in `microbatch.py`, `recovery.py` an
 `tests/contract/test_faust_seam.py` fails when it changes.
 """
 
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
+from weakref import WeakSet
 
 import faust
 from aiokafka.consumer import consumer as client
@@ -18,7 +20,10 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, EventT
 
 from agents import failpoints
-from agents.microbatch import Fetched, MicroBatch, drain_all, fetch_by
+from agents.batches import Damaged
+from agents.microbatch import FETCH_AGAIN_SECONDS, Fetched, MicroBatch, drain_all, fetch_by, refuse_damaged
+
+log = logging.getLogger(__name__)
 
 SCHEME = "microbatch"
 TRANSPORTS.aliases[SCHEME] = f"{__name__}:Transport"
@@ -26,6 +31,10 @@ TRANSPORTS.aliases[SCHEME] = f"{__name__}:Transport"
 FETCH_MAX_WAIT_MS = 100
 """How long the broker may hold an empty answer. What else is asked on that connection waits behind it, and
 a worker that starts asks several times; records end the wait at once."""
+
+
+MOST_HELD_BYTES = 64 << 20
+"""Of batches of the source that are on their way: beyond that, what has arrived stays packed."""
 
 
 class Schema(faust.Schema):  # type: ignore[misc]
@@ -72,6 +81,12 @@ client.GroupCoordinator = _GroupCoordinator
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._held: WeakSet[MicroBatch] = WeakSet()
+        self.damaged: dict[TP, Damaged] = {}
+        """The partitions of the source that stand still, each before records that nobody can read."""
+
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"
@@ -111,8 +126,36 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
         `active_partitions` is Faust's own set. A rebalance empties it amid a fetch, which means none.
         """
-        active = active_partitions if self.consumer.flow_active else ()
-        return drain_all(fetcher, active, limit, self.app.consumer_generation_id)
+        active = set(active_partitions if self.consumer.flow_active else ())
+        if sum(batch.size for batch in self._held) > MOST_HELD_BYTES:
+            active = {tp for tp in active if self._is_changelog(tp)}
+        drained = drain_all(fetcher, active, limit, self.app.consumer_generation_id, self._stand_still)
+        for tp, batch in drained.items():
+            if not self._is_changelog(tp):
+                self.damaged.pop(TP(*tp), None)
+                self._held.add(batch)
+                if batch.end == batch.start:
+                    self.app.ingest.reads_on(tp.partition)
+        return drained
+
+    def _is_changelog(self, tp: Any) -> bool:
+        return tp.topic in self.app.tables.changelog_topics
+
+    def _stand_still(self, tp: Any, damaged: Damaged) -> None:
+        """What is damaged keeps its own partition back. The other partitions, and the worker, go on."""
+        if self._is_changelog(tp):
+            refuse_damaged(tp, damaged)
+        before = self.damaged.get(TP(*tp))
+        self.damaged[TP(*tp)] = damaged
+        if before is None or before.first != damaged.first:
+            log.critical(
+                "%s/%s stands still: %s It is asked for again every %g s, and then goes on by itself. If there "
+                "is no whole copy, give these records up: delete the partition's records before offset %s "
+                "(kafka-delete-records). Those before offset %s are counted already; these %s are lost, and "
+                "told as a gap of the source.",
+                *(tp.topic, tp.partition, damaged, FETCH_AGAIN_SECONDS),
+                *(damaged.end, damaged.first, damaged.records),
+            )
 
 
 class Consumer(driver.Consumer):  # type: ignore[misc]
@@ -132,6 +175,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
     def stable_end(self, tp: TP) -> int | None:
         end: int | None = self._thread.stable_end(tp)
         return end
+
+    def is_damaged(self, tp: TP) -> bool:
+        """Whether the next records of the partition are damaged on the broker."""
+        return tp in self._thread.damaged
 
     def drop(self, event: EventT) -> None:
         """The batch is not acknowledged: a rebalance must not wait for it, whoever still holds it."""

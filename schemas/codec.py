@@ -39,8 +39,12 @@ REASONS = {
     "key_mismatch": "the record has a key, and it is not lead_id",
     "from_the_future": "occurred_at is ahead of the record's own time by more than the limit",
     "too_old": "occurred_at is behind the record's own time by more than the limit",
+    "unreadable": "the record, or the batch it was sent in, cannot be unpacked",
 }
 """Why a record is refused. Where several reasons hold, the first in this order is given."""
+
+UNREADABLE = "unreadable"
+"""The reason that whoever unpacks record batches gives: such a record never comes to the decoder."""
 
 _DAY_MS = 86_400_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -71,6 +75,11 @@ class Limits(Struct, frozen=True):
     future_ms: int = 300_000
     retention_ms: int = 400 * _DAY_MS
     clock: Literal["wall", "event"] = "wall"
+
+
+def too_large(size: int, limits: Limits) -> Rejected:
+    """The verdict on a value of so many bytes, which need not be at hand."""
+    return Rejected("too_large", f"the value has {size} bytes, allowed are {limits.max_bytes}")
 
 
 class Decoder:
@@ -122,7 +131,7 @@ class Decoder:
         if value is None:
             return Rejected("not_json", "the record has no value (a tombstone): publish only events")
         if len(value) > limits.max_bytes:
-            return Rejected("too_large", f"the value has {len(value)} bytes, allowed are {limits.max_bytes}")
+            return too_large(len(value), limits)
         if value[:1] == b"\0":
             return Rejected("not_json", "the value is a schema registry's binary format: publish plain JSON")
         try:

@@ -72,11 +72,12 @@ class Partition:
         timestamps: Sequence[int],
         rerouted: Sequence[bool] | None,
         end: int,
+        unreadable: int = 0,
     ) -> Effects:
         """Fold the records up to (not including) source offset `end`.
 
         `timestamps` are the records' own, in ms. `rerouted` marks records that were already sent home once:
-        they are applied wherever they are.
+        they are applied wherever they are. So many more records among them were `unreadable`.
         """
         verdicts = self.tables.decode(values, keys, timestamps)
         before = self.written
@@ -90,7 +91,7 @@ class Partition:
             fold=self._fold_id,
             applied=before.applied + len(values) - rejected - foreign - duplicates,
             duplicates=before.duplicates + duplicates,
-            rejected=before.rejected + rejected,
+            rejected=before.rejected + rejected + unreadable,
             rerouted=before.rerouted + foreign,
         )
         position = encode_position(self.written)

@@ -19,7 +19,6 @@ from aiokafka.consumer import fetcher, subscription_state
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator
 from aiokafka.producer.transaction_manager import TransactionManager
-from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
 from faust.stores import base as stores
@@ -29,8 +28,8 @@ from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import aiokafka as driver
 
 from agents import ledger, microbatch, read_committed, transport
-from agents.errors import TopicsWrong
-from agents.microbatch import drain, fetch
+from agents.batches import Batches, Damaged
+from agents.microbatch import drain, drain_all, fetch
 from agents.recovery import Recovery, TableManager
 from agents.tables import ChangelogTable, RestoredRows
 from contract.batches import TP, batch, fetched
@@ -265,7 +264,7 @@ def test_a_reader_that_cannot_know_whether_records_were_aborted_goes_back_as_far
     reader = read_committed.Reader()
 
     def follow(batches, at):
-        records = MemoryRecords(b"".join(batches))
+        records = Batches(b"".join(batches))
         return reader.follow(TP, REPAIRED(TP, records, [(1, 0)], at, None, None, True, READ_COMMITTED))
 
     assert follow([batch([6], producer=3)], at=6) is None, "no record is concerned"
@@ -320,11 +319,15 @@ def test_what_was_drained_does_not_wait_for_the_collector(answer):
 
 
 def test_large_records_end_a_drain_as_many_do(answer, monkeypatch):
-    result, _ = answer(batch([5, 6]), batch([7]), batch([8, 9]), at=5)
-    monkeypatch.setattr(microbatch, "MOST_BYTES", len(b"value 5" + b"value 6" + b"value 7"))
+    batches = batch([5, 6]), batch([7]), batch([8, 9])
+    result, _ = answer(*batches, at=5)
+    size = sum(len(one) - 61 for one in batches[:2])  # without their headers
+    monkeypatch.setattr(microbatch, "MOST_BYTES", size)
     first, second = drained(result), drained(result)
-    assert (first.offsets, first.size, first.since(7).size) == ([5, 6, 7], 21, 7)
-    assert (second.offsets, first.joined([second]).size) == ([8, 9], 35)
+    assert (first.offsets, first.size) == ([5, 6, 7], size)
+    assert first.since(7).size < size
+    assert second.offsets == [8, 9]
+    assert first.joined([second]).size == size + second.size
 
 
 def test_aborts_are_remembered_from_one_drain_to_the_next(answer):
@@ -338,25 +341,45 @@ def test_aborts_are_remembered_from_one_drain_to_the_next(answer):
 def test_a_damaged_batch_is_refused(answer):
     damaged = bytearray(batch([5, 6]))
     damaged[-1] ^= 0xFF
-    result, _ = answer(bytes(damaged), at=5)
-    with pytest.raises(TopicsWrong, match=r"from offset 5 to 6 cannot be read .* before offset 7 "):
-        drained(result)
+    result, state = answer(bytes(damaged), at=5)
+    for _ in range(2):
+        with pytest.raises(Damaged, match="the 2 records from offset 5 to 6 are damaged"):
+            drained(result)
+    assert state.position == 5
 
 
-def test_a_batch_with_half_a_record_is_refused_by_its_offsets(answer):
-    result, _ = answer(batch([2]), batch([5, 6], records=3), at=0)
-    with pytest.raises(TopicsWrong, match="from offset 5 to 6 cannot be read"):
-        drained(result)
-
-
-def test_what_precedes_a_damaged_batch_is_not_lost(answer):
+def test_what_precedes_a_damaged_batch_is_taken(answer):
     damaged = bytearray(batch([2, 3]))
     damaged[-1] ^= 0xFF
     result, state = answer(batch([0, 1]), bytes(damaged), at=0)
-    with pytest.raises(TopicsWrong):
+    assert drained(result).offsets == [0, 1]
+    assert state.position == 2
+    with pytest.raises(Damaged):
         drained(result)
-    assert state.position == 0
-    assert not result.has_more()  # so it is fetched again, from the position
+
+
+@pytest.mark.parametrize("length", [-1, 0, 13, 20, 60])
+def test_a_batch_of_an_impossible_length_is_damaged(answer, length):
+    damaged = bytearray(batch([2, 3]))
+    struct.pack_into(">i", damaged, 8, length)
+    result, _ = answer(batch([0, 1]), bytes(damaged), at=0)
+    assert drained(result).offsets == [0, 1]
+    with pytest.raises(Damaged):
+        drained(result)
+
+
+def test_a_damaged_answer_is_kept_for_a_while_and_then_asked_for_again(answer, monkeypatch):
+    damaged = bytearray(batch([5, 6]))
+    damaged[-1] ^= 0xFF
+    result, state = answer(bytes(damaged), at=5)
+    told = []
+    fetching = SimpleNamespace(_records={TP: result}, _notify=lambda future: None, _wait_consume_future=None)
+    for held in (True, True, False):
+        monkeypatch.setattr(microbatch, "FETCH_AGAIN_SECONDS", 1_000 if held else -1)
+        assert drain_all(fetching, {TP}, 1_000, 7, lambda tp, damaged: told.append((tp, damaged.first))) == {}
+        assert bool(fetching._records) is held
+    assert told == [(TP, 5)] * 3
+    assert state.position == 5
 
 
 def test_a_paused_partition_gives_nothing(answer):
