@@ -118,8 +118,8 @@ class Damaged(Exception):
         self.records = batch.count
         super().__init__(
             f"the {self.records} records from offset {self.first} to {self.end - 1} are damaged (their "
-            "checksum is wrong): a disk or a broker has changed them since they were written. If another copy of the "
-            "partition is whole, let it lead: stop the broker that leads now."
+            "checksum is wrong): a disk or a broker has changed them since they were written. If another "
+            "copy of the partition is whole, let it lead: stop the broker that leads now."
         )
 
 

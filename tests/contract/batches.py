@@ -100,7 +100,7 @@ PACK = {
     "gzip": (1, gzip.compress),
     "snappy": (2, lambda data: bytes(cramjam.snappy.compress_raw(data))),
     "xerial": (2, xerial),
-    "lz4": (3, lz4.frame.compress),
+    "lz4": (3, lambda data: lz4.frame.compress(data, block_linked=False)),  # Java takes no others
     "zstd": (4, zstd),
 }
 """By name: the number of a codec, and what packs with it."""
