@@ -19,6 +19,7 @@ from aiokafka.consumer import fetcher, subscription_state
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator
 from aiokafka.producer.transaction_manager import TransactionManager
+from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
 from faust.stores import base as stores
@@ -29,10 +30,11 @@ from faust.transport.drivers import aiokafka as driver
 
 from agents import ledger, microbatch, read_committed, transport
 from agents.batches import Batches, Damaged
+from agents.errors import TopicsWrong
 from agents.microbatch import drain, drain_all, fetch
 from agents.recovery import Recovery, TableManager
 from agents.tables import ChangelogTable, RestoredRows
-from contract.batches import TP, batch, fetched
+from contract.batches import TP, batch, fetched, packed, record
 
 REPAIRED = read_committed.Repaired
 PARTITION_RECORDS = {cls.__name__: cls for cls in (REPAIRED, REPAIRED.__mro__[1])}
@@ -57,7 +59,7 @@ LEANT_ON = {
     faust_consumer.Consumer.pause_partitions: "27a1c94bdacd",
     faust_consumer.Consumer.stop_flow: "cf7e875a2b0d",
     faust_consumer.Consumer.ack: "5fcf41cf4515",
-    # agents/microbatch.py and agents/read_committed.py
+    # agents/batches.py, agents/microbatch.py and agents/read_committed.py
     PARTITION_RECORDS["PartitionRecords"]: "94aa0da0dbec",
     read_committed._fetch: "59bf948fff47",
     # agents/recovery.py
@@ -112,8 +114,8 @@ def test_the_libraries_are_the_pinned_ones(library, pinned):
 def test_what_we_lean_on_reads_as_it_did(part):
     found = fingerprint(part)
     assert found == LEANT_ON[part], (
-        f"{name_of(part)} changed. Compare it with transport, microbatch, recovery, ledger, tables and "
-        f"read_committed in agents, run the integration tests, then note its new fingerprint: {found!r}"
+        f"{name_of(part)} changed. Compare it with transport, batches, microbatch, recovery, ledger, tables "
+        f"and read_committed in agents, run the integration tests, then note its new fingerprint: {found!r}"
     )
 
 
@@ -142,6 +144,27 @@ def test_what_we_lean_on_reads_as_it_did(part):
 def test_an_override_takes_as_many_arguments_as_what_it_overrides(ours, theirs, name):
     mine, overridden = (list(inspect.signature(getattr(cls, name)).parameters) for cls in (ours, theirs))
     assert len(mine) == len(overridden)
+
+
+def test_every_consumer_reads_the_batches_that_are_bounded():
+    assert fetcher.MemoryRecords is Batches
+    theirs = {name for name in dir(MemoryRecords) if not name.startswith("_")}
+    assert theirs == {name for name in dir(Batches) if not name.startswith("_")}
+    read = {
+        "base_offset",
+        "next_offset",
+        "producer_id",
+        "is_control_batch",
+        "is_transactional",
+        "validate_crc",
+    }
+    ours = Batches(batch([5, 6], producer=7)).next_batch()
+    its = MemoryRecords(batch([5, 6], producer=7)).next_batch()
+    assert {name: getattr(ours, name) for name in read - {"validate_crc"}} == {
+        name: getattr(its, name) for name in read - {"validate_crc"}
+    }
+    assert ours.validate_crc()
+    assert its.validate_crc()
 
 
 # What `drain` takes out of an answer of the broker.
@@ -397,13 +420,31 @@ def test_an_answer_to_a_question_before_a_seek_gives_nothing(answer):
 # What a fetch takes: Faust drops what it will not pass on, and the position would be behind it.
 
 
-def taken(result, active, *, flow_active=True):
-    thread = SimpleNamespace(
-        app=SimpleNamespace(consumer_generation_id=7), consumer=SimpleNamespace(flow_active=flow_active)
+def fetching(*, flow_active=True, changelogs=()):
+    """The thread that fetches, as far as it drains."""
+    thread = transport._ConsumerThread.__new__(transport._ConsumerThread)
+    thread.read_on = []
+    thread.app = SimpleNamespace(
+        consumer_generation_id=7,
+        tables=SimpleNamespace(changelog_topics=set(changelogs)),
+        ingest=SimpleNamespace(reads_on=thread.read_on.append),
     )
-    waiting = SimpleNamespace(_records={TP: result}, _notify=lambda future: None, _wait_consume_future=None)
-    waiting._subscriptions = SimpleNamespace(is_assigned=lambda tp: True)
-    return transport._ConsumerThread._drain(thread, waiting, active, 1_000)
+    thread.consumer = SimpleNamespace(flow_active=flow_active)
+    thread._held, thread.damaged = weakref.WeakSet(), {}
+    return thread
+
+
+def waiting(**results):
+    """What has arrived of partition 3 of each topic."""
+    answers = {TopicPartition(topic.replace("_", "-"), 3): result for topic, result in results.items()}
+    fetcher = SimpleNamespace(_records=answers, _notify=lambda future: None, _wait_consume_future=None)
+    fetcher._subscriptions = SimpleNamespace(is_assigned=lambda tp: True)
+    return fetcher
+
+
+def taken(result, active, *, flow_active=True):
+    thread = fetching(flow_active=flow_active)
+    return thread._drain(waiting(call_events=result), active, 1_000)
 
 
 def test_a_fetch_takes_what_is_active(answer):
@@ -422,6 +463,50 @@ def test_a_fetch_leaves_what_a_rebalance_has_paused_amid_it(answer, active, flow
     assert taken(result, active, flow_active=flow_active) == {}
     assert state.position == 5
     assert drained(result).offsets == [5, 6]
+
+
+def test_while_much_is_on_its_way_the_source_stays_packed_and_changelogs_are_read(answer, monkeypatch):
+    monkeypatch.setattr(transport, "MOST_HELD_BYTES", 10)
+    thread = fetching(changelogs=["changelog"])
+    both = {TP, TopicPartition("changelog", 3)}
+    first = thread._drain(waiting(call_events=answer(batch([5, 6]), at=5)[0]), both, 1_000)
+    more = waiting(call_events=answer(batch([7]), at=7)[0], changelog=answer(batch([1]), at=1)[0])
+    assert [tp.topic for tp in thread._drain(more, both, 1_000)] == ["changelog"]
+    assert first[TP].offsets == [5, 6]
+    del first
+    assert thread._drain(more, both, 1_000)[TP].offsets == [7]
+
+
+def test_damaged_records_hold_back_their_own_partition_and_are_told_once(answer, caplog):
+    damaged = bytearray(batch([5, 6]))
+    damaged[-1] ^= 0xFF
+    thread = fetching()
+    for _ in range(3):
+        other = TopicPartition("other", 3)
+        arrived = waiting(call_events=answer(bytes(damaged), at=5)[0], other=answer(batch([1]), at=1)[0])
+        assert list(thread._drain(arrived, {TP, other}, 1_000)) == [other]
+    assert thread.damaged.keys() == {TP}
+    (told,) = caplog.messages
+    assert "call-events/3 stands still: the 2 records from offset 5 to 6 are damaged" in told
+    assert "before offset 7 (kafka-delete-records). Those before offset 5 are counted already" in told
+    thread._drain(waiting(call_events=answer(batch([5, 6]), at=5)[0]), {TP}, 1_000)
+    assert thread.damaged == {}
+
+
+def test_damaged_rows_of_a_changelog_end_the_worker(answer):
+    damaged = bytearray(batch([5, 6]))
+    damaged[-1] ^= 0xFF
+    arrived = waiting(call_events=answer(bytes(damaged), at=5)[0])
+    with pytest.raises(TopicsWrong, match=r"call-events/3: the 2 records .* delete both changelogs"):
+        fetching(changelogs=[TP.topic])._drain(arrived, {TP}, 1_000)
+
+
+def test_a_large_record_that_is_amid_being_skipped_is_told(answer):
+    thread = fetching()
+    bomb = packed([record(0, b"k", bytes(3 * microbatch.MOST_BYTES))], "zstd")
+    arrived = waiting(call_events=answer(bomb, at=0)[0])
+    assert thread._drain(arrived, {TP}, 1_000)[TP].end == 0
+    assert thread.read_on == [3]
 
 
 def test_nothing_flows_from_the_moment_a_rebalance_is_told(monkeypatch):
