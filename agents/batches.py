@@ -19,7 +19,7 @@ from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatch
 
-from agents.unpack import PIECE_BYTES, TooLarge, Unreadable, unpack
+from agents.unpack import ERRORS, PIECE_BYTES, TooLarge, Unreadable, unpack
 from schemas.codec import UNREADABLE, Limits
 from schemas.topics import LARGEST_MESSAGE
 
@@ -48,6 +48,9 @@ _CODEC, _LOG_APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
 _ATTRIBUTES_AT, _COUNT_AT = 21, 57
 HEADER_BYTES = 64
 """What a header takes as objects, its text aside."""
+
+MOST_HEADERS = 1_000
+"""Of a large record, and in a copy: a record of a megabyte may have half a million."""
 
 
 class LeftOut(msgspec.Struct, frozen=True):
@@ -165,6 +168,8 @@ class RecordBatch:
         """What is left of it, once it was begun."""
         self._records: Iterator[Any] | None = None
         self._is_whole = is_whole
+        self._as_it_is: DefaultRecordBatch | None = None
+        """For the parser in C, where its checksum was looked at."""
         self.magic = data[16] if len(data) > 16 else -1
         if self.magic == 2 and len(data) >= _V2.size:
             (
@@ -191,7 +196,8 @@ class RecordBatch:
 
     def _checksum_is_right(self) -> bool:
         if self.magic == 2 and len(self.data) >= _V2.size:
-            return bool(DefaultRecordBatch(self.data).validate_crc())
+            self._as_it_is = DefaultRecordBatch(self.data)
+            return bool(self._as_it_is.validate_crc())
         if self.magic in (0, 1) and len(self.data) >= 26 + 8 * self.magic:
             return bool(unpack_from(">I", self.data, 12)[0] == zlib.crc32(self.data[16:]))
         return False
@@ -224,24 +230,22 @@ class RecordBatch:
     # format 2
 
     def _read(self, position: int) -> Iterator[Portion]:
-        packed, codec = self.data[_V2.size :], self._attributes & _CODEC
-        stream = _Stream(unpack(codec, packed) if codec else _pieces_of(packed))
-        if self.count <= PORTION_RECORDS and (codec or len(packed) <= PORTION_BYTES):
-            records = None
-            if not codec:
-                records = self._parsed(self.data)
-            elif stream.is_all_within(PORTION_BYTES):
-                records = self._parsed(self._unpacked(stream.buffer, self.count))
-            if records is not None:
-                if records and records[0].offset < position:
-                    records = [record for record in records if record.offset >= position]
-                size = stream.received or len(packed)
-                yield Portion(records, None, size, size)
-                return
-        worked = 0
-        for portion in self._read_stream(stream):
-            worked, work = stream.received, stream.received - worked
-            yield portion.since(position, work)
+        codec, size = self._attributes & _CODEC, len(self.data)
+        records = None
+        if codec:
+            stream = _Stream(unpack(codec, self.data[_V2.size :]))
+            if self.count <= PORTION_RECORDS and stream.is_all_within(PORTION_BYTES):
+                size = stream.received
+                records = self._parsed(DefaultRecordBatch(self._unpacked(stream.buffer, self.count)))
+        elif size <= PORTION_BYTES and self.count <= PORTION_RECORDS:
+            records = self._parsed(self._as_it_is or DefaultRecordBatch(self.data))
+        if records is None:
+            return self._read_stream(
+                stream if codec else _Stream(_pieces_of(self.data[_V2.size :])), position
+            )
+        if records and records[0].offset < position:
+            records = [record for record in records if record.offset >= position]
+        return iter((Portion(records, None, size, size),))
 
     def _unpacked(self, data: bytes, count: int) -> bytes:
         """A batch that is not compressed, of `count` records in `data`."""
@@ -250,14 +254,21 @@ class RecordBatch:
         pack_into(">i", header, _COUNT_AT, count)
         return b"".join((header, data))
 
-    def _parsed(self, batch: bytes | memoryview) -> list[Any] | None:
+    @staticmethod
+    def _parsed(batch: DefaultRecordBatch) -> list[Any] | None:
         """What the parser in C makes of it; None where it refuses it, whatever it says."""
         try:
-            return list(DefaultRecordBatch(batch))
+            return list(batch)
         except Exception:
             return None
 
-    def _read_stream(self, stream: "_Stream") -> Iterator[Portion]:
+    def _read_stream(self, stream: "_Stream", position: int) -> Iterator[Portion]:
+        worked = 0
+        for portion in self._portions(stream):
+            worked, work = stream.received, stream.received - worked
+            yield portion.since(position, work)
+
+    def _portions(self, stream: "_Stream") -> Iterator[Portion]:
         left, offset = self.count, self.base_offset
         why = ""
         try:
@@ -266,7 +277,7 @@ class RecordBatch:
                 count, size = stream.whole_records(min(left, PORTION_RECORDS))
                 if count:
                     data = stream.take(size)
-                    records = self._parsed(self._unpacked(data, count))
+                    records = self._parsed(DefaultRecordBatch(self._unpacked(data, count)))
                     if records is None:
                         yield from self._each(data, count, offset)
                         offset += count
@@ -327,13 +338,13 @@ class RecordBatch:
         count = stream.number()
         if count < 0:
             raise Unreadable("the number of its headers is negative")
-        for _ in range(count):
+        for n in range(count):
             start, room = stream.position, room - HEADER_BYTES
             name, name_size = yield from stream.part(stream.number(), room)
             if name is None:
                 raise Unreadable("a header has no name")
             content, content_size = yield from stream.part(stream.number(), room - len(name))
-            if room < 0 or name_size is not None or content_size is not None:
+            if n == MOST_HEADERS or room < 0 or name_size is not None or content_size is not None:
                 left_out = end - start
                 yield from stream.skip(end - stream.position)
                 break
@@ -466,8 +477,8 @@ class _Stream:
             while size < PIECE_BYTES and (piece := next(self._pieces, None)) is not None:
                 pieces.append(piece)
                 size += len(piece)
-        except Unreadable as error:
-            self.failure = error
+        except ERRORS as error:
+            self.failure = error if isinstance(error, Unreadable) else Unreadable(str(error))
         self.buffer, self.at = b"".join(pieces), 0
         self.received += size
         return size > 0

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from heapq import merge
 from operator import itemgetter
 
-from agents.batches import HEADER_BYTES, HELD_BYTES, Headers, LeftOut, Lump
+from agents.batches import HEADER_BYTES, HELD_BYTES, MOST_HEADERS, Headers, LeftOut, Lump
 from agents.errors import TablesWrong
 from agents.ledger import Record
 from agents.microbatch import MicroBatch
@@ -113,7 +113,7 @@ class _Parts:
         room -= len(self.value or b"")
         for n, (name, content) in enumerate(self.headers):
             room -= HEADER_BYTES + len(name) + len(content or b"")
-            if room < 0:
+            if n == MOST_HEADERS or room < 0:
                 headers = (headers or 0) + sum(map(_wire_bytes, self.headers[n:]))
                 self.headers = self.headers[:n]
                 break

@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult
 from aiokafka.errors import ConsumerStoppedError
 
-from agents.batches import HEADER_BYTES, Damaged, Headers, LeftOut, Lump, Portion
+from agents.batches import HEADER_BYTES, Damaged, Headers, LeftOut, Lump, Portion, Record
 from agents.errors import TablesWrong, TopicsWrong
 
 LOOK_AGAIN_SECONDS = 0.1
@@ -92,22 +92,22 @@ class MicroBatch:
         )
 
     def add(self, portion: Portion) -> None:
-        records = portion.records
-        if portion.lump is not None:
-            self.lumps.append(portion.lump)
-            self.size += portion.lump.size
+        records, lump, size, *_ = portion
+        if lump is not None:
+            self.lumps.append(lump)
+            size += lump.size
+        self.size += size
         if not records:
             return
-        if (left_out := getattr(records[0], "left_out", None)) is not None:
-            self.left_out[len(self)] = left_out
+        if type(records[0]) is Record and records[0].left_out is not None:
+            self.left_out[len(self)] = records[0].left_out
         self.offsets += [record.offset for record in records]
         self.timestamps += [record.timestamp for record in records]
         self.keys += [record.key for record in records]
         self.values += [record.value for record in records]
         headers = [record.headers for record in records]
         self.headers += headers
-        self.size += portion.size
-        if portion.size > LOOK_FOR_HEADERS_BYTES:
+        if size > LOOK_FOR_HEADERS_BYTES:
             self.size += HEADER_BYTES * sum(map(len, headers))
 
     def joined(self, following: Sequence["MicroBatch"]) -> "MicroBatch":

@@ -34,18 +34,22 @@ class TooLarge(Unreadable):
     """The bytes unpack to more than can be held, and the format has no smaller pieces."""
 
 
-def unpack(codec: int, packed: memoryview) -> Iterator[bytes]:
-    """This function yields what `packed` unpacks to; `codec` is a number of Kafka's record format.
+ERRORS = (Unreadable, zlib.error, RuntimeError, zstandard.ZstdError, cramjam.DecompressionError)
+"""What is raised by damaged bytes: that of lz4 has no name of its own."""
 
-    Raises `Unreadable` where the bytes are damaged, behind the pieces that were not.
+
+def unpack(codec: int, packed: memoryview) -> Iterator[bytes]:
+    """This function gives what the bytes unpack to, in pieces; `codec` is a number of Kafka's record format.
+
+    Asking for the next piece raises one of `ERRORS` where the bytes are damaged.
     """
     size = min(max(len(packed) * 8, 1 << 14), PIECE_BYTES)  # of the first piece, mostly the only one
-    try:
-        yield from _CODECS[codec](packed, size)
-    except (zlib.error, RuntimeError, zstandard.ZstdError, cramjam.DecompressionError) as error:
-        raise Unreadable(str(error)) from error
-    except KeyError:
-        raise Unreadable(f"compression {codec} is not known") from None
+    return _CODECS.get(codec, _unknown)(packed, size)
+
+
+def _unknown(packed: memoryview, size: int) -> Iterator[bytes]:
+    raise Unreadable("its compression is not known")
+    yield
 
 
 def _gzip(packed: memoryview, size: int) -> Iterator[bytes]:
@@ -92,11 +96,18 @@ def _zstd(packed: memoryview, size: int) -> Iterator[bytes]:
     yield from pieces
 
 
+_idle: dict[int, list[zstandard.ZstdDecompressor]] = {_WINDOW_BYTES: [], _WINDOW_AT_MOST: []}
+"""By window: those that are at the end of what they had. To make one takes longer than a small batch."""
+
+
 def _zstd_pieces(packed: memoryview, size: int, window: int) -> Iterator[bytes]:
-    reader = zstandard.ZstdDecompressor(max_window_size=window).stream_reader(packed, read_across_frames=True)
+    idle = _idle[window]
+    decompressor = idle.pop() if idle else zstandard.ZstdDecompressor(max_window_size=window)
+    reader = decompressor.stream_reader(packed, read_across_frames=True)
     while piece := reader.read(size):
         yield piece
         size = PIECE_BYTES
+    idle.append(decompressor)
 
 
 def _snappy(packed: memoryview, size: int) -> Iterator[bytes]:

@@ -29,9 +29,10 @@ THROUGH_A_WORKER = 0.2
 
 def cases(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dict[str, Any]]:
     """Each case of the corpus is applied, or a dead letter with the reason that stands in the corpus."""
+    refused, seconds = _decode(seed, size.events, int(time.time() * 1000))
+    lab.cluster()  # cases are judged by the time at which they are published: what takes time comes before
     now_ms = int(time.time() * 1000)
     known = corpus.cases(now_ms)
-    refused, seconds = _decode(seed, size.events, now_ms)
     through = int(size.events * THROUGH_A_WORKER)
     sent = chain(
         (Sent(case.value, case.key, 0, case.reason, {}) for case in known),
