@@ -1,7 +1,7 @@
 """The Faust transport that carries a whole fetch of one partition as one message.
 
 Faust costs about 100 µs a message, so a message must be a micro-batch. Everything private of Faust and
-aiokafka that this needs is in this module, in `microbatch.py`, `recovery.py` and `ledger.py`;
+aiokafka that this needs is in this module, in `batches.py`, `microbatch.py`, `recovery.py` and `ledger.py`;
 `tests/contract/test_faust_seam.py` fails when it changes.
 """
 
