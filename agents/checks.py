@@ -158,7 +158,7 @@ def _routing(settings: Settings) -> Finding:
     told = (
         f"{len(away)} of the latest {len(keyed)} leads of {topic} ({len(away) / len(keyed):.0%}) are not "
         f"where {settings.partitioner} puts them{f', all of them where {other} does' if by_other else ''}; "
-        f"{key.decode(errors='replace')!r} is in partition {partition}, "
+        f"{key[:64].decode(errors='replace')!r} is in partition {partition}, "
         f"not in {home(key, partitions, settings.partitioner)}"
     )
     return Finding(False, "routing", told, _routing_remedy(settings.partitioner))
