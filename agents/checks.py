@@ -186,10 +186,10 @@ async def _read_latest_keys(settings: Settings, topic: str) -> tuple[int, list[t
     consumer = AIOKafkaConsumer(**aiokafka_options(settings), enable_auto_commit=False)
     await consumer.start()
     try:
-        await consumer.topics()
-        assigned = [
-            TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())
-        ]
+        first = TopicPartition(topic, 0)
+        consumer.assign([first])
+        await consumer.end_offsets([first])  # its metadata names the other partitions
+        assigned = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic))]
         consumer.assign(assigned)
         begins, ends = await consumer.beginning_offsets(assigned), await consumer.end_offsets(assigned)
         for partition in assigned:
