@@ -244,7 +244,7 @@ def _routing(settings: Settings) -> Finding:
     told = (
         f"{len(away)} of the latest {len(keyed)} leads of {topic} ({len(away) / len(keyed):.0%}) are not "
         f"where {settings.partitioner} puts them{f', all of them where {other} does' if by_other else ''}; "
-        f"{key.decode(errors='replace')!r} is in partition {partition}, "
+        f"{key[:64].decode(errors='replace')!r} is in partition {partition}, "
         f"not in {home(key, partitions, settings.partitioner)}"
     )
     return Finding(False, "routing", told, _routing_remedy(settings.partitioner))
@@ -261,22 +261,30 @@ def _routing_remedy(partitioner: str) -> str:
 
 def _latest_keys(settings: Settings, topic: str) -> tuple[int, list[tuple[bytes | None, int]]]:
     """How many partitions the topic has; key and partition of its latest records."""
-    from kafka import KafkaConsumer, TopicPartition
+    return asyncio.run(_read_latest_keys(settings, topic))
 
-    consumer = KafkaConsumer(**kafka_python_options(settings), enable_auto_commit=False)
+
+async def _read_latest_keys(settings: Settings, topic: str) -> tuple[int, list[tuple[bytes | None, int]]]:
+    from aiokafka import AIOKafkaConsumer, TopicPartition
+
+    from agents.microbatch import fetch
+
+    consumer = AIOKafkaConsumer(**aiokafka_options(settings), enable_auto_commit=False)
+    await consumer.start()
     try:
-        assigned = [
-            TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())
-        ]
+        first = TopicPartition(topic, 0)
+        consumer.assign([first])
+        await consumer.end_offsets([first])  # its metadata names the other partitions
+        assigned = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic))]
         consumer.assign(assigned)
-        begins, ends = consumer.beginning_offsets(assigned), consumer.end_offsets(assigned)
+        begins, ends = await consumer.beginning_offsets(assigned), await consumer.end_offsets(assigned)
         for partition in assigned:
             consumer.seek(partition, max(begins[partition], ends[partition] - SAMPLE))
         keys: list[tuple[bytes | None, int]] = []
         deadline = time.monotonic() + 10
-        while time.monotonic() < deadline and any(consumer.position(p) < ends[p] for p in assigned):
-            for partition, records in consumer.poll(500).items():
-                keys += [(record.key, partition.partition) for record in records]
+        while time.monotonic() < deadline and any([await consumer.position(p) < ends[p] for p in assigned]):
+            for partition, batch in (await fetch(consumer, SAMPLE, 0.5)).items():
+                keys += [(key, partition.partition) for key in batch.keys]
         return len(assigned), keys
     finally:
-        consumer.close()
+        await consumer.stop()

@@ -15,10 +15,11 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import TopicAuthorizationFailedError
 from msgspec import Struct
 
+from agents.batches import Headers
+from agents.microbatch import MicroBatch, fetch
+
 At = tuple[str, int]
 """Topic and partition."""
-
-Headers = tuple[tuple[str, bytes], ...]
 
 LOOK_BACK = 1_000
 """Offsets that are read at a time, from the end."""
@@ -67,14 +68,17 @@ async def _tail(
     reader: AIOKafkaConsumer, tp: TopicPartition, start: int, end: int, headers: Collection[str]
 ) -> Tail:
     found = dict[Headers, None]()
+    key = value = None
     reader.assign([tp])
-    record = None
     try:
-        async for record in _records(reader, tp, start, end):
-            found[tuple(one for one in record.headers if one[0] in headers)] = None
+        async for batch in _batches(reader, tp, start, end):
+            for its in batch.headers:
+                found[tuple(one for one in its if one[0] in headers)] = None
+            if len(batch):
+                key, value = batch.keys[-1], batch.values[-1]
     except TopicAuthorizationFailedError:
         return Tail()
-    return Tail() if record is None else Tail(record.key, record.value, tuple(found))
+    return Tail(key, value, tuple(found)) if found else Tail()
 
 
 async def last(client: Mapping[str, Any], partition: At, find: Callable[[Headers], int | None]) -> int | None:
@@ -91,21 +95,23 @@ async def last(client: Mapping[str, Any], partition: At, find: Callable[[Headers
         while found is None and start > first:
             stop, start = start, max(first, start - LOOK_BACK)
             try:
-                async for record in _records(reader, tp, start, stop):
-                    one = find(record.headers)
-                    found = found if one is None else one
+                async for batch in _batches(reader, tp, start, stop):
+                    for headers in batch.headers:
+                        one = find(headers)
+                        found = found if one is None else one
             except TopicAuthorizationFailedError:
                 return None
         return found
 
 
-async def _records(reader: AIOKafkaConsumer, tp: TopicPartition, start: int, end: int) -> AsyncIterator[Any]:
+async def _batches(
+    reader: AIOKafkaConsumer, tp: TopicPartition, start: int, end: int
+) -> AsyncIterator[MicroBatch]:
     """What `reader`, which has the partition alone, is given from `start` on until it is past `end`."""
     reader.seek(tp, start)
     while await reader.position(tp) < end:
-        for records in (await reader.getmany(timeout_ms=200)).values():
-            for record in records:
-                yield record
+        for batch in (await fetch(reader, LOOK_BACK, 0.2)).values():
+            yield batch
 
 
 @asynccontextmanager

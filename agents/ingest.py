@@ -22,7 +22,7 @@ from faust.types import TP, EventT
 from msgspec.structs import replace
 
 from agents import failpoints
-from agents.deadletter import DeadLetterLimits, dead_letters
+from agents.deadletter import DeadLetterLimits, dead_letters, sent_home
 from agents.errors import Stalled, TablesWrong, TakenOver, TopicsWrong
 from agents.hanging import At
 from agents.ledger import Ledger, Record
@@ -73,12 +73,7 @@ class Lane:
                 last, following = taken[-1].value, self.waiting[0].value
                 records += len(following)
                 size += following.size
-                if (
-                    records > self._most_records
-                    or size > MOST_BYTES
-                    or following.start != last.end
-                    or following.generation != last.generation
-                ):
+                if records > self._most_records or size > MOST_BYTES or not last.goes_on(following):
                     break
                 taken.append(self.waiting.popleft())
             self._changed.notify_all()
@@ -334,15 +329,21 @@ class Ingest:
     def stalled(self, now: float, seconds: float) -> str | None:
         """What has had work but no progress for so long, in words; None when nothing. `now` is monotonic.
 
-        What lies behind a publisher's open transaction is no work yet.
+        What lies behind a publisher's open transaction is no work yet, and what is damaged on the broker is
+        not this worker's.
         """
         for tp, lag in self._behind(self._app.consumer.stable_end).items() if self._is_ready else ():
             lane = self.lanes[tp.partition]
-            if not lag:
+            if not lag or self._app.consumer.is_damaged(tp):
                 lane.progress_at = now
             elif now - lane.progress_at > seconds:
                 return f"{tp.topic}/{tp.partition} is {lag} records behind and does not move"
         return None
+
+    def reads_on(self, partition: int) -> None:
+        """A large record of the partition is amid being skipped: that is progress, too."""
+        if lane := self.lanes.get(partition):
+            lane.progress_at = time.monotonic()
 
     async def take(self, event: EventT) -> None:
         """Give a batch to its partition; waits while enough of them wait there."""
@@ -419,13 +420,13 @@ class Ingest:
             # Known already, or other records under known offsets: then the topic ends before them.
             tp = TP(batch.topic, batch.partition)
             self._check_end(lane, (await self._app.consumer.highwaters(tp))[tp])
-            self._metrics.events_replayed.inc(len(batch))
+            self._metrics.events_replayed.inc(batch.records)
             return True
         if batch.start < state.offset:  # type: ignore[operator]
-            whole = len(batch)
+            whole = batch.records
             batch = batch.since(state.offset)  # type: ignore[arg-type]
-            self._metrics.events_replayed.inc(whole - len(batch))
-        if not batch.values:
+            self._metrics.events_replayed.inc(whole - batch.records)
+        if not batch.values and not batch.lumps:
             state.offset = batch.end
             return True
         started = time.perf_counter()
@@ -434,7 +435,13 @@ class Ingest:
             self._check_source(self._app.consumer.topic_partitions(self._source))
             stuck = self._mark.stuck(batch)
             effects = state.apply(
-                batch.values, batch.keys, batch.timestamps, batch.end, stuck, batch.offsets[-1]
+                batch.values,
+                batch.keys,
+                batch.timestamps,
+                batch.end,
+                stuck,
+                unreadable=batch.records - len(batch),
+                witness=batch.witness(),
             )
         failpoints.hit("folded")
         if effects.foreign:
@@ -499,20 +506,19 @@ class Ingest:
     def _records(self, batch: MicroBatch, effects: Effects) -> dict[At, Iterable[Record]]:
         number = batch.partition
         records = self._rows(number, effects)
-        if effects.rejected:
+        if effects.rejected or batch.lumps:
             received_ms = int(time.time() * 1000)
             records[self._dead_letters, number] = dead_letters(
                 batch, effects.rejected, received_ms, self._app.conf.id
             )
         rerouted: defaultdict[At, list[Record]] = defaultdict(list)
         for i, home in effects.foreign:
-            headers = self._mark.added_to(batch.headers[i])
-            record = (batch.keys[i], batch.values[i]), headers, batch.timestamps[i]
-            rerouted[self._source, home].append(record)
+            parts, headers, timestamp = sent_home(batch, i)
+            rerouted[self._source, home].append((parts, self._mark.added_to(headers), timestamp))
         return records | rerouted
 
     def _rows(self, number: int, effects: Effects) -> dict[At, Iterable[Record]]:
-        no_headers: list[tuple[str, bytes]] = []
+        no_headers: list[tuple[str, bytes | None]] = []
         return {
             (table.changelog_topic_name, number): zip(rows, repeat(no_headers), repeat(None))
             for table, rows in ((self._funnel, effects.funnel), (self._leads, effects.leads))
@@ -520,12 +526,16 @@ class Ingest:
 
     def _observe(self, batch: MicroBatch, effects: Effects, seconds: float) -> None:
         metrics = self._metrics
-        metrics.events_consumed.labels(batch.topic, str(batch.partition)).inc(len(batch))
-        for reason, n in Counter(why.reason for _, why in effects.rejected).items():
+        metrics.events_consumed.labels(batch.topic, str(batch.partition)).inc(batch.records)
+        rejected = Counter(why.reason for _, why in effects.rejected)
+        for lump in batch.lumps:
+            rejected[lump.reason] += lump.records
+        for reason, n in rejected.items():
             metrics.events_rejected.labels(reason).inc(n)
         metrics.events_duplicate.inc(effects.duplicates)
         metrics.events_late.inc(effects.late)
         metrics.events_rerouted.inc(len(effects.foreign))
         metrics.batch_events.observe(len(batch))
         metrics.batch_seconds.observe(seconds)
-        metrics.event_delay_seconds.observe(max(0.0, time.time() - batch.timestamps[-1] / 1000))
+        if batch.timestamps:
+            metrics.event_delay_seconds.observe(max(0.0, time.time() - batch.timestamps[-1] / 1000))

@@ -31,10 +31,10 @@ from aiokafka.producer import producer as client
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from agents import failpoints, hanging
+from agents.batches import Headers
 from agents.errors import TablesWrong, TakenOver, TopicsWrong, WriteFailed
-from agents.hanging import Headers
 
-Record = tuple[tuple[bytes | None, bytes | None], list[tuple[str, bytes]], int | None]
+Record = tuple[tuple[bytes | None, bytes | None], list[tuple[str, bytes | None]], int | None]
 """key and value, headers, timestamp in ms (None: now)"""
 
 LOOK_SECONDS = 0.001

@@ -7,30 +7,36 @@ delivery. Records are read committed: what a fenced owner left behind is never s
 
 import asyncio
 import time
-from collections.abc import Callable, Container, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Container, Sequence
+from typing import Any, NoReturn, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult
 from aiokafka.errors import ConsumerStoppedError
 
-from agents.errors import TopicsWrong
+from agents.batches import HEADER_BYTES, Damaged, Headers, LeftOut, Lump, Portion, Record
+from schemas.rows import Witness
+from agents.errors import TablesWrong, TopicsWrong
 
 LOOK_AGAIN_SECONDS = 0.1
 """How long a fetch waits before it looks anew at what it may take: partitions are resumed amid it."""
 
-MOST_BYTES = 16 * 2**20
-"""Of values in a transaction: however large records are, folding them holds the event loop for a moment."""
+FETCH_AGAIN_SECONDS = 10.0
+"""How long a damaged answer is kept before it is asked for again: another copy may lead by then."""
 
-Headers = Sequence[tuple[str, bytes]]
+MOST_BYTES = 16 * 2**20
+"""Of records in a transaction, and of what is unpacked in one go: both hold an event loop for a moment."""
+
+LOOK_FOR_HEADERS_BYTES = 1 << 18
+"""Smaller portions are not many headers, however small these are."""
 
 
 class MicroBatch:
     """Undecoded records of one partition in offset order, from fetch position `start` up to `end`."""
 
     __slots__ = (  # noqa: RUF023  (grouped by what they are)
-        "__weakref__", "topic", "partition", "generation", "start", "end", "size",
-        "offsets", "timestamps", "keys", "values", "headers",
+        "__weakref__", "topic", "partition", "generation", "start", "end", "size", "in_bomb",
+        "offsets", "timestamps", "keys", "values", "headers", "left_out", "lumps",
     )  # fmt: skip
 
     def __init__(self, topic: str, partition: int, start: int, end: int, generation: int) -> None:
@@ -41,12 +47,18 @@ class MicroBatch:
         self.generation = generation
         """The consumer group's generation in which it was fetched."""
         self.size = 0
-        """Bytes of all values."""
+        """Bytes of all records, roughly."""
+        self.in_bomb = False
+        """Its record batch unpacks to far more than is sensible: what is rejected is not repeated."""
         self.offsets: list[int] = []
         self.timestamps: list[int] = []
         self.keys: list[bytes | None] = []
         self.values: list[bytes | None] = []
         self.headers: list[Headers] = []
+        self.left_out: dict[int, LeftOut] = {}
+        """By index: what is not held of a record that is too large for it."""
+        self.lumps: list[Lump] = []
+        """What cannot be read as records, in offset order."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -54,12 +66,69 @@ class MicroBatch:
     def __repr__(self) -> str:
         return f"<{self.topic}/{self.partition} [{self.start}, {self.end}) {len(self)} records>"
 
+    @property
+    def records(self) -> int:
+        """How many records it stands for: those that can be read and those that cannot."""
+        return len(self.values) + sum(lump.records for lump in self.lumps)
+
+    def witness(self) -> Witness | None:
+        """The last of its records that is held whole."""
+        for index in reversed(range(len(self.values))):
+            if index not in self.left_out:
+                return Witness.of(
+                    self.offsets[index], self.timestamps[index], self.keys[index], self.values[index]
+                )
+        return None
+
+    def whole(self) -> Self:
+        """The batch itself, of a topic that the product alone writes.
+
+        Raises `TablesWrong` where anything of it is missing: there it cannot be another's mistake.
+        """
+        for lump in self.lumps:
+            raise TablesWrong(_WRONG.format(self.topic, self.partition, lump.first, lump.detail))
+        for index in self.left_out:
+            raise TablesWrong(
+                _WRONG.format(self.topic, self.partition, self.offsets[index], "it is too large")
+            )
+        return self
+
+    def goes_on(self, following: Self) -> bool:
+        """Whether `following` can be joined to it."""
+        return (
+            following.start == self.end
+            and following.generation == self.generation
+            and following.in_bomb == self.in_bomb
+        )
+
+    def add(self, portion: Portion) -> None:
+        records, lump, size, *_ = portion
+        if lump is not None:
+            self.lumps.append(lump)
+            size += lump.size
+        self.size += size
+        if not records:
+            return
+        if type(records[0]) is Record and records[0].left_out is not None:
+            self.left_out[len(self)] = records[0].left_out
+        self.offsets += [record.offset for record in records]
+        self.timestamps += [record.timestamp for record in records]
+        self.keys += [record.key for record in records]
+        self.values += [record.value for record in records]
+        headers = [record.headers for record in records]
+        self.headers += headers
+        if size > LOOK_FOR_HEADERS_BYTES:
+            self.size += HEADER_BYTES * sum(map(len, headers))
+
     def joined(self, following: Sequence["MicroBatch"]) -> "MicroBatch":
         """This batch and those that begin where the one before them ends, as one."""
         whole = MicroBatch(self.topic, self.partition, self.start, self.end, self.generation)
+        whole.in_bomb = self.in_bomb
         for part in (self, *following):
-            for field in ("offsets", "timestamps", "keys", "values", "headers"):
+            whole.left_out |= {len(whole) + index: sizes for index, sizes in part.left_out.items()}
+            for field in _BY_RECORD:
                 getattr(whole, field).extend(getattr(part, field))
+            whole.lumps += part.lumps
             whole.size += part.size
             whole.end = part.end
         return whole
@@ -67,40 +136,68 @@ class MicroBatch:
     def since(self, offset: int) -> "MicroBatch":
         """The part of the batch from `offset` on."""
         rest = MicroBatch(self.topic, self.partition, offset, self.end, self.generation)
+        rest.in_bomb = self.in_bomb
         first = next((i for i, o in enumerate(self.offsets) if o >= offset), len(self.offsets))
-        for field in ("offsets", "timestamps", "keys", "values", "headers"):
+        for field in _BY_RECORD:
             setattr(rest, field, getattr(self, field)[first:])
-        rest.size = _size(rest.values)
+        rest.left_out = {index - first: sizes for index, sizes in self.left_out.items() if index >= first}
+        rest.lumps = [lump for lump in self.lumps if lump.last >= offset]
+        rest.size = self.size * (len(rest) + 1) // (len(self) + 1)
         return rest
 
 
-def _size(values: Iterable[bytes | None]) -> int:
-    return sum(map(len, filter(None, values)))
-
+_BY_RECORD = ("offsets", "timestamps", "keys", "values", "headers")
+_WRONG = (
+    "{}/{} holds at offset {} what callfunnel never writes ({}): delete both changelogs to rebuild the "
+    "tables from the source topic, or use a new app id."
+)
 
 Fetched = dict[TopicPartition, MicroBatch]
 """What has arrived, by partition."""
 
 
 def drain(result: FetchResult, limit: int, generation: int) -> MicroBatch | None:
-    """Take whole record batches out of aiokafka's buffer, up to `limit` records, or `MOST_BYTES`, or more."""
+    """Take records out of aiokafka's buffer: up to `limit`, or `MOST_BYTES`, or somewhat more.
+
+    A batch that ends where it starts says that a large record is amid being skipped. Raises `Damaged` when
+    what comes next is; what comes before it was taken by then.
+    """
     tp = result._topic_partition
     if not result.has_more() or not result.check_assignment(tp):
         return None
     fetched = result._partition_records
     start = fetched.next_fetch_offset
     batch = MicroBatch(tp.topic, tp.partition, start, start, generation)
+    ahead = fetched._records.ahead
+    worked = 0
     try:
-        while fetched._records.has_next() and len(batch) < limit and batch.size < MOST_BYTES:
-            _take(batch, fetched)
+        while ahead and len(batch) < limit and max(batch.size, worked) < MOST_BYTES:
+            portion = _next(fetched)
+            if portion is None:
+                batch.end = max(batch.end, ahead.popleft().next_offset)
+                continue
+            if portion.in_bomb != batch.in_bomb:
+                if batch.end > batch.start:
+                    ahead[0].put_back(portion)
+                    break
+                batch.in_bomb = portion.in_bomb
+            worked += portion.work
+            batch.add(portion)
+            if portion.records:
+                batch.end = max(batch.end, portion.records[-1].offset + 1)
+            if portion.lump is not None:
+                batch.end = max(batch.end, portion.lump.last + 1)
+    except Damaged:
+        if batch.end == start:
+            raise
     except BaseException:
         _let_go(result)  # the position has not moved: from there it is fetched again
         raise
     fetched.next_fetch_offset = batch.end
     result._update_position()
-    if not fetched._records.has_next():
+    if not ahead:
         _let_go(result)
-    return batch if batch.end > batch.start else None
+    return batch if batch.end > batch.start or ahead else None
 
 
 def _let_go(result: FetchResult) -> None:
@@ -109,47 +206,41 @@ def _let_go(result: FetchResult) -> None:
     result._partition_records = None
 
 
-def _take(batch: MicroBatch, fetched: Any) -> None:
-    """Add the next record batch, unless it is a marker or was aborted."""
-    record_batch = fetched._records.next_batch()
-    if fetched._check_crcs and not record_batch.validate_crc():
-        raise _unreadable(batch, record_batch, "its checksum is wrong")
-    aborted = False
-    if fetched._isolation_level == READ_COMMITTED and record_batch.producer_id is not None:
-        fetched._consume_aborted_up_to(record_batch.base_offset)
-        if record_batch.is_control_batch:
-            if fetched._contains_abort_marker(record_batch):
-                fetched._aborted_producers.discard(record_batch.producer_id)
-        elif record_batch.is_transactional:
-            aborted = record_batch.producer_id in fetched._aborted_producers
-    if not aborted and not record_batch.is_control_batch:
-        try:
-            records = list(record_batch)
-        except Exception as error:  # a decoder's own, of whatever kind
-            raise _unreadable(batch, record_batch, repr(error)) from error
-        if records and records[0].offset < batch.end:
-            records = [record for record in records if record.offset >= batch.end]
-        batch.offsets += [record.offset for record in records]
-        batch.timestamps += [record.timestamp for record in records]
-        batch.keys += [record.key for record in records]
-        values = [record.value for record in records]
-        batch.values += values
-        batch.size += _size(values)
-        batch.headers += [record.headers for record in records]
-    batch.end = record_batch.next_offset
+def _next(fetched: Any) -> Portion | None:
+    """The next portion of the record batch ahead; None at its end, and of what was aborted or is a marker."""
+    record_batch = fetched._records.ahead[0]
+    if record_batch.portions is None:
+        if fetched._check_crcs and not record_batch.validate_crc():
+            raise Damaged(record_batch)
+        aborted = False
+        if fetched._isolation_level == READ_COMMITTED and record_batch.producer_id is not None:
+            fetched._consume_aborted_up_to(record_batch.base_offset)
+            if record_batch.is_control_batch:
+                if fetched._contains_abort_marker(record_batch):
+                    fetched._aborted_producers.discard(record_batch.producer_id)
+            elif record_batch.is_transactional:
+                aborted = record_batch.producer_id in fetched._aborted_producers
+        if aborted or record_batch.is_control_batch:
+            return None
+        record_batch.begin(fetched.next_fetch_offset)
+    return next(record_batch.portions, None)
 
 
-def _unreadable(batch: MicroBatch, record_batch: Any, why: str) -> TopicsWrong:
-    first, end = record_batch.base_offset, record_batch.next_offset
-    return TopicsWrong(
-        f"{batch.topic}/{batch.partition}: the records from offset {first} to {end - 1} cannot be read "
-        f"({why}). Whoever wrote them wrote them so, or a disk is damaged: let another copy lead the "
-        "partition. Or, if it is the source, give them up: delete its records before offset "
-        f"{end} (Kafka's `kafka-delete-records.sh`) and start again; they are counted as a hole then."
-    )
+def refuse_damaged(tp: TopicPartition, damaged: Damaged) -> NoReturn:
+    """Raises `TopicsWrong`: of a changelog, nothing can be left out."""
+    raise TopicsWrong(
+        f"{tp.topic}/{tp.partition}: {damaged} If there is no whole copy of a changelog, delete both "
+        "changelogs to rebuild the tables from the source topic, or use a new app id."
+    ) from damaged
 
 
-def drain_all(fetcher: Any, active: Container[TopicPartition], limit: int, generation: int) -> Fetched:
+def drain_all(
+    fetcher: Any,
+    active: Container[TopicPartition],
+    limit: int,
+    generation: int,
+    on_damaged: Callable[[TopicPartition, Damaged], None] = refuse_damaged,
+) -> Fetched:
     """What has arrived of the active partitions; the rest waits, but for what is not assigned any more."""
     drained: Fetched = {}
     for tp in list(fetcher._records):
@@ -165,7 +256,13 @@ def drain_all(fetcher: Any, active: Container[TopicPartition], limit: int, gener
             fetcher._notify(fetcher._wait_consume_future)
             result.check_raise()
             continue
-        batch = drain(result, limit, generation)
+        try:
+            batch = drain(result, limit, generation)
+        except Damaged as damaged:
+            batch = None
+            on_damaged(tp, damaged)
+            if time.monotonic() - result._created > FETCH_AGAIN_SECONDS:
+                _let_go(result)
         if not result.has_more():
             del fetcher._records[tp]
             fetcher._notify(fetcher._wait_consume_future)
@@ -187,10 +284,14 @@ async def fetch_by(consumer: AIOKafkaConsumer, take: Callable[[], Fetched], seco
                 fetcher._fetch_task.result()  # raises what nobody else would tell: it fetches no more
             if subscriptions.reassignment_in_progress:
                 await subscriptions.wait_for_assignment()
-            taken = take()
+            found = take()
+            taken = {tp: batch for tp, batch in found.items() if batch.end > batch.start}
             remaining = deadline - time.monotonic()
             if taken or remaining <= 0:
                 return taken
+            if found:
+                await asyncio.sleep(0)
+                continue
             waiter = fetcher._create_fetch_waiter()
             done, _ = await asyncio.wait([waiter], timeout=min(remaining, LOOK_AGAIN_SECONDS))
             if fetcher._closed:

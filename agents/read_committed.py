@@ -10,13 +10,15 @@ reader began, the reader goes back to see. No other module knows the fetcher of 
 import logging
 import time
 from bisect import bisect, bisect_left, insort
-from collections import defaultdict, deque
+from collections import defaultdict
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from aiokafka import TopicPartition
 from aiokafka.consumer import fetcher
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
+
+from agents.batches import Batches, RecordBatch
 
 log = logging.getLogger(__name__)
 
@@ -39,33 +41,7 @@ class Read:
         return True if self.first.get(producer, at) < at else None
 
 
-class _Batches:
-    """The batches of an answer, looked at ahead of time."""
-
-    def __init__(self, records: Any) -> None:
-        self.markers: dict[int, tuple[int, bool]] = {}
-        """Offset of a marker: its producer, and whether it is an abort."""
-        self.producers: set[int] = set()
-        """Of the records."""
-        self.end = 0
-        self._batches: deque[Any] = deque()
-        while records.has_next():
-            batch = records.next_batch()
-            self._batches.append(batch)
-            self.end = batch.next_offset
-            if batch.is_control_batch:
-                self.markers[batch.base_offset] = batch.producer_id, _is_abort(batch)
-            else:
-                self.producers.add(batch.producer_id)
-
-    def has_next(self) -> bool:
-        return bool(self._batches)
-
-    def next_batch(self) -> Any:
-        return self._batches.popleft()
-
-
-def _is_abort(batch: Any) -> bool:
+def _is_abort(batch: RecordBatch) -> bool:
     try:
         abort: bool = ControlRecord.parse(next(batch).key) == ABORT_MARKER
     except Exception:  # compacted away, or damaged: whoever reads the batch looks at its checksum
@@ -76,25 +52,32 @@ def _is_abort(batch: Any) -> bool:
 class Repaired(fetcher.PartitionRecords):  # type: ignore[misc]
     _aborted_transactions: list[tuple[int, int]]
 
-    def __init__(self, tp: Any, records: Any, *more: Any) -> None:
-        self._ahead = _Batches(records)
-        super().__init__(tp, self._ahead, *more)
+    def __init__(self, tp: Any, records: Batches, *more: Any) -> None:
+        super().__init__(tp, records, *more)
+        self._end = records.ahead[-1].next_offset
+        self._markers = {
+            batch.base_offset: (batch.producer_id, _is_abort(batch))
+            for batch in records.ahead
+            if batch.producer_id is not None and batch.is_control_batch
+        }
+        """Offset of a marker: its producer, and whether it is an abort."""
+        self._producers = {batch.producer_id for batch in records.ahead if not batch.is_control_batch}
 
     def follow(self, read: Read) -> list[int]:
         """Forget the transactions that were over before; where those begin of which it cannot be known."""
-        ahead, at = self._ahead, self.next_fetch_offset
-        for offset, (producer, abort) in ahead.markers.items():
+        at = self.next_fetch_offset
+        for offset, (producer, abort) in self._markers.items():
             read.first.setdefault(producer, offset)
             if abort and offset not in read.aborts[producer]:
                 insort(read.aborts[producer], offset)
-        read.end = max(read.end, ahead.end)
-        next_is_abort = dict(reversed(ahead.markers.values()))
+        read.end = max(read.end, self._end)
+        next_is_abort = dict(reversed(self._markers.values()))
         aborted, unknown = [], []
         for producer, first in self._aborted_transactions:
             over = first < at and read.is_over(producer, first, at)
             if over is None:
                 over = not next_is_abort.get(producer, True)
-                if producer in ahead.producers and producer not in next_is_abort:
+                if producer in self._producers and producer not in next_is_abort:
                     unknown.append(first)
             if not over:
                 aborted.append((producer, first))
@@ -102,7 +85,7 @@ class Repaired(fetcher.PartitionRecords):  # type: ignore[misc]
         return unknown
 
     def _contains_abort_marker(self, next_batch: Any) -> bool:
-        return self._ahead.markers[next_batch.base_offset][1]
+        return self._markers[next_batch.base_offset][1]
 
 
 class Reader:

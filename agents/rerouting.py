@@ -8,7 +8,8 @@ A mark never makes an event count, so a copied or forged one is harmless. It has
   published; a moved record was published elsewhere and is refused.
 """
 
-from agents.microbatch import Headers, MicroBatch
+from agents.batches import Headers
+from agents.microbatch import MicroBatch
 
 REROUTED = "callfunnel.rerouted"
 """The header's name."""
@@ -24,7 +25,7 @@ class Mark:
         self._header = REROUTED, f"{app_id} {partitioner} {partitions}".encode()
         self._trusts = partitioner == "trust"
 
-    def added_to(self, headers: Headers) -> list[tuple[str, bytes]]:
+    def added_to(self, headers: Headers) -> list[tuple[str, bytes | None]]:
         return [*headers, self._header]
 
     def stuck(self, batch: MicroBatch) -> frozenset[int]:

@@ -42,7 +42,7 @@ class RestoredRows(stores.Store):  # type: ignore[misc]
     def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:
         try:
             for event in batch:
-                self._apply(event.message.tp, event.value)
+                self._apply(event.message.tp, event.value.whole())
                 failpoints.hit("restored")
         except BaseException as error:  # Faust's recovery would log it and go on with rows missing
             self.table.fail(error)

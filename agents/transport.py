@@ -1,15 +1,17 @@
 """The Faust transport that carries a whole fetch of one partition as one message.
 
 Faust costs about 100 µs a message, so a message must be a micro-batch. Everything private of Faust and
-aiokafka that this needs is in this module, in `microbatch.py`, `recovery.py` and `ledger.py`;
+aiokafka that this needs is in this module, in `batches.py`, `microbatch.py`, `recovery.py` and `ledger.py`;
 `tests/contract/test_faust_seam.py` fails when it changes.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
+from weakref import WeakSet
 
 import faust
 from aiokafka.consumer import consumer as client
@@ -20,8 +22,11 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, EventT
 
 from agents import failpoints
-from agents.microbatch import Fetched, MicroBatch, drain_all, fetch_by
+from agents.batches import Damaged
+from agents.microbatch import FETCH_AGAIN_SECONDS, Fetched, MicroBatch, drain_all, fetch_by, refuse_damaged
 from agents.read_committed import FIRST_BYTES
+
+log = logging.getLogger(__name__)
 
 FORGOTTEN_TIMES = 3
 """A static member that its group forgets so often within 30 s is not alone under its name."""
@@ -33,6 +38,10 @@ TRANSPORTS.aliases[SCHEME] = f"{__name__}:Transport"
 FETCH_MAX_WAIT_MS = 100
 """How long the broker may hold an empty answer. What else is asked on that connection waits behind it, and
 a worker that starts asks several times; records end the wait at once."""
+
+
+MOST_HELD_BYTES = 64 << 20
+"""Of batches of the source that are on their way: beyond that, what has arrived stays packed."""
 
 
 class Schema(faust.Schema):  # type: ignore[misc]
@@ -91,6 +100,12 @@ client.GroupCoordinator = _GroupCoordinator
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._held: WeakSet[MicroBatch] = WeakSet()
+        self.damaged: dict[TP, Damaged] = {}
+        """The partitions of the source that stand still, each before records that nobody can read."""
+
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"
@@ -147,8 +162,36 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
         `active_partitions` is Faust's own set. A rebalance empties it amid a fetch, which means none.
         """
-        active = active_partitions if self.consumer.flow_active else ()
-        return drain_all(fetcher, active, limit, self.app.consumer_generation_id)
+        active = set(active_partitions if self.consumer.flow_active else ())
+        if sum(batch.size for batch in self._held) > MOST_HELD_BYTES:
+            active = {tp for tp in active if self._is_changelog(tp)}
+        drained = drain_all(fetcher, active, limit, self.app.consumer_generation_id, self._stand_still)
+        for tp, batch in drained.items():
+            if not self._is_changelog(tp):
+                self.damaged.pop(TP(*tp), None)
+                self._held.add(batch)
+                if batch.end == batch.start:
+                    self.app.ingest.reads_on(tp.partition)
+        return drained
+
+    def _is_changelog(self, tp: Any) -> bool:
+        return tp.topic in self.app.tables.changelog_topics
+
+    def _stand_still(self, tp: Any, damaged: Damaged) -> None:
+        """What is damaged keeps its own partition back. The other partitions, and the worker, go on."""
+        if self._is_changelog(tp):
+            refuse_damaged(tp, damaged)
+        before = self.damaged.get(TP(*tp))
+        self.damaged[TP(*tp)] = damaged
+        if before is None or before.first != damaged.first:
+            log.critical(
+                "%s/%s stands still: %s They are asked for again every %g s, and it goes on by itself. If "
+                "there is no whole copy, give these records up: delete the partition's records before "
+                "offset %s (kafka-delete-records). Those before offset %s are counted already; these %s are "
+                "lost, and told as a gap of the source.",
+                *(tp.topic, tp.partition, damaged, FETCH_AGAIN_SECONDS),
+                *(damaged.end, damaged.first, damaged.records),
+            )
 
 
 class Consumer(driver.Consumer):  # type: ignore[misc]
@@ -173,6 +216,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
         """Whether another member joins under the static name of this one, again and again."""
         forgotten = self._thread.forgotten()
         return len(forgotten) == FORGOTTEN_TIMES and time.monotonic() - min(forgotten) < FORGOTTEN_SECONDS
+
+    def is_damaged(self, tp: TP) -> bool:
+        """Whether the next records of the partition are damaged on the broker."""
+        return tp in self._thread.damaged
 
     def drop(self, event: EventT) -> None:
         """The batch is not acknowledged: a rebalance must not wait for it, whoever still holds it."""

@@ -337,7 +337,7 @@ class View:
             for partition in partitions:
                 position = await consumer.position(partition)
                 read = arrived.get(partition)
-                keys, values = (read.keys, read.values) if read else ([], [])
+                keys, values = (read.whole().keys, read.values) if read else ([], [])
                 if partition in behind and position < ends[partition]:
                     unfinished[partition].update(zip(keys, values, strict=True))
                     continue

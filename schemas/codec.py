@@ -42,11 +42,15 @@ REASONS = {
     "or later than a replay's bound",
     "too_old": "occurred_at is behind the record's own time by more than the limit",
     "misrouted": "a worker moved the record, and it is not where these tables count its lead",
+    "unreadable": "the record, or the batch it was sent in, cannot be unpacked",
 }
 """Why a record is refused. Where several reasons hold, the first in this order is given."""
 
-OF_THE_TABLES = frozenset({"misrouted"})
-"""The reasons that the gate never gives: they depend on the tables and their settings."""
+UNREADABLE = "unreadable"
+"""The reason that whoever unpacks record batches gives: such a record never comes to the decoder."""
+
+NOT_OF_THE_GATE = frozenset({"misrouted", UNREADABLE})
+"""The reasons that the gate never gives: they depend on the tables, or on how records were packed."""
 
 _DAY_MS = 86_400_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -83,6 +87,11 @@ class Limits(Struct, frozen=True):
     clock: Literal["wall", "event"] = "wall"
     until_ms: int | None = None
     """The last moment that a replay takes; None: there is none."""
+
+
+def too_large(size: int, limits: Limits) -> Rejected:
+    """The verdict on a value of so many bytes, which need not be at hand."""
+    return Rejected("too_large", f"the value has {size} bytes, allowed are {limits.max_bytes}")
 
 
 class Decoder:
@@ -142,7 +151,7 @@ class Decoder:
         if value is None:
             return Rejected("not_json", "the record has no value (a tombstone): publish only events")
         if len(value) > limits.max_bytes:
-            return Rejected("too_large", f"the value has {len(value)} bytes, allowed are {limits.max_bytes}")
+            return too_large(len(value), limits)
         if value[:1] == b"\0":
             return Rejected("not_json", "the value is a schema registry's binary format: publish plain JSON")
         try:

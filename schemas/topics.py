@@ -12,6 +12,13 @@ _HOUR_MS = 3_600_000
 _DAY_MS = 24 * _HOUR_MS
 _MIB = 1024 * 1024
 
+LARGEST_MESSAGE = 8 * _MIB
+"""Of what is written to changelogs and dead letters, in bytes."""
+
+SOURCE_MESSAGE = 1_000_000
+"""What a source takes at least, in bytes: events of other partitions are sent home in batches. Kafka's own
+default is a little more."""
+
 
 class TopicSpec(Struct, frozen=True):
     """One topic as it has to be. `config` holds only what must differ from a broker's own defaults."""
@@ -26,7 +33,8 @@ WHY = {
     "cleanup.policy": "events and dead letters age out; of a changelog the newest row of each key stays",
     "retention.ms": "how long a worker may be away and still miss nothing; a history is kept whole",
     "message.timestamp.type": "ages are counted by the broker's clock; only a history keeps its own times",
-    "max.message.bytes": "a batch of rows is written whole; a dead letter is its record plus headers",
+    "max.message.bytes": "a batch of rows is written whole; a dead letter is its record plus headers; events "
+    "that are sent home go in batches",
     "min.compaction.lag.ms": "a row that a recovering worker is about to read is not compacted away under it",
     "segment.ms": "the open segment is never compacted, so it is closed hourly",
     "min.cleanable.dirty.ratio": "compacts early: the changelog's size is the time a recovery takes",
@@ -67,7 +75,7 @@ def topics(
     changelog = {
         "cleanup.policy": "compact",
         "message.timestamp.type": "LogAppendTime",
-        "max.message.bytes": str(8 * _MIB),
+        "max.message.bytes": str(LARGEST_MESSAGE),
         "min.compaction.lag.ms": str(_HOUR_MS),
         "segment.ms": str(_HOUR_MS),
         "min.cleanable.dirty.ratio": "0.2",
@@ -75,8 +83,12 @@ def topics(
     live = {"retention.ms": str(30 * _DAY_MS), "message.timestamp.type": "LogAppendTime"}
     history = {"retention.ms": "-1", "message.timestamp.type": "CreateTime"}
     return (
-        spec(source, {"cleanup.policy": "delete"} | {"wall": live, "event": history}[clock]),
-        spec(dead_letters, {"cleanup.policy": "delete", "max.message.bytes": str(8 * _MIB)} | live),
+        spec(
+            source,
+            {"cleanup.policy": "delete", "max.message.bytes": str(SOURCE_MESSAGE)}
+            | {"wall": live, "event": history}[clock],
+        ),
+        spec(dead_letters, {"cleanup.policy": "delete", "max.message.bytes": str(LARGEST_MESSAGE)} | live),
         spec(funnel_changelog(app_id), changelog),
         spec(leads_changelog(app_id), changelog),
     )

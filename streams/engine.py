@@ -148,13 +148,15 @@ class Partition:
         timestamps: Sequence[int],
         end: int,
         stuck: Collection[int] = (),
-        last: int | None = None,
+        unreadable: int = 0,
+        witness: Witness | None = None,
     ) -> Effects:
-        """Fold the records up to (not including) source offset `end`; `last` is the last one's, or end - 1.
+        """Fold the records up to (not including) source offset `end`.
 
         `timestamps` are the records' own, in ms. `stuck` are the indices of records that must not be sent on
-        (`agents.rerouting` says which): those that are not at home are refused. Without records, nothing but
-        the position is written.
+        (`agents.rerouting` says which): those that are not at home are refused. So many more records among
+        them were `unreadable`. `witness` is the last of the records that came whole; without one, that of
+        before stays. Without records, nothing but the position is written.
         """
         verdicts = self.tables.decode(values, keys, timestamps)
         if self._homes is None and stuck:  # at home where they were published, and that is not here
@@ -166,17 +168,14 @@ class Partition:
             _refuse_to_send(effects, stuck)
         rejected, foreign, duplicates = len(effects.rejected), len(effects.foreign), effects.duplicates
         self.offset = end
-        if values:
-            last = end - 1 if last is None else last
-            witness = Witness.of(last, timestamps[-1], keys[-1], values[-1])
         self.written = replace(
             before,
             offset=end,
             watermark_ms=effects.watermark_ms,
-            witness=witness if values else before.witness,
+            witness=witness or before.witness,
             applied=before.applied + len(values) - rejected - foreign - duplicates,
             duplicates=before.duplicates + duplicates,
-            rejected=before.rejected + rejected,
+            rejected=before.rejected + rejected + unreadable,
             rerouted=before.rerouted + foreign,
             partitions=self._partitions,
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from contract.records import ACCEPTED, REJECTED
-from schemas.codec import OF_THE_TABLES, REASONS, Decoder, Limits, Rejected
+from schemas.codec import NOT_OF_THE_GATE, REASONS, Decoder, Limits, Rejected
 from schemas.events import TYPES
 
 
@@ -41,4 +41,4 @@ def test_a_rejected_example_is_refused_for_the_reason_in_its_name(path):
 
 def test_every_type_and_every_reason_has_an_example():
     assert {path.stem.split("-")[0] for path in ACCEPTED} == TYPES.keys()
-    assert {path.name.split("-")[0] for path in REJECTED} == REASONS.keys() - OF_THE_TABLES
+    assert {path.name.split("-")[0] for path in REJECTED} == REASONS.keys() - NOT_OF_THE_GATE

@@ -33,12 +33,13 @@ from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import aiokafka as driver
 
 from agents import ledger, microbatch, read_committed, transport
+from agents.batches import Batches, Damaged
 from agents.errors import TopicsWrong
-from agents.microbatch import drain, fetch
+from agents.microbatch import drain, drain_all, fetch
 from agents.recovery import Recovery, TableManager
 from agents.tables import ChangelogTable, RestoredRows
 from agents.topic_ids import Answer, Ask
-from contract.batches import TP, batch, fetched
+from contract.batches import TP, batch, fetched, packed, record
 from schemas.topics import shown_id
 
 REPAIRED = read_committed.Repaired
@@ -69,7 +70,7 @@ LEANT_ON = {
     faust_consumer.Consumer.pause_partitions: "27a1c94bdacd",
     faust_consumer.Consumer.stop_flow: "cf7e875a2b0d",
     faust_consumer.Consumer.ack: "5fcf41cf4515",
-    # agents/microbatch.py and agents/read_committed.py
+    # agents/batches.py, agents/microbatch.py and agents/read_committed.py
     PARTITION_RECORDS["PartitionRecords"]: "94aa0da0dbec",
     read_committed._fetch: "59bf948fff47",
     # agents/recovery.py
@@ -141,9 +142,9 @@ def test_the_libraries_are_the_pinned_ones(library, pinned):
 def test_what_we_lean_on_reads_as_it_did(part):
     found = fingerprint(part)
     assert found == LEANT_ON[part], (
-        f"{name_of(part)} changed. Compare it with transport, microbatch, recovery, ledger, tables, source, "
-        "topic_ids and read_committed in agents, run the integration tests, then note its new fingerprint: "
-        f"{found!r}"
+        f"{name_of(part)} changed. Compare it with transport, batches, microbatch, recovery, ledger, tables, "
+        "source, topic_ids and read_committed in agents, run the integration tests, then note its new "
+        f"fingerprint: {found!r}"
     )
 
 
@@ -173,6 +174,27 @@ def test_what_we_lean_on_reads_as_it_did(part):
 def test_an_override_takes_as_many_arguments_as_what_it_overrides(ours, theirs, name):
     mine, overridden = (list(inspect.signature(getattr(cls, name)).parameters) for cls in (ours, theirs))
     assert len(mine) == len(overridden)
+
+
+def test_every_consumer_reads_the_batches_that_are_bounded():
+    assert fetcher.MemoryRecords is Batches
+    theirs = {name for name in dir(MemoryRecords) if not name.startswith("_")}
+    assert theirs == {name for name in dir(Batches) if not name.startswith("_")}
+    read = {
+        "base_offset",
+        "next_offset",
+        "producer_id",
+        "is_control_batch",
+        "is_transactional",
+        "validate_crc",
+    }
+    ours = Batches(batch([5, 6], producer=7)).next_batch()
+    its = MemoryRecords(batch([5, 6], producer=7)).next_batch()
+    assert {name: getattr(ours, name) for name in read - {"validate_crc"}} == {
+        name: getattr(its, name) for name in read - {"validate_crc"}
+    }
+    assert ours.validate_crc()
+    assert its.validate_crc()
 
 
 # What `drain` takes out of an answer of the broker.
@@ -295,7 +317,7 @@ def test_a_reader_that_cannot_know_whether_records_were_aborted_goes_back_as_far
     reader = read_committed.Reader()
 
     def follow(batches, at):
-        records = MemoryRecords(b"".join(batches))
+        records = Batches(b"".join(batches))
         return reader.follow(TP, REPAIRED(TP, records, [(1, 0)], at, None, None, True, READ_COMMITTED))
 
     assert follow([batch([6], producer=3)], at=6) is None, "no record is concerned"
@@ -350,11 +372,15 @@ def test_what_was_drained_does_not_wait_for_the_collector(answer):
 
 
 def test_large_records_end_a_drain_as_many_do(answer, monkeypatch):
-    result, _ = answer(batch([5, 6]), batch([7]), batch([8, 9]), at=5)
-    monkeypatch.setattr(microbatch, "MOST_BYTES", len(b"value 5" + b"value 6" + b"value 7"))
+    batches = batch([5, 6]), batch([7]), batch([8, 9])
+    result, _ = answer(*batches, at=5)
+    size = sum(map(len, batches[:2]))
+    monkeypatch.setattr(microbatch, "MOST_BYTES", size)
     first, second = drained(result), drained(result)
-    assert (first.offsets, first.size, first.since(7).size) == ([5, 6, 7], 21, 7)
-    assert (second.offsets, first.joined([second]).size) == ([8, 9], 35)
+    assert (first.offsets, first.size) == ([5, 6, 7], size)
+    assert first.since(7).size < size
+    assert second.offsets == [8, 9]
+    assert first.joined([second]).size == size + second.size
 
 
 def test_aborts_are_remembered_from_one_drain_to_the_next(answer):
@@ -368,25 +394,45 @@ def test_aborts_are_remembered_from_one_drain_to_the_next(answer):
 def test_a_damaged_batch_is_refused(answer):
     damaged = bytearray(batch([5, 6]))
     damaged[-1] ^= 0xFF
-    result, _ = answer(bytes(damaged), at=5)
-    with pytest.raises(TopicsWrong, match=r"from offset 5 to 6 cannot be read .* before offset 7 "):
-        drained(result)
+    result, state = answer(bytes(damaged), at=5)
+    for _ in range(2):
+        with pytest.raises(Damaged, match="the 2 records from offset 5 to 6 are damaged"):
+            drained(result)
+    assert state.position == 5
 
 
-def test_a_batch_with_half_a_record_is_refused_by_its_offsets(answer):
-    result, _ = answer(batch([2]), batch([5, 6], records=3), at=0)
-    with pytest.raises(TopicsWrong, match="from offset 5 to 6 cannot be read"):
-        drained(result)
-
-
-def test_what_precedes_a_damaged_batch_is_not_lost(answer):
+def test_what_precedes_a_damaged_batch_is_taken(answer):
     damaged = bytearray(batch([2, 3]))
     damaged[-1] ^= 0xFF
     result, state = answer(batch([0, 1]), bytes(damaged), at=0)
-    with pytest.raises(TopicsWrong):
+    assert drained(result).offsets == [0, 1]
+    assert state.position == 2
+    with pytest.raises(Damaged):
         drained(result)
-    assert state.position == 0
-    assert not result.has_more()  # so it is fetched again, from the position
+
+
+@pytest.mark.parametrize("length", [-1, 0, 13, 20, 60])
+def test_a_batch_of_an_impossible_length_is_damaged(answer, length):
+    damaged = bytearray(batch([2, 3]))
+    struct.pack_into(">i", damaged, 8, length)
+    result, _ = answer(batch([0, 1]), bytes(damaged), at=0)
+    assert drained(result).offsets == [0, 1]
+    with pytest.raises(Damaged):
+        drained(result)
+
+
+def test_a_damaged_answer_is_kept_for_a_while_and_then_asked_for_again(answer, monkeypatch):
+    damaged = bytearray(batch([5, 6]))
+    damaged[-1] ^= 0xFF
+    result, state = answer(bytes(damaged), at=5)
+    told = []
+    fetching = SimpleNamespace(_records={TP: result}, _notify=lambda future: None, _wait_consume_future=None)
+    for held in (True, True, False):
+        monkeypatch.setattr(microbatch, "FETCH_AGAIN_SECONDS", 1_000 if held else -1)
+        assert drain_all(fetching, {TP}, 1_000, 7, lambda tp, damaged: told.append((tp, damaged.first))) == {}
+        assert bool(fetching._records) is held
+    assert told == [(TP, 5)] * 3
+    assert state.position == 5
 
 
 def test_a_paused_partition_gives_nothing(answer):
@@ -404,13 +450,31 @@ def test_an_answer_to_a_question_before_a_seek_gives_nothing(answer):
 # What a fetch takes: Faust drops what it will not pass on, and the position would be behind it.
 
 
-def taken(result, active, *, flow_active=True):
-    thread = SimpleNamespace(
-        app=SimpleNamespace(consumer_generation_id=7), consumer=SimpleNamespace(flow_active=flow_active)
+def fetching(*, flow_active=True, changelogs=()):
+    """The thread that fetches, as far as it drains."""
+    thread = transport._ConsumerThread.__new__(transport._ConsumerThread)
+    thread.read_on = []
+    thread.app = SimpleNamespace(
+        consumer_generation_id=7,
+        tables=SimpleNamespace(changelog_topics=set(changelogs)),
+        ingest=SimpleNamespace(reads_on=thread.read_on.append),
     )
-    waiting = SimpleNamespace(_records={TP: result}, _notify=lambda future: None, _wait_consume_future=None)
-    waiting._subscriptions = SimpleNamespace(is_assigned=lambda tp: True)
-    return transport._ConsumerThread._drain(thread, waiting, active, 1_000)
+    thread.consumer = SimpleNamespace(flow_active=flow_active)
+    thread._held, thread.damaged = weakref.WeakSet(), {}
+    return thread
+
+
+def waiting(**results):
+    """What has arrived of partition 3 of each topic."""
+    answers = {TopicPartition(topic.replace("_", "-"), 3): result for topic, result in results.items()}
+    fetcher = SimpleNamespace(_records=answers, _notify=lambda future: None, _wait_consume_future=None)
+    fetcher._subscriptions = SimpleNamespace(is_assigned=lambda tp: True)
+    return fetcher
+
+
+def taken(result, active, *, flow_active=True):
+    thread = fetching(flow_active=flow_active)
+    return thread._drain(waiting(call_events=result), active, 1_000)
 
 
 def test_a_fetch_takes_what_is_active(answer):
@@ -429,6 +493,50 @@ def test_a_fetch_leaves_what_a_rebalance_has_paused_amid_it(answer, active, flow
     assert taken(result, active, flow_active=flow_active) == {}
     assert state.position == 5
     assert drained(result).offsets == [5, 6]
+
+
+def test_while_much_is_on_its_way_the_source_stays_packed_and_changelogs_are_read(answer, monkeypatch):
+    monkeypatch.setattr(transport, "MOST_HELD_BYTES", 10)
+    thread = fetching(changelogs=["changelog"])
+    both = {TP, TopicPartition("changelog", 3)}
+    first = thread._drain(waiting(call_events=answer(batch([5, 6]), at=5)[0]), both, 1_000)
+    more = waiting(call_events=answer(batch([7]), at=7)[0], changelog=answer(batch([1]), at=1)[0])
+    assert [tp.topic for tp in thread._drain(more, both, 1_000)] == ["changelog"]
+    assert first[TP].offsets == [5, 6]
+    del first
+    assert thread._drain(more, both, 1_000)[TP].offsets == [7]
+
+
+def test_damaged_records_hold_back_their_own_partition_and_are_told_once(answer, caplog):
+    damaged = bytearray(batch([5, 6]))
+    damaged[-1] ^= 0xFF
+    thread = fetching()
+    for _ in range(3):
+        other = TopicPartition("other", 3)
+        arrived = waiting(call_events=answer(bytes(damaged), at=5)[0], other=answer(batch([1]), at=1)[0])
+        assert list(thread._drain(arrived, {TP, other}, 1_000)) == [other]
+    assert thread.damaged.keys() == {TP}
+    (told,) = caplog.messages
+    assert "call-events/3 stands still: the 2 records from offset 5 to 6 are damaged" in told
+    assert "before offset 7 (kafka-delete-records). Those before offset 5 are counted already" in told
+    thread._drain(waiting(call_events=answer(batch([5, 6]), at=5)[0]), {TP}, 1_000)
+    assert thread.damaged == {}
+
+
+def test_damaged_rows_of_a_changelog_end_the_worker(answer):
+    damaged = bytearray(batch([5, 6]))
+    damaged[-1] ^= 0xFF
+    arrived = waiting(call_events=answer(bytes(damaged), at=5)[0])
+    with pytest.raises(TopicsWrong, match=r"call-events/3: the 2 records .* delete both changelogs"):
+        fetching(changelogs=[TP.topic])._drain(arrived, {TP}, 1_000)
+
+
+def test_a_large_record_that_is_amid_being_skipped_is_told(answer):
+    thread = fetching()
+    bomb = packed([record(0, b"k", bytes(3 * microbatch.MOST_BYTES))], "zstd")
+    arrived = waiting(call_events=answer(bomb, at=0)[0])
+    assert thread._drain(arrived, {TP}, 1_000)[TP].end == 0
+    assert thread.read_on == [3]
 
 
 def test_nothing_flows_from_the_moment_a_rebalance_is_told(monkeypatch):

@@ -5,11 +5,12 @@ its refusal, or `None`, applied. The decoder is never asked.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import orjson
 
+from contract.batches import PACK, assembled, record
 from schemas.events import TYPES
 
 Event = dict[str, Any]
@@ -325,6 +326,87 @@ def _keys(at_ms: int) -> Iterator[Case]:
     yield Case("no key", orjson.dumps(good("dial", "no key", at_ms)), None, None)
     event = good("dial", "ключ", at_ms)
     yield Case("key in UTF-8", orjson.dumps(event), event["lead_id"].encode(), None)
+
+
+class Packed(NamedTuple):
+    """A record batch as a sender with odd tools writes it."""
+
+    name: str
+    batch: bytes
+    reasons: tuple[str | None, ...]
+    """What must become of each record. Of a batch that nobody can read: the one reason, for all of them."""
+    records: int
+
+
+CODECS = ("gzip", "xerial", "lz4", "zstd")
+BOMB_BYTES = 450 << 20
+"""Of zeros: what some kilobytes unpack to."""
+
+
+def batches(
+    at_ms: int,
+    lead_at_home: str,
+    lead_away: str,
+    codecs: Iterable[str] = CODECS,
+    bomb_bytes: int = BOMB_BYTES,
+) -> Iterator[Packed]:
+    """Large keys, values and headers, bombs, and names that are no text, amid good events.
+
+    Events of `lead_at_home` belong where these batches are published, those of `lead_away` elsewhere.
+    """
+    zeros, home = b"\0" * 9_000_000, lead_at_home.encode()
+
+    def event(name: str, lead: str = lead_at_home) -> bytes:
+        return orjson.dumps(good("dial", name, at_ms) | {"lead_id": lead})
+
+    def batch(
+        name: str, codec: str, *odd: tuple[str | None, bytes], lumped: bool = False, **how: Any
+    ) -> Packed:
+        """The odd records, a good one before and one behind them."""
+        name = f"{name} {codec}"
+        first, last = record(0, home, event(f"{name} a")), record(len(odd) + 1, home, event(f"{name} z"))
+        number, pack = PACK[codec]
+        count = len(odd) + 2
+        packed = pack(b"".join((first, *(each for _, each in odd), last)), **how)
+        reasons = ("too_large",) if lumped else (None, *(reason for reason, _ in odd), None)
+        return Packed(name, assembled(packed, count, codec=number, at_ms=at_ms), reasons, count)
+
+    for codec in codecs:
+        yield batch("a value of a bomb", codec, ("too_large", record(1, home, bytes(bomb_bytes))))
+        yield batch("a key of 9 MB", codec, ("key_mismatch", record(1, zeros, event(f"key {codec}"))))
+        yield batch(
+            "a header of 9 MB",
+            codec,
+            (None, record(1, home, event(f"header {codec}"), [(b"large", zeros)])),
+            ("not_json", record(2, home, b"{", [(b"trace", b"t"), (b"large", zeros)])),
+        )
+        yield batch(
+            "a header that is no text",
+            codec,
+            (None, record(1, home, event(f"name {codec}"), [(b"\xff", b"x")])),
+            ("not_json", record(2, home, b"{", [(b"\xff", b"x")])),
+        )
+        headers = [(b"trace", b"t"), (b"large", zeros[:2_000_000])]
+        away = record(1, lead_away.encode(), event(f"away {codec}", lead_away), headers)
+        yield batch("away from home with 2 MB of headers", codec, (None, away))
+    for codec in sorted({"lz4", "zstd"}.intersection(codecs)):
+        many = (record(n, home, zeros[:65_000]) for n in range(1, bomb_bytes // 65_000))
+        yield batch("thousands of values", codec, *(("not_json", each) for each in many))
+        empty = record(1, home, event(f"many {codec}"), [(b"", None)] * 2_000_000)
+        yield batch("two million headers", codec, (None, empty))
+
+
+def whole_blocks(at_ms: int, lead: str) -> Iterator[Packed]:
+    """What can only be unpacked whole, and is too large for it: one dead letter for three records."""
+    home = lead.encode()
+    for name, codec, size, how in (
+        ("a block", "snappy", 40 << 20, {}),
+        ("a window", "zstd", BOMB_BYTES, {"window_log": 27}),
+    ):
+        made = [record(n, home, bytes(size if n == 1 else 10)) for n in range(3)]
+        number, pack = PACK[codec]
+        packed = assembled(pack(b"".join(made), **how), 3, codec=number, at_ms=at_ms)
+        yield Packed(f"{name} {codec}", packed, ("too_large",), 3)
 
 
 def mutations(seed: int, n: int, at_ms: int) -> Iterator[tuple[bytes, bytes]]:

@@ -252,27 +252,26 @@ def test_the_position_names_where_days_begin_and_how_long_they_are_kept(partitio
     assert (written.timezone, written.days_kept) == ("Europe/Berlin", 30)
 
 
-def test_the_witness_is_the_last_record_that_was_handed_over_whatever_became_of_it(partition):
+def test_the_witness_is_kept_until_there_is_another(partition):
     state = partition()
-    taken = state.apply([encode(event())], [b"l"], [T], 5)
-    assert position(taken).witness == Witness.of(4, T, b"l", encode(event()))
-    apply(state, event(event_id="f"), b"{", end=20)
-    assert state.written.witness == Witness.of(19, T, None, b"{")
-    away = encode(event(lead_id="2nd"))
-    state.apply([away], [b"2nd"], [T + 1], 30, last=25)  # and markers behind it
-    assert state.written.witness == Witness.of(25, T + 1, b"2nd", away)
+    first, second = (Witness.of(offset, T, b"l", b"value") for offset in (4, 20))
+    taken = state.apply([encode(event())], [b"l"], [T], 5, witness=first)
+    assert position(taken).witness == first
+    assert position(apply(state, event(event_id="f"))).witness == first
+    state.apply([encode(event(event_id="g"))], [b"l"], [T], 30, witness=second)
+    assert state.written.witness == second
 
 
 def test_without_records_only_the_position_is_written_and_its_witness_stays(partition):
-    state = partition()
-    apply(state, event())
+    state, witness = partition(), Witness.of(0, T, None, encode(event()))
+    state.apply([encode(event())], [None], [T], 1, witness=witness)
     state.made_from("call-events", "id")
     effects = state.apply([], [], [], 44)
     expected = replace(state.written, offset=44, topic="call-events", topic_id="id")
     assert [key for key, _ in effects.funnel] == [POSITION_KEY]
     assert [key for key, _ in effects.leads] == [LEADS_POSITION_KEY]
     assert position(effects) == state.written == expected
-    assert (expected.witness.offset, expected.applied) == (0, 1)
+    assert (expected.witness, expected.applied) == (witness, 1)
 
 
 # The bound of a replay

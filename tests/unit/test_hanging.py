@@ -15,9 +15,8 @@ AT = "letters", 0
 class Reader:
     """Says where the topic begins and ends, and gives no record."""
 
-    def __init__(self, isolation_level, failure):
+    def __init__(self, isolation_level):
         self._end = 10 if isolation_level == "read_uncommitted" else 7
-        self._failure = failure
 
     async def beginning_offsets(self, partitions):
         return dict.fromkeys(partitions, 0)
@@ -31,16 +30,17 @@ class Reader:
     async def position(self, tp):
         return 0
 
-    async def getmany(self, timeout_ms):
-        raise self._failure
-
 
 def asked(monkeypatch, failure):
     @asynccontextmanager
     async def reader(client, isolation_level):
-        yield Reader(isolation_level, failure)
+        yield Reader(isolation_level)
+
+    async def fetch(reader, limit, seconds):
+        raise failure
 
     monkeypatch.setattr(hanging, "_reader", reader)
+    monkeypatch.setattr(hanging, "fetch", fetch)
 
     async def main():
         return await hanging.hanging({}, [AT]), await hanging.last({}, AT, len)

@@ -9,6 +9,7 @@ from msgspec.json import encode
 from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
+from agents.batches import LeftOut, Lump
 from agents.deadletter import CONNECTOR, OFFSET, DeadLetterLimits
 from agents.errors import Mended, Stalled, TablesWrong, TopicsWrong, WriteFailed
 from agents.exposition import engine_metrics
@@ -52,6 +53,7 @@ class Consumer:
         self.begins, self.ends = 0, 1_000
         self.open_since = None
         """Where a publisher's transaction begins that has not ended."""
+        self.damaged = False
         self.changelogs_end = 0
         self.partitions = PARTITIONS
         """Of the source, as it has heard."""
@@ -72,6 +74,9 @@ class Consumer:
 
     def stable_end(self, tp):
         return self.ends if self.open_since is None else self.open_since
+
+    def is_damaged(self, tp):
+        return self.damaged
 
     async def seek(self, tp, offset):
         self.sought.append((tp, offset))
@@ -467,6 +472,63 @@ async def test_who_hears_of_another_number_of_partitions_folds_nothing_at_all(wo
     assert (dials(worker), worker.ledger.written, worker.acked) == (0, [], [])
 
 
+def test_an_event_with_too_many_headers_is_sent_home_without_them():
+    async def main():
+        worker = Worker(home=4)
+        await worker.take_over()
+        await worker.take(batch(0, 1, headers=[[("trace", b"t"), ("large", b"x" * 2_000_000)]]))
+        ((_, records),) = worker.ledger.written
+        (((_, value), headers, _),) = records[SOURCE.topic, 4]
+        assert value == batch(0, 1).values[0]
+        assert [name for name, _ in headers] == ["trace", "callfunnel.left_out.headers", REROUTED]
+        await worker.ingest.close()
+
+    asyncio.run(main())
+
+
+def lump(first, last, records, reason="unreadable"):
+    return Lump(first, last, records, reason, "it ends before they do", T, 4, b"\x82SNA")
+
+
+@with_worker
+async def test_what_nobody_can_read_counts_as_so_many_refused_records(worker):
+    some = batch(0, 3, values=[b"{", *batch(1, 3).values])
+    some.end, some.lumps = 50, [lump(3, 49, 40)]
+    alone = batch(50, 60, offsets=[])
+    alone.lumps = [lump(50, 59, 10, "too_large")]
+    for one in (some, alone):
+        await worker.take(one)
+    assert worker.failures == []
+    assert worker.acked == [some, alone]
+    at = worker.state.written
+    assert (at.offset, at.applied, at.rejected) == (60, 2, 1 + 40 + 10)
+    letters = [dict(headers) for _, records in worker.ledger.written for _, headers, _ in records[DEAD, 0]]
+    assert [one[OFFSET] for one in letters] == [b"0", b"3", b"50"]
+    assert [one.get("callfunnel.records") for one in letters] == [None, b"40", b"10"]
+    assert worker.count("events_consumed", topic=SOURCE.topic, partition="0") == 3 + 40 + 10
+    assert worker.count("events_rejected", reason="unreadable") == 40
+    assert worker.count("events_rejected", reason="too_large") == 10
+    await worker.take(alone)
+    assert worker.count("events_replayed") == 10
+    assert len(worker.ledger.written) == 2
+
+
+@with_worker
+async def test_a_bomb_is_in_no_transaction_with_what_is_none(worker):
+    before, bomb, behind = batch(0, 2), batch(2, 4), batch(4, 6)
+    bomb.in_bomb = True
+    assert not before.goes_on(bomb)
+    assert not bomb.goes_on(behind)
+    bomb.lumps = [lump(2, 2, 1), lump(3, 3, 1)]
+    bomb.left_out = {1: LeftOut(value=9)}
+    rest = bomb.since(3)
+    assert (rest.in_bomb, rest.lumps, rest.left_out) == (True, [lump(3, 3, 1)], {0: LeftOut(value=9)})
+    behind.in_bomb = True
+    assert bomb.goes_on(behind)
+    whole = behind.joined([bomb])
+    assert (whole.in_bomb, whole.lumps, whole.left_out) == (True, bomb.lumps, {3: LeftOut(value=9)})
+
+
 # Taking over
 
 
@@ -740,6 +802,26 @@ async def test_only_work_without_progress_is_a_stall(worker):
     worker.consumer.open_since = None
     await worker.ingest.fence({SOURCE})
     assert worker.ingest.stalled(now + 999, seconds=60) is None
+
+
+@with_worker
+async def test_what_is_damaged_on_the_broker_is_no_stall_of_the_worker(worker):
+    now = worker.ingest.lanes[0].progress_at
+    worker.consumer.damaged = True
+    assert worker.ingest.stalled(now + 100, seconds=60) is None
+    worker.consumer.damaged = False
+    assert worker.ingest.stalled(now + 150, seconds=60) is None
+    assert worker.ingest.stalled(now + 161, seconds=60)
+
+
+@with_worker
+async def test_a_large_record_that_is_being_skipped_is_progress(worker):
+    lane = worker.ingest.lanes[0]
+    lane.progress_at -= 100
+    assert worker.ingest.stalled(lane.progress_at + 100, seconds=60)
+    worker.ingest.reads_on(0)
+    worker.ingest.reads_on(7)  # another's by now
+    assert worker.ingest.stalled(lane.progress_at + 50, seconds=60) is None
 
 
 @with_worker

@@ -1,0 +1,141 @@
+"""Unpacks what publishers compressed, piece by piece: a few kilobytes may stand for gigabytes.
+
+The law: no more is held than a piece and what the format itself looks back at. A size that a format declares
+is checked before anything is allocated for it.
+"""
+
+import zlib
+from collections.abc import Callable, Iterator
+from struct import unpack_from
+
+import cramjam
+import zstandard
+from lz4.frame import LZ4FrameDecompressor
+
+PIECE_BYTES = 1 << 20
+LARGEST_BYTES = 32 << 20
+"""Of what can only be unpacked whole: a block of snappy, and zstd that looks back farther than most."""
+
+_FEED_BYTES = 1 << 18
+"""What a decompressor gets at a time: it copies what it has not used yet."""
+
+_WINDOW_BYTES = 8 << 20
+"""How far zstd looks back up to level 19, and what a decoder holds for as long as it is not at the end."""
+
+_WINDOW_AT_MOST = 128 << 20
+_XERIAL = b"\x82SNAPPY\0\0\0\0\1\0\0\0\1"
+
+
+class Unreadable(Exception):
+    """The bytes are not what they should be; the message says how."""
+
+
+class TooLarge(Unreadable):
+    """The bytes unpack to more than can be held, and the format has no smaller pieces."""
+
+
+ERRORS = (Unreadable, zlib.error, RuntimeError, zstandard.ZstdError, cramjam.DecompressionError)
+"""What is raised by damaged bytes: that of lz4 has no name of its own."""
+
+
+def unpack(codec: int, packed: memoryview) -> Iterator[bytes]:
+    """This function gives what the bytes unpack to, in pieces; `codec` is a number of Kafka's record format.
+
+    Asking for the next piece raises one of `ERRORS` where the bytes are damaged.
+    """
+    size = min(max(len(packed) * 8, 1 << 14), PIECE_BYTES)  # of the first piece, mostly the only one
+    return _CODECS.get(codec, _unknown)(packed, size)
+
+
+def _unknown(packed: memoryview, size: int) -> Iterator[bytes]:
+    raise Unreadable("its compression is not known")
+    yield
+
+
+def _gzip(packed: memoryview, size: int) -> Iterator[bytes]:
+    member = None
+    for at in range(0, len(packed), _FEED_BYTES):
+        rest = bytes(packed[at : at + _FEED_BYTES])
+        while rest := rest if member else rest.lstrip(b"\0"):  # zeros may fill the space between members
+            member = member or zlib.decompressobj(wbits=31)
+            piece = member.decompress(rest, size)
+            while piece:
+                yield piece
+                size = PIECE_BYTES
+                piece = b"" if member.unconsumed_tail or member.eof else member.decompress(b"", size)
+            if member.eof:
+                rest, member = member.unused_data, None
+            else:
+                rest = member.unconsumed_tail
+    if member:
+        raise Unreadable("gzip ends in the middle")
+
+
+def _lz4(packed: memoryview, size: int) -> Iterator[bytes]:
+    frame = LZ4FrameDecompressor()
+    for at in range(0, len(packed), _FEED_BYTES):
+        rest = bytes(packed[at : at + _FEED_BYTES])
+        while not frame.eof and (piece := frame.decompress(rest, size)):
+            yield piece
+            rest, size = b"", PIECE_BYTES
+    if not frame.eof:
+        raise Unreadable("lz4 ends in the middle")
+
+
+def _zstd(packed: memoryview, size: int) -> Iterator[bytes]:
+    window = zstandard.get_frame_parameters(packed).window_size
+    if window <= _WINDOW_BYTES:
+        yield from _zstd_pieces(packed, size, _WINDOW_BYTES)
+        return
+    pieces, total = [], 0
+    for piece in _zstd_pieces(packed, size, _WINDOW_AT_MOST):
+        pieces.append(piece)
+        total += len(piece)
+        if total > LARGEST_BYTES:
+            raise TooLarge(f"zstd with a window of {window} bytes unpacks to more than {LARGEST_BYTES} bytes")
+    yield from pieces
+
+
+_idle: dict[int, list[zstandard.ZstdDecompressor]] = {_WINDOW_BYTES: [], _WINDOW_AT_MOST: []}
+"""By window: those that are at the end of what they had. To make one takes longer than a small batch."""
+
+
+def _zstd_pieces(packed: memoryview, size: int, window: int) -> Iterator[bytes]:
+    idle = _idle[window]
+    decompressor = idle.pop() if idle else zstandard.ZstdDecompressor(max_window_size=window)
+    reader = decompressor.stream_reader(packed, read_across_frames=True)
+    while piece := reader.read(size):
+        yield piece
+        size = PIECE_BYTES
+    idle.append(decompressor)
+
+
+def _snappy(packed: memoryview, size: int) -> Iterator[bytes]:
+    if packed[: len(_XERIAL)] != _XERIAL:
+        yield _snappy_block(packed)
+        return
+    at = len(_XERIAL)
+    while at < len(packed):
+        length = unpack_from(">i", packed, at)[0] if at + 4 <= len(packed) else -1
+        block = packed[at + 4 : at + 4 + length]
+        if len(block) != length:
+            raise Unreadable("snappy ends in the middle")
+        yield _snappy_block(block)
+        at += 4 + length
+
+
+def _snappy_block(block: memoryview) -> bytes:
+    declared = shift = 0
+    for byte in block[:5]:
+        declared |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            break
+    if declared > LARGEST_BYTES:
+        raise TooLarge(
+            f"a block of snappy declares {declared} bytes, and at most {LARGEST_BYTES} are unpacked"
+        )
+    return bytes(cramjam.snappy.decompress_raw(block))
+
+
+_CODECS: dict[int, Callable[[memoryview, int], Iterator[bytes]]] = {1: _gzip, 2: _snappy, 3: _lz4, 4: _zstd}
