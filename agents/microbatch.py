@@ -15,8 +15,8 @@ from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult
 from aiokafka.errors import ConsumerStoppedError
 
 from agents.batches import HEADER_BYTES, Damaged, Headers, LeftOut, Lump, Portion, Record
-from schemas.rows import Witness
 from agents.errors import TablesWrong, TopicsWrong
+from schemas.rows import Witness
 
 LOOK_AGAIN_SECONDS = 0.1
 """How long a fetch waits before it looks anew at what it may take: partitions are resumed amid it."""
