@@ -39,7 +39,7 @@ def asked(monkeypatch, failure):
     async def fetch(reader, limit, seconds):
         raise failure
 
-    monkeypatch.setattr(hanging, "_reader", reader)
+    monkeypatch.setattr(hanging, "new_reader", reader)
     monkeypatch.setattr(hanging, "fetch", fetch)
 
     async def main():

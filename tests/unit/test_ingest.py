@@ -472,18 +472,16 @@ async def test_who_hears_of_another_number_of_partitions_folds_nothing_at_all(wo
     assert (dials(worker), worker.ledger.written, worker.acked) == (0, [], [])
 
 
-def test_an_event_with_too_many_headers_is_sent_home_without_them():
-    async def main():
-        worker = Worker(home=4)
-        await worker.take_over()
-        await worker.take(batch(0, 1, headers=[[("trace", b"t"), ("large", b"x" * 2_000_000)]]))
-        ((_, records),) = worker.ledger.written
-        (((_, value), headers, _),) = records[SOURCE.topic, 4]
-        assert value == batch(0, 1).values[0]
-        assert [name for name, _ in headers] == ["trace", "callfunnel.left_out.headers", REROUTED]
-        await worker.ingest.close()
-
-    asyncio.run(main())
+@with_worker
+async def test_an_event_with_too_many_headers_is_sent_home_without_them_and_with_its_marks(worker):
+    value = dial(THERE[0])
+    headers = [("trace", b"t"), ("large", b"x" * 2_000_000), (REROUTED, b"other crc32 8")]
+    await worker.take(batch(0, 1, values=[value], headers=[headers]))
+    ((_, records),) = worker.ledger.written
+    home_of = {at: sent for at, sent in records.items() if at[0] == SOURCE.topic}
+    ((((_, sent), its, _),),) = home_of.values()
+    assert sent == value
+    assert [name for name, _ in its] == [REROUTED, "trace", "callfunnel.left_out.headers", REROUTED]
 
 
 def lump(first, last, records, reason="unreadable"):
