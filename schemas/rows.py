@@ -36,6 +36,10 @@ class Position(msgspec.Struct, frozen=True):
     duplicates: int = 0
     rejected: int = 0
     rerouted: int = 0
+    lost: int = 0
+    """Offsets that were gone before they could be read; at most so many records are missing."""
+    lost_at_ms: int = 0
+    """When that was last found, Unix milliseconds; 0: never, or written before this was kept."""
 
 
 _encode = msgspec.json.Encoder().encode

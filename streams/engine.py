@@ -7,6 +7,8 @@ whoever calls it writes all of it, in one transaction, or ends the process.
 
 from collections.abc import Mapping, Sequence
 
+from msgspec.structs import replace
+
 from schemas.codec import Decoder
 from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, decode_position, encode_position
 from streams.partitioning import Homes
@@ -28,7 +30,7 @@ class Partition:
         self.offset: int | None = None
         """The next source offset to apply; None before the first batch was ever written."""
         self.written = Position(offset=0, watermark_ms=-1, fold=fold.id)
-        """The position record as it was last made."""
+        """The position record as it was last made, and what was lost since."""
         self.tables = tables(fold, decoder)
         self._fold_id = fold.id
         self._homes = homes
@@ -65,6 +67,12 @@ class Partition:
         self.offset = positions[0].offset
         self.tables.restore(funnel, leads)
 
+    def lose(self, until: int, now_ms: int) -> None:
+        """Go on at source offset `until`: what lies before it was gone at `now_ms`."""
+        lost = self.written.lost + until - (self.offset or 0)
+        self.written = replace(self.written, lost=lost, lost_at_ms=now_ms)
+        self.offset = until
+
     def apply(
         self,
         values: Sequence[bytes | None],
@@ -84,10 +92,10 @@ class Partition:
         effects = self.tables.add(verdicts, keys, timestamps, rerouted, away, before.watermark_ms)
         rejected, foreign, duplicates = len(effects.rejected), len(effects.foreign), effects.duplicates
         self.offset = end
-        self.written = Position(
+        self.written = replace(
+            before,
             offset=end,
             watermark_ms=effects.watermark_ms,
-            fold=self._fold_id,
             applied=before.applied + len(values) - rejected - foreign - duplicates,
             duplicates=before.duplicates + duplicates,
             rejected=before.rejected + rejected,

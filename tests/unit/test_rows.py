@@ -41,15 +41,20 @@ def test_what_is_no_row_is_refused(data):
 
 
 def test_a_position_says_how_far_the_rows_go():
-    position = Position(offset=12, watermark_ms=34, fold="f", applied=5, duplicates=4, rejected=2, rerouted=1)
+    position = Position(
+        offset=12, watermark_ms=34, fold="f", applied=5, duplicates=4, rejected=2, rerouted=1, lost=3,
+        lost_at_ms=56,
+    )  # fmt: skip
     assert encode_position(position) == (
-        b'{"offset":12,"watermark_ms":34,"fold":"f","applied":5,"duplicates":4,"rejected":2,"rerouted":1}'
+        b'{"offset":12,"watermark_ms":34,"fold":"f","applied":5,"duplicates":4,"rejected":2,"rerouted":1,'
+        b'"lost":3,"lost_at_ms":56}'
     )
     assert decode_position(encode_position(position)) == position
 
 
 def test_a_position_without_counts_has_counted_nothing():
-    assert decode_position(b'{"offset":1,"watermark_ms":-1,"fold":"f"}').applied == 0
+    position = decode_position(b'{"offset":1,"watermark_ms":-1,"fold":"f"}')
+    assert (position.applied, position.lost, position.lost_at_ms) == (0, 0, 0)
 
 
 def test_the_position_keys_are_neither_rows_nor_leads():
