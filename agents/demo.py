@@ -110,7 +110,7 @@ def _run(options: Options, console: Console, stack: ExitStack) -> int:
         stack.callback(_delete_topics, settings)
     topics.create(settings)
     view = View.of(settings)
-    exposition = Exposition.of(settings, lambda: view.snapshot, new_registry())
+    exposition = Exposition.of(settings, view, new_registry())
     pages = Pages(
         settings.http_host, settings.http_port, view=view, exposition=exposition, not_ready=view.not_ready
     )
@@ -237,7 +237,7 @@ def _settle(view: View, workers: Workers, events: int, console: Console) -> None
             workers.tend()
             if view.failure is not None:
                 raise view.failure
-            now_done = sum(view.snapshot.offsets.values()) if view.snapshot else 0
+            now_done = sum(its.offset for its in view.snapshot.positions.values()) if view.snapshot else 0
             if now_done != done:
                 done, moved = now_done, time.monotonic()
                 progress.update(task, completed=done)
@@ -327,7 +327,9 @@ def _shortened(differences: list[str]) -> list[str]:
 def _show(settings: Settings, view: View, events: int, seconds: float, workers: Workers, url: str) -> None:
     assert view.snapshot is not None
     out = Console()
-    out.print(funnel_table(funnel_document(view.snapshot, now_s=view.now_s, window="all")))
+    out.print(
+        funnel_table(funnel_document(view.snapshot, now_s=view.now_s, delay_s=view.delay_s, window="all"))
+    )
     pids = " ".join(str(process.pid) for process in workers.processes.values())
     engines = " ".join(f"http://{settings.http_host}:{port}/metrics" for port in workers.ports.values())
     out.print(

@@ -46,6 +46,10 @@ class Lane:
         self.task: asyncio.Task[None] | None = None
         self.progress_at = time.monotonic()
         self.seeks = 0
+        self.durable: int | None = None
+        """Up to which source offset the tables are written; `state` is ahead of it during a transaction."""
+        self.owes = False
+        """Whether the loss of records is not in the tables yet."""
         self.waiting: deque[EventT] = deque()
         self._most_records = most_records
         self._changed = asyncio.Condition()
@@ -127,6 +131,7 @@ class Ingest:
         self._is_ready = False
         self._metrics.rebalances.inc()
         self._metrics.consumer_lag.clear()
+        self._metrics.partitions.labels("active").set(0)
         own = {tp.partition for tp in assigned if tp.topic == self._source}
         for partition in self.lanes.keys() - own:
             lane = self.lanes.pop(partition)
@@ -208,6 +213,7 @@ class Ingest:
                 except Mismatch as error:
                     raise TablesWrong(str(error)) from error
                 lane = self.lanes[tp.partition] = Lane(state, self._batch_events)
+                self._metrics.own(*tp)
                 lane.task = asyncio.create_task(self._run(lane), name=f"lane-{tp.partition}")
             offset = lane.state.offset
             if offset is None:
@@ -216,6 +222,9 @@ class Ingest:
             self._check_end(lane, ends[tp])
             if offset < earliest[tp]:
                 self._accept_hole(lane, earliest[tp])
+        for lane in self.lanes.values():
+            if lane.durable is None:
+                lane.durable = lane.state.offset
         failpoints.hit("taken-over")
         return {tp: self.lanes[tp.partition].state.offset for tp in source}  # type: ignore[misc]
 
@@ -266,16 +275,16 @@ class Ingest:
         return sum(len(its.funnel) for its in tables), sum(len(its.leads) for its in tables)
 
     def lags(self) -> Mapping[TP, int]:
-        """Records behind the end of each owned source partition, as far as this worker has heard."""
-        return self._behind(self._app.consumer.highwater)
+        """Records behind the end of each owned source partition; those are left out of which nobody knows."""
+        return self._behind(self._app.answers.end) if self._is_ready else {}
 
     def _behind(self, end_of: Callable[[TP], int | None]) -> Mapping[TP, int]:
         behind = {}
         for partition, lane in self.lanes.items():
             tp = TP(self._source, partition)
             end = end_of(tp)
-            if end is not None and lane.state.offset is not None:
-                behind[tp] = max(0, end - lane.state.offset)
+            if end is not None and lane.durable is not None:
+                behind[tp] = max(0, end - lane.durable)
         return behind
 
     def stalled(self, now: float, seconds: float) -> str | None:
@@ -303,6 +312,9 @@ class Ingest:
 
     async def _run(self, lane: Lane) -> None:
         try:
+            if lane.owes:  # the next event may come late, or never
+                end, number = lane.state.offset, lane.state.number
+                await self._write(lane, MicroBatch(self._source, number, end, end, 0))  # type: ignore[arg-type]
             while True:
                 events = await lane.get()
                 first, *following = [event.value for event in events]
@@ -334,9 +346,13 @@ class Ingest:
             whole = len(batch)
             batch = batch.since(state.offset)  # type: ignore[arg-type]
             self._metrics.events_replayed.inc(whole - len(batch))
-        if not batch.values:
-            state.offset = batch.end
-            return True
+        await self._write(lane, batch)
+        return True
+
+    async def _write(self, lane: Lane, batch: MicroBatch) -> None:
+        """Fold a batch and write it. A batch without records is written too: it moves the position over
+        transaction markers, which a view would otherwise take for records that wait to be counted."""
+        state = lane.state
         started = time.perf_counter()
         rerouted = None
         if any(batch.headers):
@@ -348,9 +364,9 @@ class Ingest:
         written = await self._ledger.write(batch.partition, self._records(batch, effects))
         for table in (self._funnel, self._leads):
             table.rows.wrote(batch.partition, written[table.changelog_topic_name, batch.partition])
+        lane.durable, lane.owes = batch.end, False
         lane.progress_at = time.monotonic()
         self._observe(batch, effects, time.perf_counter() - started)
-        return True
 
     async def _continuing(self, lane: Lane, batch: MicroBatch) -> MicroBatch | None:
         """The batch, when it does not leave a hole behind the state; else None, after seeking back."""
@@ -391,7 +407,8 @@ class Ingest:
             "%s/%s: offsets %s to %s are gone from the topic (retention): at most %s events were not counted",
             *(self._source, lane.state.number, lane.state.offset, earliest - 1, missing),
         )
-        lane.state.offset = earliest
+        lane.state.lose(earliest, int(time.time() * 1000))
+        lane.owes = True
 
     def _records(self, batch: MicroBatch, effects: Effects) -> dict[At, Iterable[Record]]:
         number = batch.partition
@@ -422,4 +439,5 @@ class Ingest:
         metrics.events_rerouted.inc(len(effects.foreign))
         metrics.batch_events.observe(len(batch))
         metrics.batch_seconds.observe(seconds)
-        metrics.event_delay_seconds.observe(max(0.0, time.time() - batch.timestamps[-1] / 1000))
+        if batch.timestamps:
+            metrics.event_delay_seconds.observe(max(0.0, time.time() - batch.timestamps[-1] / 1000))

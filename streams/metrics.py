@@ -1,15 +1,45 @@
 """Every metric, declared once: exposition, dashboards, alerts, documentation and tests read this list.
 
 The law: every rate can be derived from an exported numerator and denominator of the same view, and no label
-ever holds a lead, a phone number or free text.
+ever holds a lead, a phone number or free text. `increase()` sees nothing of a counter's first value, so a
+counter whose label values are known beforehand is there, at 0, before it counts anything.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import ge, gt
 from typing import Literal
 
+from schemas.codec import REASONS
+from schemas.events import STAGES
 from streams.columns import RESPONSE_BOUNDS_SECONDS
+from streams.windows import AGES, WINDOWS
+
+OUTCOMES = ("applied", "duplicate", "rejected", "rerouted")
+"""What becomes of a record that is read: each has one outcome, for good."""
+
+CLOSED: Mapping[str, tuple[str, ...]] = {
+    "funnel_stage": STAGES,
+    "window": WINDOWS,
+    "clock": ("attempt", "connect"),
+    "age": AGES,
+    "reason": tuple(REASONS),
+    "outcome": OUTCOMES,
+    "table": ("funnel", "leads"),
+}
+"""Labels whose values are known beforehand; the values of `state` are each metric's own."""
+
+OWNED = ("topic", "partition")
+"""Labels whose values are known from the moment when a worker takes a partition over."""
+
+OPEN: Mapping[str, str] = {
+    "campaign": "an event names it: a gauge tells that it is new",
+    "source": "an event names it: a gauge tells that it is new",
+    "team": "an event names it",
+    "agent": "an event names it",
+    "location": "an event names it",
+}
+"""Labels whose values nobody knows beforehand, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +53,14 @@ class Metric:
     unit: str = ""
     where: Literal["view", "worker"] = "view"
     buckets: tuple[float, ...] = ()
+    states: tuple[str, ...] = ()
+    """The values of its label `state`."""
+
+    @property
+    def values(self) -> Mapping[str, tuple[str, ...]]:
+        """Its labels whose values are known beforehand, with these."""
+        known = {**CLOSED, "state": self.states}
+        return {label: known[label] for label in self.labels if label in known}
 
 
 def _worker(
@@ -32,8 +70,9 @@ def _worker(
     labels: tuple[str, ...] = (),
     unit: str = "",
     buckets: tuple[float, ...] = (),
+    states: tuple[str, ...] = (),
 ) -> Metric:
-    return Metric(f"callfunnel_worker_{name}", type_, help_, labels, unit, "worker", buckets)
+    return Metric(f"callfunnel_worker_{name}", type_, help_, labels, unit, "worker", buckets, states)
 
 
 _SEGMENT = ("funnel_stage", "campaign", "source")
@@ -157,12 +196,69 @@ CATALOGUE: tuple[Metric, ...] = (
         ("campaign",),
         "seconds",
     ),
-    # The view itself.
+    # What became of the source, as the positions in the tables say: no restart sets it back.
     Metric(
         "callfunnel_watermark_timestamp_seconds",
         "gauge",
         "Event time of the newest event of a source partition.",
         ("partition",),
+        "seconds",
+    ),
+    Metric(
+        "callfunnel_source_records_total",
+        "counter",
+        "Records read of the source since the tables were begun, by what became of them.",
+        ("partition", "outcome"),
+        "records",
+    ),
+    Metric(
+        "callfunnel_source_lost_records",
+        "gauge",
+        "Offsets of the source that were gone before they could be read, since the tables were begun.",
+        ("partition",),
+        "records",
+    ),
+    Metric(
+        "callfunnel_source_loss_timestamp_seconds",
+        "gauge",
+        "When a worker last found that offsets were gone before they could be read; absent while none were.",
+        ("partition",),
+        "seconds",
+    ),
+    # The view itself: these are there whether it is current or not.
+    Metric(
+        "callfunnel_view_state",
+        "gauge",
+        "1 for the state that the view is in, 0 for the others; business series exist while it is current.",
+        ("state",),
+        states=("connecting", "catching_up", "current", "stale", "failed"),
+    ),
+    Metric(
+        "callfunnel_view_lag_records",
+        "gauge",
+        "Records of the changelog that the view has not read; absent while nobody knows.",
+        (),
+        "records",
+    ),
+    Metric(
+        "callfunnel_view_source_lag_records",
+        "gauge",
+        "Records of a source partition that are not in the numbers yet; absent while nobody knows.",
+        ("partition",),
+        "records",
+    ),
+    Metric(
+        "callfunnel_view_snapshot_timestamp_seconds",
+        "gauge",
+        "Up to when the newest numbers are complete: what had arrived by then is in them.",
+        (),
+        "seconds",
+    ),
+    Metric(
+        "callfunnel_view_broker_answer_timestamp_seconds",
+        "gauge",
+        "When a broker last answered the view.",
+        (),
         "seconds",
     ),
     Metric("callfunnel_view_rows", "gauge", "Rows held of the funnel table.", (), "rows"),
@@ -179,6 +275,16 @@ CATALOGUE: tuple[Metric, ...] = (
         "callfunnel_view_render_seconds", "gauge", "Time the last rendering of a scrape took.", (), "seconds"
     ),
     # The engine.
+    _worker(
+        "ready", "gauge", "1 while this worker folds its partitions, 0 while something keeps it from it."
+    ),
+    _worker(
+        "broker_answer_timestamp_seconds",
+        "gauge",
+        "When a broker last answered this worker.",
+        (),
+        "seconds",
+    ),
     _worker(
         "events_consumed_total", "counter", "Records read from the source.", ("topic", "partition"), "events"
     ),
@@ -247,16 +353,17 @@ CATALOGUE: tuple[Metric, ...] = (
     _worker(
         "consumer_lag",
         "gauge",
-        "Records of the source not yet in the tables.",
+        "Records of the source not yet in the tables; absent while nobody knows.",
         ("topic", "partition"),
         "events",
     ),
     _worker(
         "partitions",
         "gauge",
-        "Partitions of this worker: active, recovering or standby.",
+        "Partitions of this worker: active or recovering.",
         ("state",),
         "partitions",
+        states=("active", "recovering"),
     ),
     _worker("rebalances_total", "counter", "Times this worker's partitions changed.", (), "rebalances"),
     _worker(
