@@ -161,6 +161,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     stall_seconds: Annotated[
         PositiveSeconds, _doc("a worker that has lag and makes no progress for this long ends itself")
     ] = 60.0
+    stale_seconds: Annotated[
+        float,
+        Meta(ge=3, le=86_400),
+        _doc(
+            "a process that no broker has answered for this long is not ready, and numbers that are complete "
+            "up to a moment this long ago are behind"
+        ),
+    ] = 15.0
     dlq_max_share: Annotated[
         float,
         Meta(ge=0, le=1),

@@ -112,7 +112,7 @@ def _run(options: Options, console: Console, stack: ExitStack) -> int:
         stack.callback(_delete_topics, settings)
     topics.create(settings)
     view = View.of(settings)
-    exposition = Exposition.of(settings, lambda: view.snapshot, new_registry())
+    exposition = Exposition.of(settings, view, new_registry())
     pages = Pages.of(settings, view=view, exposition=exposition, not_ready=view.not_ready)
     if not options.once:
         pages.start()
@@ -240,7 +240,7 @@ def _settle(view: View, workers: Workers, events: int, console: Console) -> None
             workers.tend()
             if view.failure is not None:
                 raise view.failure
-            now_done = sum(view.snapshot.offsets.values()) if view.snapshot else 0
+            now_done = sum(its.offset for its in view.snapshot.positions.values()) if view.snapshot else 0
             if now_done != done:
                 done, moved = now_done, time.monotonic()
                 progress.update(task, completed=done)
@@ -337,7 +337,8 @@ def _tell_addresses(settings: Settings, workers: Workers, url: str) -> None:
 def _show(view: View, events: int, seconds: float, url: str) -> None:
     assert view.snapshot is not None
     out = Console()
-    out.print(funnel_table(funnel_document(view.snapshot, now_s=view.now_s, window="all")))
+    document = funnel_document(view.snapshot, now_s=view.now_s, delay_s=view.delay_s, window="all")
+    out.print(funnel_table(document))
     out.print(
         f"\n{events:,} events of a real campaign, published and folded in {seconds:.0f} s. "
         f"Now a live floor calls: {url}",

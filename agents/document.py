@@ -22,11 +22,18 @@ class NoSuchSegmentError(LookupError):
 
 
 def funnel_document(
-    at: Snapshot, *, now_s: int, window: str = "1h", campaign: str | None = None, source: str | None = None
+    at: Snapshot,
+    *,
+    now_s: int,
+    delay_s: float | None,
+    window: str = "1h",
+    campaign: str | None = None,
+    source: str | None = None,
 ) -> dict[str, Any]:
     """The funnel of a window (`5m`, `1h`, `1d`, `today` or `all`), of one campaign or source or of all.
 
-    Times are Unix seconds. Raises NoSuchSegmentError.
+    Times are Unix seconds: the numbers are those of `now_s`, the newest event happened `delay_s` ago. Raises
+    NoSuchSegmentError.
     """
     totals = at.windows["all"][SEGMENT]
     for place, (name, wanted) in enumerate((("campaign", campaign), ("source", source))):
@@ -44,7 +51,6 @@ def funnel_document(
     of_any = _add(columns for row, columns in segments.items() if row in possible)
     due, met = (sum(at.due[window][row][n] for row in chosen if row in at.due[window]) for n in (0, 1))
     uncalled = [found for row, found in at.uncalled.items() if row in chosen]
-    newest_ms = max([0, *at.watermarks_ms.values()])  # -1: that partition has no event yet
 
     def events(stage: str) -> int:
         return columns.get(f"events_{stage}", 0)
@@ -67,9 +73,12 @@ def funnel_document(
         "sources": sorted({row[1] for row in totals}),
         "now_timestamp_seconds": now_s,
         "watermark": {
-            "timestamp_seconds": newest_ms / 1000 if newest_ms else None,
-            "delay_seconds": max(0.0, now_s - newest_ms / 1000) if newest_ms else None,
-            "partitions": {str(partition): ms / 1000 for partition, ms in sorted(at.watermarks_ms.items())},
+            "timestamp_seconds": at.newest_ms / 1000 if at.newest_ms else None,
+            "delay_seconds": delay_s,
+            "partitions": {
+                str(partition): at.positions[partition].watermark_ms / 1000
+                for partition in sorted(at.positions)
+            },
         },
         "stages": [{"stage": stage, "events": events(stage), "leads": leads(stage)} for stage in STAGES],
         "ratios": [

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate, chain, islice, repeat
+from itertools import accumulate, chain, islice, product, repeat
 from operator import add
 from types import SimpleNamespace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -24,11 +24,11 @@ from prometheus_client.utils import floatToGoString
 
 from agents.config import Settings
 from agents.connection import read_secret
-from agents.view import LOCATION, PERSON, SEGMENT, Snapshot
+from agents.view import LOCATION, PERSON, SEGMENT, Snapshot, Standing, View
 from schemas.events import NONE, STAGES
 from schemas.rows import Columns
 from streams.columns import BINS
-from streams.metrics import BY_NAME, CATALOGUE, Metric
+from streams.metrics import BY_NAME, CATALOGUE, OUTCOMES, OWNED, Metric
 from streams.windows import AGES, WINDOWS, Dimensions
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -54,15 +54,39 @@ def new_registry() -> CollectorRegistry:
     return registry
 
 
-def engine_metrics(registry: CollectorRegistry) -> SimpleNamespace:
+class EngineMetrics(SimpleNamespace):
     """The worker's metrics of the catalogue: `callfunnel_worker_events_late_total` is `.events_late`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: dict[str, set[Labels]] = {}
+
+    def own(self, topic: str, partition: int) -> None:
+        """Create the counters of a partition at 0, before anything of it is counted."""
+        place = {"topic": topic, "partition": str(partition)}
+        for metric in CATALOGUE:
+            if metric.where == "worker" and metric.type == "counter" and {*metric.labels} & {*OWNED}:
+                vars(self)[_short(metric)].labels(**{label: place[label] for label in metric.labels})
+
+    def tell(self, gauge: str, values: Mapping[Labels, float]) -> None:
+        """Make these the series of a gauge, and remove its others."""
+        series = vars(self)[gauge]
+        for labels in self._told.get(gauge, set()) - values.keys():
+            series.remove(*labels)
+        for labels, value in values.items():
+            series.labels(*labels).set(value)
+        self._told[gauge] = set(values)
+
+
+def engine_metrics(registry: CollectorRegistry) -> EngineMetrics:
+    """The metrics of a worker, each with the series that are known beforehand."""
     kinds = {
         "counter": prometheus_client.Counter,
         "gauge": prometheus_client.Gauge,
         "histogram": prometheus_client.Histogram,
         "info": prometheus_client.Info,
     }
-    metrics = SimpleNamespace()
+    metrics = EngineMetrics()
     for metric in CATALOGUE:
         if metric.where == "worker":
             more = {"buckets": metric.buckets} if metric.type == "histogram" else {}
@@ -71,8 +95,15 @@ def engine_metrics(registry: CollectorRegistry) -> SimpleNamespace:
             made = kinds[metric.type](
                 name, metric.help, labels, unit=_unit(metric), registry=registry, **more
             )
-            setattr(metrics, metric.name.removeprefix("callfunnel_worker_").removesuffix("_total"), made)
+            setattr(metrics, _short(metric), made)
+            if labels and labels == tuple(metric.values):
+                for values in product(*metric.values.values()):
+                    made.labels(*values)
     return metrics
+
+
+def _short(metric: Metric) -> str:
+    return metric.name.removeprefix("callfunnel_worker_").removesuffix("_total")
 
 
 def accepts_openmetrics(accept: str) -> bool:
@@ -143,6 +174,7 @@ _BY_WINDOW = tuple(Sample("", (("window", window),)) for window in WINDOWS)
 _BY_WINDOW_AND_STAGE = tuple(
     Sample("", (("funnel_stage", stage), ("window", window))) for window in WINDOWS for stage in STAGES
 )
+_BY_OUTCOME = tuple(Sample("_total", (("outcome", outcome),)) for outcome in OUTCOMES)
 _BY_AGE = tuple(Sample("", (("age", age),)) for age in AGES)
 _LE = tuple("+Inf" if name == "inf" else _go(float(name)) for name in BINS)
 
@@ -162,22 +194,23 @@ _WINDOW_RESPONSE = tuple(
 
 
 class Exposition:
-    """Renders the newest snapshot and the registry. Safe to call from any thread.
+    """Renders the numbers, how the view stands, and the registry. Safe to call from any thread.
 
+    While there are no numbers, no business family has a series. `standing` is `None` where there is no view.
     `series_limit` is the most series of a family; the label sets that come first stay, later ones are summed
     into `__other__`.
     """
 
     def __init__(
         self,
-        snapshot: Callable[[], Snapshot | None],
+        standing: Callable[[], Standing] | None,
         registry: CollectorRegistry,
         *,
         agent_label: Literal["id", "hashed", "off"] = "id",
         agent_key: bytes = b"",
         series_limit: int = 10_000,
     ) -> None:
-        self._snapshot = snapshot
+        self._standing = standing
         self._registry = registry
         self._person = agent_labels(agent_label, agent_key)
         self._person_names = ("team",) if agent_label == "off" else ("team", "agent")
@@ -191,12 +224,10 @@ class Exposition:
         self._render_seconds = 0.0
 
     @classmethod
-    def of(
-        cls, settings: Settings, snapshot: Callable[[], Snapshot | None], registry: CollectorRegistry
-    ) -> Self:
+    def of(cls, settings: Settings, view: View | None, registry: CollectorRegistry) -> Self:
         """The exposition as configured."""
         return cls(
-            snapshot,
+            view.standing if view else None,
             registry,
             agent_label=settings.agent_label,
             agent_key=(read_secret(settings, "agent_label_key_file") or "").encode(),
@@ -224,14 +255,17 @@ class Exposition:
             yield client
 
     def families(self) -> list[Family]:
-        """The families of the view, made once for each snapshot."""
-        snapshot = self._snapshot()
-        if snapshot is None:
+        """The families of the view: those of the numbers, made once for each snapshot, and its own."""
+        if self._standing is None:
             return []
+        standing = self._standing()
+        snapshot = standing.snapshot
         if snapshot is not self._of:
-            self._families = list(self._business(snapshot))
+            self._overflowed.clear()
+            self._families = list(self._business(snapshot)) if snapshot else []
             self._of = snapshot
-        return [*self._families, *self._own(snapshot)]
+        about_them = self._about(snapshot) if snapshot else ()
+        return [*self._families, *about_them, *self._own(standing)]
 
     def _business(self, at: Snapshot) -> Iterator[Family]:
         totals = at.windows["all"][SEGMENT]
@@ -295,24 +329,38 @@ class Exposition:
         name = "callfunnel_oldest_uncalled_lead_timestamp_seconds"
         yield self._family(name, campaign, _ONE, by(_campaign, oldest), min)
 
-        marks: dict[Labels, Values] = {
-            (str(partition),): (ms / 1000,) for partition, ms in sorted(at.watermarks_ms.items())
-        }
-        yield Family(BY_NAME["callfunnel_watermark_timestamp_seconds"], ("partition",), _ONE, marks)
+        positions = {(str(partition),): at.positions[partition] for partition in sorted(at.positions)}
+        yield _one(
+            "watermark_timestamp_seconds", {p: (its.watermark_ms / 1000,) for p, its in positions.items()}
+        )
+        yield Family(
+            BY_NAME["callfunnel_source_records_total"],
+            ("partition",),
+            _BY_OUTCOME,
+            {p: (its.applied, its.duplicates, its.rejected, its.rerouted) for p, its in positions.items()},
+        )
+        yield _one("source_lost_records", {p: (its.lost,) for p, its in positions.items()})
+        lost = {p: (its.lost_at_ms / 1000,) for p, its in positions.items() if its.lost_at_ms}
+        yield _one("source_loss_timestamp_seconds", lost)
 
-    def _own(self, at: Snapshot) -> Iterator[Family]:
-        def own(name: str, rows: Mapping[Labels, Values]) -> Family:
-            metric = BY_NAME[f"callfunnel_view_{name}"]
-            return Family(metric, metric.labels, _ONE, rows)
-
-        yield own("rows", {(): (at.rows,)})
+    def _about(self, at: Snapshot) -> Iterator[Family]:
+        yield _one("view_rows", {(): (at.rows,)})
         series: dict[Labels, Values] = {
             (family.metric.name,): (len(family.rows) * len(family.layout),) for family in self._families
         }
-        yield own("series", series)
-        yield own("series_limit", {(): (self._series_limit,)})
-        yield own("series_overflowed", {(name,): (n,) for name, n in self._overflowed.items()})
-        yield own("render_seconds", {(): (self._render_seconds,)})
+        yield _one("view_series", series)
+        yield _one("view_series_limit", {(): (self._series_limit,)})
+        yield _one("view_series_overflowed", {(name,): (n,) for name, n in self._overflowed.items()})
+        yield _one("view_render_seconds", {(): (self._render_seconds,)})
+
+    def _own(self, its: Standing) -> Iterator[Family]:
+        states = BY_NAME["callfunnel_view_state"].states
+        yield _one("view_state", {(state,): (float(state == its.state),) for state in states})
+        yield _one("view_lag_records", _known(its.lag))
+        lags: dict[Labels, Values] = {(str(n),): (its.source_lags[n],) for n in sorted(its.source_lags)}
+        yield _one("view_source_lag_records", lags)
+        yield _one("view_snapshot_timestamp_seconds", _known(its.complete_s))
+        yield _one("view_broker_answer_timestamp_seconds", _known(its.answered_s))
 
     def _family(
         self,
@@ -365,6 +413,16 @@ class Exposition:
                 ):
                     del templates[gone]
         return "".join(lines).encode()
+
+
+def _one(name: str, rows: Mapping[Any, Values]) -> Family:
+    """A family of one number for each row."""
+    metric = BY_NAME[f"callfunnel_{name}"]
+    return Family(metric, metric.labels, _ONE, rows)
+
+
+def _known(number: float | None) -> dict[Labels, Values]:
+    return {} if number is None else {(): (number,)}
 
 
 def _unit(metric: Metric) -> str:

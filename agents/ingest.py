@@ -52,6 +52,10 @@ class Lane:
         self.task: asyncio.Task[None] | None = None
         self.progress_at = time.monotonic()
         self.seeks = 0
+        self.durable: int | None = None
+        """Up to which source offset the tables are written; `state` is ahead of it during a transaction."""
+        self.owes = False
+        """Whether the loss of records is not in the tables yet."""
         self.waiting: deque[EventT] = deque()
         self._most_records = most_records
         self._changed = asyncio.Condition()
@@ -131,6 +135,7 @@ class Ingest:
         self._is_ready = False
         self._metrics.rebalances.inc()
         self._metrics.consumer_lag.clear()
+        self._metrics.partitions.labels("active").set(0)
         own = {tp.partition for tp in assigned if tp.topic == self._source}
         for partition in self.lanes.keys() - own:
             lane = self.lanes.pop(partition)
@@ -224,11 +229,15 @@ class Ingest:
                 state.made_from(self._source, topic_id)
                 knows_more = held[tp.partition] not in (None, state.written)
                 lane = self.lanes[tp.partition] = Lane(state, self._batch_events)
+                self._metrics.own(*tp)
                 lane.task = asyncio.create_task(self._run(lane, knows_more), name=f"lane-{tp.partition}")
             if lane.state.offset is None:
                 lane.state.offset = earliest[tp]
             elif lane.state.offset < earliest[tp]:
                 self._accept_hole(lane, earliest[tp])
+        for lane in self.lanes.values():
+            if lane.durable is None:
+                lane.durable = lane.state.offset
         self._tell_of(new, held)
         failpoints.hit("taken-over")
         return {tp: self.lanes[tp.partition].state.offset for tp in source}  # type: ignore[misc]
@@ -314,16 +323,16 @@ class Ingest:
         return sum(len(its.funnel) for its in tables), sum(len(its.leads) for its in tables)
 
     def lags(self) -> Mapping[TP, int]:
-        """Records behind the end of each owned source partition, as far as this worker has heard."""
-        return self._behind(self._app.consumer.highwater)
+        """Records behind the end of each owned source partition; those are left out of which nobody knows."""
+        return self._behind(self._app.answers.end) if self._is_ready else {}
 
     def _behind(self, end_of: Callable[[TP], int | None]) -> Mapping[TP, int]:
         behind = {}
         for partition, lane in self.lanes.items():
             tp = TP(self._source, partition)
             end = end_of(tp)
-            if end is not None and lane.state.offset is not None:
-                behind[tp] = max(0, end - lane.state.offset)
+            if end is not None and lane.durable is not None:
+                behind[tp] = max(0, end - lane.durable)
         return behind
 
     def stalled(self, now: float, seconds: float) -> str | None:
@@ -379,7 +388,7 @@ class Ingest:
         try:
             if lane.state.written.partitions == 0:
                 await self._look_for_strays(lane.state)
-            if knows_more:
+            if knows_more or lane.owes:
                 await self._write_down(lane)
             while True:
                 events = await lane.get()
@@ -404,6 +413,7 @@ class Ingest:
         state = lane.state
         effects = state.apply([], [], [], state.offset)  # type: ignore[arg-type]
         await asyncio.shield(self._write(state.number, self._rows(state.number, effects)))
+        lane.durable, lane.owes = state.offset, False
 
     async def _write(self, number: int, records: Mapping[At, Iterable[Record]]) -> None:
         written = await self._ledger.write(number, records)
@@ -426,9 +436,13 @@ class Ingest:
             whole = batch.records
             batch = batch.since(state.offset)  # type: ignore[arg-type]
             self._metrics.events_replayed.inc(whole - batch.records)
-        if not batch.values and not batch.lumps:
-            state.offset = batch.end
-            return True
+        await self._fold(lane, batch)
+        return True
+
+    async def _fold(self, lane: Lane, batch: MicroBatch) -> None:
+        """Fold a batch and write it. A batch without records is written too: it moves the position over
+        transaction markers, which a view would otherwise take for records that wait to be counted."""
+        state = lane.state
         started = time.perf_counter()
         await self._check_topic(lane)
         async with self._folding:
@@ -449,9 +463,9 @@ class Ingest:
         # That workers of different apps disagree is no publisher's fault.
         self._limits.check(len(batch), [i for i, why in effects.rejected if why != MISROUTED])
         await self._write(batch.partition, self._records(batch, effects))
+        lane.durable, lane.owes = batch.end, False
         lane.progress_at = time.monotonic()
         self._observe(batch, effects, time.perf_counter() - started)
-        return True
 
     async def _check_topic(self, lane: Lane) -> None:
         """What has come is of the topic that the tables are made from: asked after it came, ids say so."""
@@ -501,7 +515,8 @@ class Ingest:
             "%s/%s: offsets %s to %s are gone from the topic (retention): at most %s events were not counted",
             *(self._source, lane.state.number, lane.state.offset, earliest - 1, missing),
         )
-        lane.state.offset = earliest
+        lane.state.lose(earliest, int(time.time() * 1000))
+        lane.owes = True
 
     def _records(self, batch: MicroBatch, effects: Effects) -> dict[At, Iterable[Record]]:
         number = batch.partition

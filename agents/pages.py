@@ -1,8 +1,8 @@
 """The HTTP pages: metrics, health, the live funnel and its API, in a thread of their own.
 
-The law: no numbers before the view has caught up or after it failed, and a slow scrape delays nobody, neither
-other requests nor the worker. No client keeps another one out (`agents.listener`), and a page of another site
-reads nothing (`agents.hosts`). Only GET and HEAD exist; nothing here changes anything.
+The law: no numbers while the view is not current, but always those of the engine itself, and a slow scrape
+delays nobody, neither other requests nor the worker. No client keeps another one out (`agents.listener`), and
+a page of another site reads nothing (`agents.hosts`). Only GET and HEAD exist; nothing here changes anything.
 """
 
 import asyncio
@@ -186,9 +186,6 @@ class Pages:
             return await handler(request)
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        view = self._view
-        if view is not None and (view.failure is not None or not view.caught_up):
-            return _text(503, view.state)
         openmetrics = accepts_openmetrics(request.headers.get("Accept", ""))
         zipped = gzip_accepted(request.headers.get("Accept-Encoding", ""))
         rendering = self._rendering.get((openmetrics, zipped))
@@ -231,25 +228,30 @@ class Pages:
             return _json(
                 404, {"error": "no view in this process: ask a worker that has one, or `callfunnel view`"}
             )
-        snapshot = view.snapshot
-        if snapshot is None or view.failure is not None:
-            return _json(503, {"error": view.state})
+        standing = view.standing()
+        if standing.snapshot is None:
+            return _json(503, {"state": standing.verdict, "error": standing.reason})
         try:
             document = funnel_document(
-                snapshot,
+                standing.snapshot,
                 now_s=view.now_s,
+                delay_s=view.delay_s,
                 window=window,
                 campaign=asked.get("campaign"),
                 source=asked.get("source"),
             )
         except NoSuchSegmentError as error:
             return _json(404, {"error": str(error)})
-        waits_for = self._not_ready() or view.state
-        return _json(200, document | {"state": waits_for, "grafana": self._grafana_url})
+        told = {"state": standing.verdict, "reason": standing.reason, "grafana": self._grafana_url}
+        return _json(200, document | told)
 
     async def _healthy(self, request: web.Request) -> web.Response:
         view = self._view
-        return _text(200, "healthy") if view is None or view.failure is None else _text(503, view.state)
+        return (
+            _text(200, "healthy")
+            if view is None or view.failure is None
+            else _text(503, view.not_ready() or "")
+        )
 
     async def _ready(self, request: web.Request) -> web.Response:
         missing = self._not_ready()

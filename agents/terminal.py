@@ -17,7 +17,7 @@ _TITLE = {
 }
 _WINDOW = {"5m": "5 minutes", "1h": "1 hour", "1d": "24 hours", "today": "today", "all": "all time"}
 _BAR = 24
-_LATE_SECONDS = 300
+_CALM = ("live", "replay")
 
 
 def funnel_table(document: dict[str, Any]) -> RenderableType:
@@ -87,16 +87,20 @@ def _closing(document: dict[str, Any]) -> list[Text]:
         )
         waits = document["now_timestamp_seconds"] - uncalled["oldest_timestamp_seconds"]
         lines.append(Text(f"the oldest waits for {_span(waits)}", style="red" if waits > 900 else ""))
-    if document.get("state", "live") != "live":
-        lines.append(Text(document["state"], style="bold yellow"))
+    state, reason = document.get("state", "live"), document.get("reason")
+    if state not in _CALM or reason:
+        lines.append(standing(state, reason))
     if delay is None:
         lines.append(Text("no events yet", style="yellow"))
     else:
-        style = "yellow" if delay > _LATE_SECONDS else "dim"
-        lines.append(
-            Text(f"newest event {_span(delay)} ago" if delay else "as of the newest event", style=style)
-        )
+        text = f"newest event {_span(delay)} ago" if delay else "as of the newest event"
+        lines.append(Text(text, style="dim" if state in _CALM else "yellow"))
     return lines
+
+
+def standing(state: str, reason: str | None) -> Text:
+    """How the numbers stand, in one word and a sentence."""
+    return Text(f"{state.replace('_', ' ')}{f': {reason}' if reason else ''}", style="bold yellow")
 
 
 def _span(seconds: float) -> str:

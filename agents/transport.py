@@ -14,12 +14,14 @@ from typing import Any
 from weakref import WeakSet
 
 import faust
+from aiokafka import TopicPartition
 from aiokafka.consumer import consumer as client
 from aiokafka.errors import IllegalGenerationError, KafkaError
 from aiokafka.protocol.group import LeaveGroupRequest
 from faust.transport.drivers import TRANSPORTS
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, EventT
+from mode import Service
 
 from agents import failpoints
 from agents.batches import Damaged
@@ -38,6 +40,9 @@ TRANSPORTS.aliases[SCHEME] = f"{__name__}:Transport"
 FETCH_MAX_WAIT_MS = 100
 """How long the broker may hold an empty answer. What else is asked on that connection waits behind it, and
 a worker that starts asks several times; records end the wait at once."""
+
+ASK_SECONDS = 1.0
+"""How often the worker asks where its partitions of the source end."""
 
 
 MOST_HELD_BYTES = 64 << 20
@@ -112,6 +117,32 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
         consumer._fetch_max_bytes = FIRST_BYTES
         return consumer
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _ask(self) -> None:
+        """Ask where the source ends, once a second, also while this worker owns no partition."""
+        while not self.should_stop:
+            await self.sleep(ASK_SECONDS)
+            asked = self._of_source() or {TopicPartition(self.app.source_topic, 0)}
+            with suppress(KafkaError):
+                self.app.answers.hear(await self._ensure_consumer().end_offsets(asked))
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _look(self) -> None:
+        """Note which fetches were answered: one silent leader holds up what `_ask` is told of all others."""
+        polled: dict[TopicPartition, int | None] = {}
+        while not self.should_stop:
+            await self.sleep(ASK_SECONDS)
+            consumer, before = self._ensure_consumer(), polled
+            polled = {tp: consumer.last_poll_timestamp(tp) for tp in self._of_source()}
+            self.app.answers.watch(polled)
+            heard = [tp for tp, at in polled.items() if at is not None and at != before.get(tp)]
+            if heard:
+                self.app.answers.hear({tp: consumer.highwater(tp) for tp in heard})
+
+    def _of_source(self) -> set[TopicPartition]:
+        assigned = self._ensure_consumer().assignment()
+        return {tp for tp in assigned if tp.topic == self.app.source_topic}
 
     def highwater(self, tp: TP) -> int | None:
         """The end of the log; None where nothing was heard of it, or it is another's since a moment."""

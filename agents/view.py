@@ -4,13 +4,17 @@ The law: a snapshot is never a partial sum. Every partition stands at the end of
 row closes, and there is none before every partition has reached the end that its log had at the start.
 Rows that were folded with different settings are never summed, and where days begin is what the positions
 say, not a setting. Nothing here depends on which worker wrote a row, so nothing moves when partitions do.
+
+An old snapshot never passes as a new one. While the brokers do not answer, the view is not current and there
+are no numbers. While records of the source wait to be counted, windows end at the moment up to which the
+numbers are complete: a window that ended now would shrink because the engine is late.
 """
 
 import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import tzinfo
 from functools import partial
 from typing import Any, Literal, Self
@@ -20,6 +24,8 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
+from agents.answers import Answers
+from agents.arrivals import Arrivals, Source
 from agents.config import Settings
 from agents.connection import aiokafka_options
 from agents.microbatch import fetch
@@ -51,6 +57,12 @@ _RETRY_SECONDS = 1.0
 _RECORDS_AT_ONCE = 10_000
 _SNAPSHOT_SPACING = 5
 """The next snapshot begins after so many times what the last one took: a fifth of the view's time at most."""
+_QUIET_SECONDS = 300.0
+"""A floor without an event for so long is quiet."""
+_MINUTES_HELD_SECONDS = 3_600
+"""So far behind the newest event a window may end: every partition still holds the minutes for it."""
+
+State = Literal["connecting", "catching_up", "current", "stale", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +70,8 @@ class Snapshot:
     """The funnel at a moment. Nobody changes it any more, so any thread may read it."""
 
     now_s: int
-    watermarks_ms: Mapping[int, int]
-    offsets: Mapping[int, int]
-    """Partition: the next source offset, everything before which is in the numbers."""
+    positions: Mapping[int, Position]
+    """How far the rows of each source partition go."""
     windows: Mapping[str, Mapping[str, Mapping[Dimensions, Columns]]]
     """Window or `all`, rollup, dimension values, columns; `all` has only the rollup `campaign+source`."""
     due: Mapping[str, Mapping[Dimensions, tuple[int, int]]]
@@ -69,6 +80,36 @@ class Snapshot:
     seen: Mapping[str, set[Dimensions]]
     """Rollup: dimension values that were seen in the last 48 hours."""
     rows: int
+
+    @property
+    def newest_ms(self) -> int:
+        """The newest event, 0 before the first one."""
+        return _newest_ms(self.positions)
+
+
+def _newest_ms(positions: Mapping[int, Position]) -> int:
+    return max((0, *(position.watermark_ms for position in positions.values())))
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a view stands at a moment: what it shows, and what it tells of itself."""
+
+    state: State
+    snapshot: Snapshot | None = None
+    """The numbers, while the state is `current`."""
+    verdict: str = ""
+    """The state; where that is `current`: `live`, `quiet`, `empty`, `replay`, `behind` or `unchecked`."""
+    reason: str = ""
+    """A sentence: why there are no numbers, or what has to be known of them."""
+    complete_s: float | None = None
+    """Up to when the newest numbers are complete, Unix seconds."""
+    answered_s: float | None = None
+    """When a broker last answered; `None` before any has."""
+    lag: int | None = None
+    """Records of the changelog that are not read; `None` while that is unknown."""
+    source_lags: Mapping[int, int] = field(default_factory=dict)
+    """Partition: records of the source that are not in the numbers; without those where that is unknown."""
 
 
 Changes = dict[bytes | None, bytes | None]
@@ -130,11 +171,6 @@ class Funnel:
         self.positions[partition] = position
 
     @property
-    def newest_ms(self) -> int:
-        """The newest watermark, 0 before the first event."""
-        return max((position.watermark_ms for position in self.positions.values()), default=0)
-
-    @property
     def contradiction(self) -> str | None:
         """Why the rows of all partitions have no sum, in words; None when they have one."""
         folds = defaultdict[tuple[str, str], list[int]](list)
@@ -175,10 +211,7 @@ class Funnel:
         windows["all"] = {SEGMENT: total(segments, window_panes("all", now_s, zone))}
         return Snapshot(
             now_s=now_s,
-            watermarks_ms={
-                partition: position.watermark_ms for partition, position in self.positions.items()
-            },
-            offsets={partition: position.offset for partition, position in self.positions.items()},
+            positions=dict(self.positions),
             windows=windows,
             due={window: self._due(window, now_s, zone) for window in windows},
             uncalled=uncalled(segments, now_s, days_kept_s),
@@ -201,7 +234,8 @@ class Funnel:
 class View:
     """Tails the changelog of the funnel table in its own thread and keeps `snapshot` fresh.
 
-    `connection` holds the keyword arguments that any aiokafka client of this broker needs.
+    `connection` holds the keyword arguments that any aiokafka client of this broker needs. `source` makes the
+    object that asks about the source topic; without it, the source lag is unknown.
     """
 
     def __init__(
@@ -213,18 +247,31 @@ class View:
         days_kept: int = 400,
         clock: Literal["wall", "event"] = "wall",
         refresh_seconds: float = 0.2,
+        stale_seconds: float = 15.0,
+        source: Callable[[Callable[[], Mapping[int, int]], Callable[[], object]], Source] | None = None,
         now: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connection = dict(connection)
         self._topic = topic
         self._new_funnel = partial(Funnel, zone, days_kept)
         self._clock = clock
         self._refresh_seconds = refresh_seconds
+        self._stale_seconds = stale_seconds
         self._now = now
+        self._ticks = ticks
         self._thread = LoopThread("view", self._main)
+        self._answers = Answers(stale_seconds, ticks)
+        self._source = source(lambda: self._offsets, lambda: self._answers.hear({})) if source else None
+        self._arrivals = Arrivals(ticks, now)
+        self._offsets: Mapping[int, int] = {}
+        self._read: Mapping[TopicPartition, int] = {}
+        """How far each partition of the changelog is read."""
+        self._phase: Literal["connecting", "catching_up", "current"] = "connecting"
+        self._why = "not started"
+        self._complete_s: float | None = None
         self.snapshot: Snapshot | None = None
-        """The funnel, or `None` until every partition has caught up."""
-        self._state = "not started"
+        """The newest numbers, however old they are; `None` before the first ones."""
         self.snapshot_seconds = 0.0
 
     @classmethod
@@ -237,21 +284,94 @@ class View:
             days_kept=settings.pane_retention_day_days,
             clock=settings.clock,
             refresh_seconds=settings.view_refresh_seconds,
+            stale_seconds=settings.stale_seconds,
+            source=partial(Source, settings),
+        )
+
+    def standing(self) -> Standing:
+        """What is shown, and how it stands."""
+        state, reason = self._stand()
+        snapshot = self.snapshot if state == "current" else None
+        verdict: str = state
+        if snapshot is not None:
+            verdict, reason = self._judge(snapshot)
+        ends = {tp: self._answers.end(tp) for tp in self._read}
+        unread = [max(0, end - self._read[tp]) for tp, end in ends.items() if end is not None]
+        return Standing(
+            state=state,
+            snapshot=snapshot,
+            verdict=verdict,
+            reason=reason,
+            complete_s=self._complete_s,
+            answered_s=self._answers.timestamp_seconds,
+            lag=sum(unread) if ends and len(unread) == len(ends) else None,
+            source_lags=self._source_lags(),
         )
 
     @property
-    def caught_up(self) -> bool:
-        """Whether there are numbers to show."""
-        return self.snapshot is not None
+    def current(self) -> Snapshot | None:
+        """The numbers, while the view is current."""
+        return self.standing().snapshot
 
     def not_ready(self) -> str | None:
-        """Why there are no numbers yet; `None` when there are."""
-        return None if self.caught_up and self.failure is None else self.state
+        """Why there are no numbers; `None` when there are."""
+        state, reason = self._stand()
+        return None if state == "current" else reason
+
+    def _stand(self) -> tuple[State, str]:
+        """The state, and why there are no numbers in it."""
+        if self.failure is not None:
+            return "failed", f"stopped: {self.failure}"
+        silence = self._answers.silence()
+        if self._phase == "current":
+            return ("stale", f"{silence}: the numbers stand still") if silence else ("current", "")
+        if self._phase == "connecting" and self.snapshot is not None:
+            return "stale", f"{self._why}: the numbers stand still"
+        return self._phase, f"{self._why}; {silence}" if silence else self._why
+
+    def _judge(self, at: Snapshot) -> tuple[str, str]:
+        """How current numbers stand, in one word, and a sentence where there is more to say."""
+        trouble = self._source.trouble if self._source else "this view does not ask about the source"
+        if trouble:
+            return "unchecked", f"{trouble}: whether events wait to be counted is unknown"
+        if self._behind_seconds:
+            return "behind", self._behind_what(self._behind_seconds)
+        if not at.newest_ms:
+            return "empty", "no event has been counted yet; `callfunnel check` says what may be missing"
+        if abs(self._now() - at.newest_ms / 1000) <= _QUIET_SECONDS:
+            return "live", ""
+        if self._clock == "event":
+            return "replay", ""
+        return "quiet", "all that has arrived is counted: nobody calls, or no events reach Kafka"
 
     @property
-    def state(self) -> str:
-        """One sentence for whoever asks why there are no numbers yet, or why they stand still."""
-        return self._state if self.failure is None else f"stopped: {self.failure}"
+    def _behind_seconds(self) -> float:
+        """How long ago the numbers were complete, if that is too long; 0 otherwise, and if it is unknown."""
+        at = self._arrivals.complete_at
+        age = 0.0 if at is None else self._ticks() - at
+        return age if age > self._stale_seconds else 0.0
+
+    def _behind_what(self, seconds: float) -> str:
+        assert self._source is not None
+        topic = self._source.topic
+        for partition, end in self._arrivals.shrunk.items():
+            return (
+                f"{topic}/{partition} ends at offset {end}, but the numbers hold later records: the topic "
+                "was truncated or created anew, and its new records are not counted"
+            )
+        waiting = self._source_lags()
+        if not waiting:
+            return f"the broker has not said for {seconds:.0f} s where {topic} ends"
+        return (
+            f"{sum(waiting.values()):,} records of {topic} are not counted yet, and the numbers are those of "
+            f"{seconds:.0f} s ago: check that enough workers run, and what their /-/ready says"
+        )
+
+    def _source_lags(self) -> Mapping[int, int]:
+        told = self._source.told if self._source else None
+        if self._phase != "current" or told is None or self._ticks() - told.asked_at > self._stale_seconds:
+            return {}
+        return self._arrivals.lags
 
     @property
     def failure(self) -> BaseException | None:
@@ -260,36 +380,48 @@ class View:
 
     @property
     def now_s(self) -> int:
-        """The moment that counts as now: by the wall clock, or the newest event in a replay."""
-        if self._clock == "event":
-            return self.snapshot.now_s if self.snapshot is not None else 0
-        return int(self._now())
+        """The moment that the numbers are of: where windows end, if not by the wall clock."""
+        if self.snapshot is not None and (self._clock == "event" or self._behind_seconds):
+            return self.snapshot.now_s
+        return int(self._now()) if self._clock == "wall" else 0
+
+    @property
+    def delay_s(self) -> float | None:
+        """How long ago the newest event happened; 0 in a replay, where it is now; `None` before the first."""
+        newest_ms = self.snapshot.newest_ms if self.snapshot else 0
+        if not newest_ms or self._clock == "event":
+            return 0.0 if newest_ms else None
+        return max(0.0, self._now() - newest_ms / 1000)
 
     def start(self) -> None:
         """Begin to read; returns at once."""
         self._thread.start()
+        if self._source:
+            self._source.start()
 
     def stop(self) -> None:
         """Leave the broker and end the thread."""
+        if self._source:
+            self._source.stop()
         self._thread.stop()
 
     async def _main(self, ready: Callable[[], None]) -> None:
-        self._state = "connecting to the broker"
+        self._why = "connecting to the broker"
         ready()
         while True:
             try:
                 await self._tail()
             except _StartOverError as why:
-                self.snapshot = None
-                self._state = f"reading {self._topic} again from the beginning: {why}"
+                self._start_over(str(why))
             except OffsetOutOfRangeError:
-                self.snapshot = None
-                self._state = (
-                    f"reading {self._topic} again from the beginning: it does not hold what was read"
-                )
+                self._start_over("it does not hold what was read")
             except (KafkaError, OSError) as error:
-                self._state = f"the broker does not answer: {error}"
+                self._phase, self._why = "connecting", f"the broker does not answer: {error}"
             await asyncio.sleep(_RETRY_SECONDS)
+
+    def _start_over(self, why: str) -> None:
+        self.snapshot = self._complete_s = None
+        self._phase, self._why = "connecting", f"reading {self._topic} again from the beginning: {why}"
 
     async def _tail(self) -> None:
         repair()
@@ -310,7 +442,8 @@ class View:
 
     async def _partitions(self, consumer: AIOKafkaConsumer) -> list[TopicPartition]:
         while self._topic not in await consumer.topics():
-            self._state = f"the topic {self._topic} does not exist yet; `callfunnel topics create` makes it"
+            self._phase = "connecting"
+            self._why = f"the topic {self._topic} does not exist yet; `callfunnel topics create` makes it"
             await asyncio.sleep(_RETRY_SECONDS)
         first = TopicPartition(self._topic, 0)
         consumer.assign([first])
@@ -323,9 +456,15 @@ class View:
 
     async def _follow(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
         funnel = self._new_funnel()
+        self._phase, self._why = "catching_up", f"asking how long {self._topic} is"
+        self._arrivals = Arrivals(self._ticks, self._now)
+        self._read = {}
+        self._answers.watch(partitions)
         for partition, start in (await consumer.beginning_offsets(partitions)).items():
             consumer.seek(partition, start)
         ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
+        self._answers.hear(ends)
+        polled: dict[TopicPartition, int | None] = {}
         unfinished: dict[TopicPartition, Changes] = {partition: {} for partition in partitions}
         behind = set(partitions)
         changed = True
@@ -334,8 +473,9 @@ class View:
             pause = max(self._refresh_seconds, _SNAPSHOT_SPACING * self.snapshot_seconds)
             wait = pause if behind else refreshed + pause - time.monotonic()
             arrived = await fetch(consumer, _RECORDS_AT_ONCE, wait)
-            for partition in partitions:
-                position = await consumer.position(partition)
+            polled = self._hear(consumer, partitions, polled)
+            self._read = {partition: await consumer.position(partition) for partition in partitions}
+            for partition, position in self._read.items():
                 read = arrived.get(partition)
                 keys, values = (read.whole().keys, read.values) if read else ([], [])
                 if partition in behind and position < ends[partition]:
@@ -354,14 +494,13 @@ class View:
                 else:
                     unfinished[partition].update(zip(keys, values, strict=True))
             if behind:
-                left = sum([ends[partition] - await consumer.position(partition) for partition in behind])
-                self._state = f"catching up: {left} records of {self._topic} are left to read"
+                left = sum(ends[partition] - self._read[partition] for partition in behind)
+                self._why = f"catching up: {left} records of {self._topic} are left to read"
                 continue
             clock = time.monotonic()
-            if self.snapshot is None or clock - refreshed >= pause:
+            if self.not_ready() or clock - refreshed >= pause:
                 refreshed = clock
-                self._refresh(funnel, changed)
-                changed = False
+                changed &= not self._refresh(funnel, changed)
             if clock - looked >= _LOOK_SECONDS:
                 looked = clock
                 await self._look(consumer, partitions)
@@ -378,18 +517,52 @@ class View:
                     f"(rollup {_rollup(key)}, before offset {read_to}): {error}"
                 ) from error
 
-    def _refresh(self, funnel: Funnel, changed: bool) -> None:
-        """Take a new snapshot if it would tell anything new."""
+    def _hear(
+        self,
+        consumer: AIOKafkaConsumer,
+        partitions: list[TopicPartition],
+        before: Mapping[TopicPartition, int | None],
+    ) -> dict[TopicPartition, int | None]:
+        """Note whose fetches were answered since `before`; when each of them last was."""
+        polled = {partition: consumer.last_poll_timestamp(partition) for partition in partitions}
+        heard = [tp for tp, at in polled.items() if at is not None and at != before.get(tp)]
+        if heard:
+            self._answers.hear(
+                {tp: consumer.last_stable_offset(tp) or consumer.highwater(tp) for tp in heard}
+            )
+        return polled
+
+    def _refresh(self, funnel: Funnel, changed: bool) -> bool:
+        """Take a new snapshot if it would differ; False while brokers are silent, when none is taken."""
+        if self._answers.silence():
+            return False
         if (why := funnel.contradiction) is not None:
-            self.snapshot, self._state = None, why
-            return
-        now_s = funnel.newest_ms // 1000 if self._clock == "event" else int(self._now())
-        if self.snapshot is None or changed or now_s // 60 != self.snapshot.now_s // 60:
+            self.snapshot, self._phase, self._why = None, "catching_up", why
+            return False
+        told = self._source.told if self._source else None
+        if told is not None:
+            self._arrivals.compare(told, funnel.positions)
+        elif self._source and not self._source.trouble:
+            self._why = f"the broker has not said yet where {self._source.topic} ends"
+            return False
+        else:
+            self._arrivals = Arrivals(self._ticks, self._now)
+        now_s = self._windows_end_s(_newest_ms(funnel.positions) // 1000)
+        if self._phase != "current" or changed or now_s // 60 != self.snapshot.now_s // 60:  # type: ignore[union-attr]
             started = time.perf_counter()
             self.snapshot = funnel.snapshot(now_s)
             self.snapshot_seconds = time.perf_counter() - started
-            if changed:
-                self._state = "live"
+        at = self._arrivals.complete_at
+        self._complete_s = self._now() - (0.0 if at is None else self._ticks() - at)
+        self._offsets = {partition: position.offset for partition, position in funnel.positions.items()}
+        self._phase = "current"
+        return True
+
+    def _windows_end_s(self, newest_s: int) -> int:
+        if self._clock == "event":
+            return newest_s
+        now_s, behind_s = self._now(), self._behind_seconds
+        return int(max(now_s - behind_s, newest_s - _MINUTES_HELD_SECONDS) if behind_s else now_s)
 
     async def _look(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
         """Whether the log is still the one that was read."""
@@ -399,15 +572,12 @@ class View:
         except (KafkaError, TimeoutError) as error:
             if consumer.partitions_for_topic(self._topic) is None:
                 raise _StartOverError("it was deleted") from error
-            self._state = f"the broker does not answer, the numbers stand still: {error!r}"
             return
         for partition in partitions:
             if ends[partition] < await consumer.position(partition):
                 raise _StartOverError(f"partition {partition.partition} ends before what was read")
         if consumer.partitions_for_topic(self._topic) != {partition.partition for partition in partitions}:
             raise _StartOverError("the number of its partitions changed")
-        if self.snapshot is not None:
-            self._state = "live"
 
 
 def _rollup(key: bytes | None) -> str:

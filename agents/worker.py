@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import faust
@@ -27,9 +26,11 @@ from faust.types import TP
 from mode.supervisors import CrashingSupervisor
 
 from agents import connection, exit_codes, exposition, failpoints, log, read_committed, topics
+from agents.answers import Answers
 from agents.config import Settings
 from agents.deadletter import DeadLetterLimits
 from agents.errors import BrokerUnavailable, Failure, SettingError, Stalled, TakenOver, TopicsWrong
+from agents.exposition import EngineMetrics
 from agents.ingest import Ingest
 from agents.ledger import Ledger
 from agents.pages import Pages
@@ -62,10 +63,16 @@ class App(faust.App):  # type: ignore[misc]
     """The Faust app, with the parts that its recovery and its agent need."""
 
     ingest: Ingest
+    answers: Answers
+    source_topic: str
     funnel_table: ChangelogTable
     leads_table: ChangelogTable
     stopping = False
     """It was told to stop: from then on, others may take its partitions over."""
+
+    def not_ready(self) -> str | None:
+        """What keeps this worker from folding events, in words; None when nothing does."""
+        return self.ingest.not_ready() or self.answers.silence()
 
     def fail(self, error: BaseException) -> None:
         """What the parts call when they cannot go on: the end of the process."""
@@ -112,9 +119,7 @@ def partitions_of(settings: Settings, count: int, tables: type[Tables]) -> Calla
     return lambda number: Partition(number, count, fold, decoder, tables, int(time.time() * 1000))
 
 
-def build(
-    settings: Settings, count: int, tables: type[Tables], metrics: SimpleNamespace, datadir: str
-) -> App:
+def build(settings: Settings, count: int, tables: type[Tables], metrics: EngineMetrics, datadir: str) -> App:
     """The Faust app for a source topic of `count` partitions."""
     read_committed.repair()
     app = App(
@@ -148,6 +153,9 @@ def build(
         value_serializer="raw",
         TableManager="agents.recovery:TableManager",
     )
+    app.answers = Answers(settings.stale_seconds)
+    app.answers.hear({})  # it just said how many partitions there are
+    app.source_topic = settings.source_topic
     app.funnel_table = app.tables.add(ChangelogTable(app, name="funnel", partitions=count, fail=app.fail))
     app.leads_table = app.tables.add(ChangelogTable(app, name="leads", partitions=count, fail=app.fail))
     client, timeout_seconds = connection.aiokafka_options(settings), settings.transaction_timeout_seconds
@@ -202,7 +210,7 @@ def _in_words(error: KafkaError) -> Failure:
     )
 
 
-async def serve(app: App, settings: Settings, metrics: SimpleNamespace) -> None:
+async def serve(app: App, settings: Settings, metrics: EngineMetrics) -> None:
     """Run until SIGTERM or SIGINT; then drain, commit, leave the group."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -244,12 +252,13 @@ def _broker_answers(settings: Settings) -> bool:
     return True
 
 
-async def _watch(app: App, settings: Settings, metrics: SimpleNamespace) -> None:
+async def _watch(app: App, settings: Settings, metrics: EngineMetrics) -> None:
     """The watchdog: a worker that overslept, crashed inside or stands still ends with a reason."""
     last = time.monotonic()
     measured_at = 0.0
     joining: object = None
     joining_since = last
+    silent = False
     while True:
         await asyncio.sleep(TICK_SECONDS)
         now = time.monotonic()
@@ -274,6 +283,12 @@ async def _watch(app: App, settings: Settings, metrics: SimpleNamespace) -> None
                 )
             )
         _measure(app, settings, metrics, now)
+        silence = app.answers.silence()
+        if silence and not silent:
+            logger.warning("%s: what arrives is not counted before it answers; nothing is lost", silence)
+        elif silent and not silence:
+            logger.warning("the brokers answer again")
+        silent = silence is not None
         state = app.ingest.not_ready() and (app.consumer_generation_id, _remaining(app))
         if state is None or state != joining:
             joining, joining_since = state, now
@@ -292,7 +307,7 @@ def _remaining(app: App) -> Mapping[TP, int]:
     return dict(recovery.active_remaining()) if recovery.in_recovery else {}
 
 
-def _measure(app: App, settings: Settings, metrics: SimpleNamespace, now: float) -> None:
+def _measure(app: App, settings: Settings, metrics: EngineMetrics, now: float) -> None:
     remaining = _remaining(app)
     metrics.partitions.labels("recovering").set(len({tp.partition for tp in remaining}) if remaining else 0)
     for table in ("funnel", "leads"):
@@ -303,8 +318,7 @@ def _measure(app: App, settings: Settings, metrics: SimpleNamespace, now: float)
     rows = app.ingest.rows()
     metrics.table_rows.labels("funnel").set(rows[0])
     metrics.table_rows.labels("leads").set(rows[1])
-    for tp, lag in app.ingest.lags().items():
-        metrics.consumer_lag.labels(tp.topic, str(tp.partition)).set(lag)
+    metrics.tell("consumer_lag", {(tp.topic, str(tp.partition)): n for tp, n in app.ingest.lags().items()})
     stalled = app.ingest.stalled(now, settings.stall_seconds)
     if stalled is not None:
         end(
@@ -336,13 +350,16 @@ def run(settings: Settings) -> int:
     with tempfile.TemporaryDirectory(prefix="callfunnel-") as folder:
         app = build(settings, count, tables, metrics, str(Path(folder) / "faust"))
 
+        metrics.ready.set_function(lambda: app.not_ready() is None)
+        metrics.broker_answer_timestamp_seconds.set_function(lambda: app.answers.timestamp_seconds or 0.0)
+
         def not_ready() -> str | None:
-            return app.ingest.not_ready() or (view.not_ready() if view else None)
+            return app.not_ready() or (view.not_ready() if view else None)
 
         pages = Pages.of(
             settings,
             view=view,
-            exposition=exposition.Exposition.of(settings, lambda: view.snapshot if view else None, registry),
+            exposition=exposition.Exposition.of(settings, view, registry),
             not_ready=not_ready,
         )
         pages.start()

@@ -15,7 +15,7 @@ from grafana.frame import FRESH
 from grafana.panels import NO_DATA
 from grafana.promql import PARTS, metric_of
 from schemas.events import STAGES
-from streams.metrics import CATALOGUE, Metric
+from streams.metrics import CATALOGUE, OUTCOMES, Metric
 from streams.windows import AGES, WINDOWS
 
 Document = dict[str, Any]
@@ -35,7 +35,19 @@ OTHERS = {
     "ALERTS": ("alertname", "alertstate", "severity"),
 }
 """Series that are not of the catalogue, and their labels. The live check proves that they exist."""
-UNUSED: Mapping[str, str] = {}
+UNUSED: Mapping[str, str] = {
+    "callfunnel_worker_source_gap_events_total": "callfunnel_source_lost_records outlives the worker",
+    "callfunnel_source_records_total": "the worker's counters say it by reason",
+    **dict.fromkeys(
+        (
+            "callfunnel_source_loss_timestamp_seconds", "callfunnel_view_state",
+            "callfunnel_view_lag_records", "callfunnel_view_source_lag_records",
+            "callfunnel_view_snapshot_timestamp_seconds", "callfunnel_view_broker_answer_timestamp_seconds",
+            "callfunnel_worker_ready", "callfunnel_worker_broker_answer_timestamp_seconds",
+        ),
+        "alerts read it",
+    ),
+}  # fmt: skip
 """Metrics of the catalogue that no dashboard shows, with the reason."""
 TARGET = {"job", "instance", "pod"}
 """What Prometheus adds to every series."""
@@ -44,10 +56,8 @@ VALUES = {
     "window": WINDOWS,
     "age": AGES,
     "clock": ("attempt", "connect"),
-    "state": (
-        *("active", "recovering", "standby"),
-        *("connecting", "catching_up", "current", "stale", "failed"),
-    ),
+    "state": tuple(state for metric in CATALOGUE for state in metric.states),
+    "outcome": OUTCOMES,
     "alertstate": ("firing", "pending"),
 }
 APART = ("window", "clock", "funnel_stage")

@@ -77,6 +77,10 @@ class Position(msgspec.Struct, frozen=True):
     """How many days day rows are kept."""
     replay_until_ms: int | None = None
     """With the clock "event": later events are refused. None: none is, or the clock was "wall"."""
+    lost: int = 0
+    """Offsets that were gone before they could be read; at most so many records are missing."""
+    lost_at_ms: int = 0
+    """When that was last found, Unix milliseconds; 0: never, or written before this was kept."""
 
 
 _encode = msgspec.json.Encoder().encode

@@ -141,6 +141,12 @@ class Partition:
         """The topic that the records are of; positions name it from the next one on."""
         self.written = replace(self.written, topic=topic, topic_id=topic_id)
 
+    def lose(self, until: int, now_ms: int) -> None:
+        """Go on at source offset `until`: what lies before it was gone at `now_ms`."""
+        lost = self.written.lost + until - (self.offset or 0)
+        self.written = replace(self.written, lost=lost, lost_at_ms=now_ms)
+        self.offset = until
+
     def apply(
         self,
         values: Sequence[bytes | None],

@@ -1,7 +1,8 @@
 """Every metric, declared once: exposition, dashboards, alerts, documentation and tests read this list.
 
 The law: every rate can be derived from an exported numerator and denominator of the same view, and no label
-ever holds a lead, a phone number or free text.
+ever holds a lead, a phone number or free text. `increase()` sees nothing of a counter's first value, so a
+counter whose label values are known beforehand is there, at 0, before it counts anything.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,7 +10,36 @@ from dataclasses import dataclass
 from operator import ge, gt
 from typing import Literal
 
+from schemas.codec import REASONS
+from schemas.events import STAGES
 from streams.columns import RESPONSE_BOUNDS_SECONDS
+from streams.windows import AGES, WINDOWS
+
+OUTCOMES = ("applied", "duplicate", "rejected", "rerouted")
+"""What becomes of a record that is read: each has one outcome, for good."""
+
+CLOSED: Mapping[str, tuple[str, ...]] = {
+    "funnel_stage": STAGES,
+    "window": WINDOWS,
+    "clock": ("attempt", "connect"),
+    "age": AGES,
+    "reason": tuple(REASONS),
+    "outcome": OUTCOMES,
+    "table": ("funnel", "leads"),
+}
+"""Labels whose values are known beforehand; the values of `state` are each metric's own."""
+
+OWNED = ("topic", "partition")
+"""Labels whose values are known from the moment when a worker takes a partition over."""
+
+OPEN: Mapping[str, str] = {
+    "campaign": "an event names it: a gauge tells that it is new",
+    "source": "an event names it: a gauge tells that it is new",
+    "team": "an event names it",
+    "agent": "an event names it",
+    "location": "an event names it",
+}
+"""Labels whose values nobody knows beforehand, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +53,14 @@ class Metric:
     unit: str = ""
     where: Literal["view", "worker"] = "view"
     buckets: tuple[float, ...] = ()
+    states: tuple[str, ...] = ()
+    """The values of its label `state`."""
+
+    @property
+    def values(self) -> Mapping[str, tuple[str, ...]]:
+        """Its labels whose values are known beforehand, with these."""
+        known = {**CLOSED, "state": self.states}
+        return {label: known[label] for label in self.labels if label in known}
 
 
 def _worker(
@@ -32,8 +70,9 @@ def _worker(
     labels: tuple[str, ...] = (),
     unit: str = "",
     buckets: tuple[float, ...] = (),
+    states: tuple[str, ...] = (),
 ) -> Metric:
-    return Metric(f"callfunnel_worker_{name}", type_, help_, labels, unit, "worker", buckets)
+    return Metric(f"callfunnel_worker_{name}", type_, help_, labels, unit, "worker", buckets, states)
 
 
 _SEGMENT = ("funnel_stage", "campaign", "source")
@@ -157,10 +196,32 @@ CATALOGUE: tuple[Metric, ...] = (
         ("campaign",),
         "seconds",
     ),
+    # What became of the source, as the positions in the tables say: no restart sets it back.
     Metric(
         "callfunnel_watermark_timestamp_seconds",
         "gauge",
         "Event time of the newest event of a source partition.",
+        ("partition",),
+        "seconds",
+    ),
+    Metric(
+        "callfunnel_source_records_total",
+        "counter",
+        "Records read of the source since the tables were begun, by what became of them.",
+        ("partition", "outcome"),
+        "records",
+    ),
+    Metric(
+        "callfunnel_source_lost_records",
+        "gauge",
+        "Offsets of the source that were gone before they could be read, since the tables were begun.",
+        ("partition",),
+        "records",
+    ),
+    Metric(
+        "callfunnel_source_loss_timestamp_seconds",
+        "gauge",
+        "When a worker last found that offsets were gone before they could be read; absent while none were.",
         ("partition",),
         "seconds",
     ),
@@ -170,6 +231,7 @@ CATALOGUE: tuple[Metric, ...] = (
         "gauge",
         "1 for the state that the view is in, 0 for the others; business series exist while it is current.",
         ("state",),
+        states=("connecting", "catching_up", "current", "stale", "failed"),
     ),
     Metric(
         "callfunnel_view_lag_records",
@@ -291,16 +353,17 @@ CATALOGUE: tuple[Metric, ...] = (
     _worker(
         "consumer_lag",
         "gauge",
-        "Records of the source not yet in the tables.",
+        "Records of the source not yet in the tables; absent while nobody knows.",
         ("topic", "partition"),
         "events",
     ),
     _worker(
         "partitions",
         "gauge",
-        "Partitions of this worker: active, recovering or standby.",
+        "Partitions of this worker: active or recovering.",
         ("state",),
         "partitions",
+        states=("active", "recovering"),
     ),
     _worker("rebalances_total", "counter", "Times this worker's partitions changed.", (), "rebalances"),
     _worker(

@@ -32,8 +32,9 @@ def command(url: str, window: str, campaign: str | None, source: str | None, onc
     import time
     from urllib.parse import urlencode
 
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.live import Live
+    from rich.text import Text
 
     from agents.terminal import funnel_table
 
@@ -49,7 +50,13 @@ def command(url: str, window: str, campaign: str | None, source: str | None, onc
         with Live(table, console=console, screen=console.is_terminal, auto_refresh=False) as live:
             while True:
                 time.sleep(1)
-                live.update(funnel_table(_fetch(url, address)), refresh=True)
+                try:
+                    shown: RenderableType = funnel_table(_fetch(url, address))
+                except click.ClickException as failure:
+                    if failure.exit_code != exit_codes.UNAVAILABLE:
+                        raise
+                    shown = Text(failure.message, style="bold yellow")  # no numbers for now
+                live.update(shown, refresh=True)
     except KeyboardInterrupt:
         return exit_codes.OK
 

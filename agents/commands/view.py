@@ -40,7 +40,7 @@ def command(broker: str | None, http_host: str | None, http_port: int | None, wa
     )
     log.set_up(settings.log_format, settings.log_level)
     view = View.of(settings)
-    exposition = Exposition.of(settings, lambda: view.snapshot, new_registry())
+    exposition = Exposition.of(settings, view, new_registry())
     pages = Pages.of(settings, view=view, exposition=exposition, not_ready=view.not_ready)
     pages.start()
     try:
@@ -52,12 +52,13 @@ def command(broker: str | None, http_host: str | None, http_port: int | None, wa
         click.echo(f"The funnel is served at {pages.url} (Ctrl-C ends it).")
         told_at, told = time.monotonic(), ""
         while not stopped.wait(0.2):
-            now = time.monotonic()
             if view.failure is not None:
                 raise view.failure
-            if not view.caught_up and now - told_at >= _TELL_SECONDS and view.state != told:
-                told_at, told = now, view.state
-                click.echo(f"No numbers yet: {told}", err=True)
+            its = view.standing()
+            news = its.reason if its.state == "catching_up" else its.verdict
+            if news != told and time.monotonic() - told_at >= _TELL_SECONDS:
+                told_at, told = time.monotonic(), news
+                click.echo(f"{its.verdict.replace('_', ' ')}{': ' * bool(its.reason)}{its.reason}", err=True)
         return exit_codes.OK
     finally:
         view.stop()

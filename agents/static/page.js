@@ -142,25 +142,23 @@ function say(state, word, { freshness = "", trouble = "" } = {}) {
   byId("main").classList.toggle("stale", state === "down" || state === "wait");
 }
 
+// What the API calls the state: the colour and the word for it. The server says the rest.
+const STATES = {
+  live: ["live", "live"], replay: ["live", "replay"], quiet: ["late", "no new events"], behind: ["late", "behind"],
+  unchecked: ["late", "not checked"], empty: ["wait", "no events yet"], stale: ["wait", "standing still"],
+};
+
+function sentence(text) {
+  return text && `${text[0].toUpperCase()}${text.slice(1)}.`;
+}
+
 function judge(funnel) {
-  const { delay_seconds: delay, timestamp_seconds: newest } = funnel.watermark;
-  if (delay === null) {
-    return say("wait", "no events yet", {
-      trouble: "No event has been counted yet. Once call systems publish to Kafka and a worker runs, the funnel fills by "
-        + "itself; “callfunnel check” says what is missing.",
-    });
-  }
-  const freshness = Math.abs(Date.now() / 1000 - funnel.now_timestamp_seconds) > LATE_SECONDS
-    ? ` · replay, as of ${moment.format(newest * 1000)}` : ` · newest event ${span(delay)} ago`;
-  if (funnel.state !== "live") return say("late", "standing still", { freshness, trouble: `The numbers stand still: ${funnel.state}.` });
-  if (delay > LATE_SECONDS) {
-    return say("late", "no new events", {
-      freshness,
-      trouble: `No event for ${span(delay)}. Nobody calls, the call system's events do not reach Kafka, or no worker counts them: `
-        + "“callfunnel check” tells these apart.",
-    });
-  }
-  return say("live", "live", { freshness });
+  const { delay_seconds: delay } = funnel.watermark;
+  const asOf = ` · as of ${moment.format(funnel.now_timestamp_seconds * 1000)}`;
+  const freshness = delay === null ? "" : ["replay", "behind"].includes(funnel.state) ? asOf : ` · newest event ${span(delay)} ago`;
+  const [colour, word] = STATES[funnel.state] ?? ["late", funnel.state];
+  const trouble = funnel.state === "quiet" ? `No event for ${span(delay)}: ${funnel.reason}.` : sentence(funnel.reason);
+  say(colour, word, { freshness, trouble });
 }
 
 let latest = 0;
@@ -182,7 +180,9 @@ async function refresh() {
   offer("campaign", funnel.campaigns ?? []);
   offer("source", funnel.sources ?? []);
   if (!answer.ok) {
-    say("wait", "no numbers", { trouble: `No numbers: ${funnel.error ?? `HTTP ${answer.status}`}.` });
+    const [colour, word] = STATES[funnel.state] ?? ["wait", "no numbers"];
+    const kept = answeredAt ? ` What is shown is of ${clock.format(answeredAt)}.` : "";
+    say(colour, word, { trouble: `No numbers: ${funnel.error ?? `HTTP ${answer.status}`}.${kept}` });
     return;
   }
   answeredAt = Date.now();

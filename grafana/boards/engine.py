@@ -190,11 +190,11 @@ def events() -> Section:
             ),
             lines(
                 "Lost before they were read",
-                "Offsets that the broker deleted before a worker could read them: at most so many events are "
-                "missing in the numbers. No line is the good case.",
+                "Offsets that the broker deleted before a worker could read them, since the tables were "
+                "begun: at most so many events are missing in the numbers. No line is the good case.",
                 COUNT,
                 Query(
-                    scope.rate("callfunnel_worker_source_gap_events_total", "partition", "increase"),
+                    scope.total("callfunnel_source_lost_records", "partition") + " > 0",
                     "{{partition}}",
                 ),
                 size=(12, 8),

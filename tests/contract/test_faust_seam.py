@@ -33,6 +33,7 @@ from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import aiokafka as driver
 
 from agents import ledger, microbatch, read_committed, transport
+from agents.answers import Answers
 from agents.batches import Batches, Damaged
 from agents.errors import TopicsWrong
 from agents.microbatch import drain, drain_all, fetch
@@ -43,6 +44,7 @@ from contract.batches import TP, batch, fetched, packed, record
 from schemas.topics import shown_id
 
 REPAIRED = read_committed.Repaired
+ANOTHER = TopicPartition(TP.topic, TP.partition + 1)
 PARTITION_RECORDS = {cls.__name__: cls for cls in (REPAIRED, REPAIRED.__mro__[1])}
 
 LEANT_ON = {
@@ -588,6 +590,43 @@ def test_every_member_of_the_group_knows_how_many_partitions_a_topic_has(heard, 
     assert thread.topic_partitions("t") == told
     thread._consumer = None
     assert thread.topic_partitions("t") is None
+
+
+def test_an_answered_fetch_is_heard_and_an_unanswered_one_is_not():
+    """Among several leaders: the request for all ends waits for the slowest of them."""
+
+    class Thread:
+        turns = 3
+        app = SimpleNamespace(answers=Answers(15), source_topic=TP.topic)
+        _of_source = transport._ConsumerThread._of_source
+
+        def _ensure_consumer(self):
+            return self
+
+        @property
+        def should_stop(self):
+            self.turns -= 1
+            return self.turns < 0
+
+        async def sleep(self, _):
+            self.polled = {TP: self.turns, ANOTHER: 5}
+
+        def assignment(self):
+            return {TP, ANOTHER, TopicPartition("changelog", 0)}
+
+        def last_poll_timestamp(self, tp):
+            return self.polled[tp]
+
+        def highwater(self, tp):
+            return 10 + self.polled[tp]
+
+    heard = []
+    thread = Thread()
+    hear = thread.app.answers.hear
+    thread.app.answers.hear = lambda ends: (heard.append(ends), hear(ends))
+    asyncio.run(transport._ConsumerThread._look.fun(thread))
+    assert heard == [{TP: 12, ANOTHER: 15}, {TP: 11}, {TP: 10}]
+    assert (thread.app.answers.end(TP), thread.app.answers.end(ANOTHER)) == (10, 15)
 
 
 def test_sequence_numbers_begin_again_as_the_broker_wants_it():

@@ -71,10 +71,7 @@ VALUES = {
     "window": WINDOWS,
     "age": AGES,
     "clock": ("attempt", "connect"),
-    "state": (
-        *("active", "recovering", "standby"),
-        *("connecting", "catching_up", "current", "stale", "failed"),
-    ),
+    "state": tuple(state for metric in CATALOGUE for state in metric.states),
     "job": ("callfunnel",),
 }
 FUNCTIONS = {  # the same in Prometheus 2.42 and 3

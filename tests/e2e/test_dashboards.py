@@ -52,7 +52,7 @@ FEED_SECONDS = 45
 SCRAPES = 20
 
 EMPTY = {
-    "callfunnel_worker_source_gap_events_total": "no record is lost on this broker",
+    "callfunnel_source_lost_records": "no record is lost on this broker",
     "ALERTS": "no alert fires on a healthy engine",
     "unless ((": "every rate can be judged",
     **{
@@ -128,7 +128,7 @@ def a_floor(folder: Path, feed_seconds: float) -> Iterator[Floor]:
 def replica(settings: Settings) -> Iterator[tuple[View, str]]:
     """A view like that of `callfunnel view`, and its address."""
     view = View.of(settings)
-    shown = Exposition.of(settings, lambda: view.snapshot, new_registry())
+    shown = Exposition.of(settings, view, new_registry())
     pages = Pages(settings.http_host, 0, view=view, exposition=shown, not_ready=view.not_ready)
     view.start()
     pages.start()
@@ -161,7 +161,7 @@ def _record(event: dict[str, Any], at_ms: int) -> Record:
 
 
 def folded(view: View) -> int:
-    return sum(view.snapshot.offsets.values()) if view.snapshot else 0
+    return sum(its.offset for its in view.snapshot.positions.values()) if view.snapshot else 0
 
 
 def openmetrics(url: str) -> str:

@@ -255,14 +255,14 @@ def get(url: str) -> Any:
 def serving(settings: Settings, port: int) -> Iterator[None]:
     """What `callfunnel view` does."""
     view = View.of(settings)
-    shown = Exposition.of(settings, lambda: view.snapshot, new_registry())
+    shown = Exposition.of(settings, view, new_registry())
     pages = Pages(settings.http_host, port, view=view, exposition=shown, not_ready=view.not_ready)
     view.start()
     pages.start()
     try:
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while not view.caught_up:
-            assert time.monotonic() < deadline, view.state
+        while view.current is None:
+            assert time.monotonic() < deadline, view.not_ready()
             time.sleep(0.1)
         yield
     finally:

@@ -19,7 +19,7 @@ from agents.broker import EmbeddedBroker, embedded_program
 from agents.config import Settings
 from agents.exposition import Exposition
 from agents.pages import Pages
-from agents.view import Funnel, Snapshot
+from agents.view import Funnel, Snapshot, Standing
 from integration.workers import Workers, publish, record
 from schemas.rows import POSITION_KEY
 
@@ -86,10 +86,10 @@ class Served:
     """The pages over a stand-in for the view, at a wall clock that goes on."""
 
     def __init__(self) -> None:
-        self.snapshot: Snapshot | None = None
-        self.state = "connecting to the broker"
+        self.current: Snapshot | None = None
+        self.verdict, self.reason = "connecting", "connecting to the broker"
         self.failure = None
-        exposition = Exposition(lambda: self.snapshot, CollectorRegistry())
+        exposition = Exposition(self.standing, CollectorRegistry())
         self.pages = Pages(
             "127.0.0.1",
             0,
@@ -99,13 +99,17 @@ class Served:
             grafana_url=GRAFANA,
         )
 
-    @property
-    def caught_up(self) -> bool:
-        return self.snapshot is not None
+    def standing(self) -> Standing:
+        return Standing("current" if self.current else "stale", self.current, self.verdict, self.reason)
 
     @property
     def now_s(self) -> int:
         return int(time.time())
+
+    @property
+    def delay_s(self) -> float | None:
+        newest_ms = self.current.newest_ms if self.current else 0
+        return max(0.0, time.time() - newest_ms / 1000) if newest_ms else None
 
     def show(self, rows: dict[tuple[str, str], dict[str, int]], newest_seconds_ago: float = 0.0) -> None:
         now_s = self.now_s
@@ -122,8 +126,8 @@ class Served:
             ):
                 key = [resolution, pane, "campaign+source", campaign, source]
                 funnel.apply(0, orjson.dumps(key), orjson.dumps(columns))
-        self.snapshot = funnel.snapshot(now_s)
-        self.state = "live"
+        self.current = funnel.snapshot(now_s)
+        self.verdict, self.reason = ("live", "") if rows else ("empty", "no event has been counted yet")
 
 
 FILLED = {
@@ -217,9 +221,9 @@ def test_a_rate_of_what_nobody_observed_is_shown_without_a_band(browser, pages):
 
 
 @pytest.mark.parametrize(("width", "dark"), LOOKS)
-@pytest.mark.parametrize("state", ["live", "the broker does not answer"])
-def test_every_text_can_be_read_and_every_bar_be_seen(browser, filled, width, dark, state):
-    filled.state = state
+@pytest.mark.parametrize("verdict", ["live", "behind"])
+def test_every_text_can_be_read_and_every_bar_be_seen(browser, filled, width, dark, verdict):
+    filled.verdict = verdict
     with browser.open(filled.pages.url, width=width, dark=dark) as page:
         page.wait("document.querySelector('.zone.now')")
         contrasts = page.ask(CONTRASTS)
@@ -249,9 +253,11 @@ def test_the_longest_name_fits_the_narrowest_phone(browser, pages):
 def test_numbers_that_are_not_of_now_can_still_be_read(browser, filled, dark):
     with browser.open(filled.pages.url, dark=dark) as page:
         live(page)
-        filled.snapshot, filled.state = None, "catching up: 7 records are left to read"
+        filled.current, filled.verdict, filled.reason = None, "stale", "no broker has answered for 17 s"
         page.wait("document.querySelector('main.stale')")
-        assert text(page, "#trouble") == "No numbers: catching up: 7 records are left to read."
+        assert text(page, "#state") == "standing still"
+        told = text(page, "#trouble")
+        assert told.startswith("No numbers: no broker has answered for 17 s. What is shown is of ")
         poor = [
             (what, ratio) for what, ratio in page.ask(CONTRASTS) if ratio < (4.5 if "text" in what else 3)
         ]
@@ -315,23 +321,29 @@ def test_before_and_without_scripts_the_page_says_what_it_is(browser, filled):
 
 
 def test_each_state_has_a_word_and_a_remedy(browser, pages):
-    pages.snapshot, pages.state = None, "catching up: 7 records of the changelog are left to read"
+    pages.current, pages.verdict = None, "catching_up"
+    pages.reason = "catching up: 7 records of the changelog are left to read"
     with browser.open(pages.pages.url) as page:
         page.wait("document.getElementById('trouble').innerText.includes('7 records of the changelog')")
         pages.show({})
         page.wait("document.getElementById('state').innerText === 'no events yet'")
-        assert "“callfunnel check” says what is missing" in text(page, "#trouble")
+        assert text(page, "#trouble") == "No event has been counted yet."
         assert text(page, "#oldest") == "No lead has come in yet."
         pages.show(FILLED)
         live(page)
         assert text(page, "#trouble") == ""
-        pages.state = "the worker is joining its group or restoring its tables"
-        page.wait("document.getElementById('state').innerText === 'standing still'")
-        assert text(page, "#trouble").endswith("joining its group or restoring its tables.")
+        pages.verdict, pages.reason = "behind", "1,500 records of call-events are not counted yet"
+        page.wait("document.getElementById('state').innerText === 'behind'")
+        assert text(page, "#trouble") == "1,500 records of call-events are not counted yet."
+        assert text(page, "#freshness").startswith("· as of ")
         assert text(page, "#reach .parts") == "3 of 40"
         pages.show(FILLED, newest_seconds_ago=420)
+        pages.verdict, pages.reason = "quiet", "nobody calls"
         page.wait("document.getElementById('state').innerText === 'no new events'")
-        assert "No event for 7 min" in text(page, "#trouble")
+        assert text(page, "#trouble") == "No event for 7 min: nobody calls."
+        pages.verdict, pages.reason = "replay", ""
+        page.wait("document.getElementById('state').innerText === 'replay'")
+        assert text(page, "#trouble") == ""
 
 
 def test_a_process_that_is_gone_is_noticed_and_its_last_numbers_are_called_so(browser):

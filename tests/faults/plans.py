@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from faults import baseline, brokers, inputs, processes, routing, service, surroundings
+from faults import baseline, brokers, inputs, processes, routing, service, silence, surroundings
 from faults.lab import Lab, Size
 from faults.verify import Verdict
 
@@ -68,6 +68,24 @@ PLANS = {
         brokers.copies,
         Size(40_000, 1, 40),
         Size(100_000, 1, 40),
+    ),
+    "frozen": Plan(
+        "the only broker is frozen: it answers nobody, and no connection breaks",
+        silence.frozen,
+        Size(3_000, 1, 7),
+        Size(30_000, 1, 40),
+    ),
+    "mute": Plan(
+        "one of 3 brokers is frozen: it still leads partitions for a while",
+        silence.mute,
+        Size(6_000, 1, 0),
+        Size(30_000, 1, 0),
+    ),
+    "orphaned": Plan(
+        "every worker is dead while the view lives and events arrive",
+        silence.orphaned,
+        Size(4_000, 1, 3),
+        Size(20_000, 1, 130),
     ),
     **{
         name: Plan(about, act, Size(6_000, 1, 0), Size(30_000, 1, 0))
@@ -150,6 +168,8 @@ CI = (
     "changelog-anew",
     "dead-letters",
     "anew",
+    "frozen",
+    "orphaned",
     "input",
 )
 LONG = ("soak", "naive")
@@ -160,5 +180,6 @@ SETS = {
     "all": tuple(name for name in PLANS if name not in LONG),
     "topics": tuple(surroundings.ACTS),
     "brokers": ("restarts", "permission", "markers", "leaders", "copies"),
+    "silence": ("frozen", "mute", "orphaned"),
 }
 """Plans by one name: `ci` is the short set."""

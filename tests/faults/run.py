@@ -45,8 +45,9 @@ RESTARTED = frozenset({exit_codes.TEMPFAIL, exit_codes.SOFTWARE, exit_codes.UNAV
 class Slot:
     """A place for a worker: its name in the group and its port outlive its processes."""
 
-    def __init__(self, run: "Run", number: int) -> None:
+    def __init__(self, run: "Run", number: int, command: str = "worker") -> None:
         self.name = f"w{number}"
+        self.command = command
         self.port = free_port()
         self.worker: Worker | None = None
         self.wanted = False
@@ -75,7 +76,8 @@ class Slot:
         settings = msgspec.structs.replace(run.settings, **{"http_port": self.port, **named} | changes)
         clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         own = clean | variables(settings) | {"TMPDIR": str(run.folder)} | dict(environ or {})
-        self.worker = Worker(settings, run.folder / f"{self.name}-{self.starts}.log", own, program)
+        log = run.folder / f"{self.name}-{self.starts}.log"
+        self.worker = Worker(settings, log, own, program, self.command)
         self.wanted = True
         return self.worker
 

@@ -4,6 +4,7 @@ The promise: exact, or an end with a code and a reason, and the exact number of 
 silent.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import NewPartitions
+from e2e.prometheus import Prometheus
 from msgspec.structs import replace
 
 from agents import exit_codes, topics
@@ -20,6 +22,7 @@ from agents.config import PREFIX
 from faults.lab import Lab, Size, configure
 from faults.run import PARTITIONS, Run, Slot
 from faults.verify import Reader, Verdict
+from grafana import build, check
 from integration.workers import PROGRAM, ROOT, variables
 from schemas.topics import funnel_changelog, leads_changelog
 
@@ -112,16 +115,40 @@ def _lows(run: Run) -> dict[int, int]:
 
 
 def _truncated_away(run: Run, slot: Slot, unread: list[int]) -> None:
-    slot.stop()
+    """Beside a real Prometheus, which has seen the worker before it stopped, and sees it after."""
+    with Prometheus(run.folder / "prometheus", "callfunnel", [f"127.0.0.1:{slot.port}"]) as server:
+        run.until(lambda: server.now("callfunnel_source_lost_records"), 30, "Prometheus has seen the view")
+        slot.stop()
 
-    def cut(lows: dict[int, int]) -> None:
-        asked = [TopicPartition(run.settings.source_topic, p, low) for p, low in lows.items()]
-        for future in run.admin.delete_records(asked).values():
-            future.result(20)
+        def cut(lows: dict[int, int]) -> None:
+            asked = [TopicPartition(run.settings.source_topic, p, low) for p, low in lows.items()]
+            for future in run.admin.delete_records(asked).values():
+                future.result(20)
 
-    _cut(run, unread, cut)
-    slot.start().wait_until_ready()
-    gap(run, slot, unread)
+        _cut(run, unread, cut)
+        slot.start().wait_until_ready()
+        gap(run, slot, unread)
+        _seen_in(server, run, unread)
+
+
+def _seen_in(server: Prometheus, run: Run, unread: list[int]) -> None:
+    """The loss is on the dashboard, and an alert can ask for it: the counter of the worker began with it."""
+    panel = next(
+        panel
+        for panel in check.panels(json.loads(build.documents()["callfunnel-engine.json"]))
+        if panel["title"] == "Lost before they were read"
+    )
+    shown = panel["targets"][0]["expr"].replace("$job", "callfunnel")
+
+    def total(expr: str) -> float:
+        return sum(value for _, value in server.now(expr))
+
+    run.until(lambda: total(shown) == len(unread), 30, f"the panel shows {len(unread)}")
+    run.sleep(3)  # samples of the counter, too
+    told = total("sum(increase(callfunnel_worker_source_gap_events_total[1h]))")
+    recent = total("count(time() - callfunnel_source_loss_timestamp_seconds < 600)")
+    run.expect(recent >= 1, "no alert could tell that it happened just now")
+    run.figures |= {"panel_shows": total(shown), "increase_of_the_counter": told}
 
 
 def _retention(run: Run, slot: Slot, unread: list[int]) -> None:

@@ -1,7 +1,8 @@
 """A scraper that looks ten times a second and believes nothing.
 
-The law it holds the workers to: while a process lives, no counter of its page decreases, and every page is
-one that `promtool check metrics` accepts. promtool is asked once for each set of series, as its verdict does
+The law it holds the workers to: while a process lives, no counter of its page decreases, none of the worker's
+own goes, those of the business are there exactly while the view is current, and every page is one that
+`promtool check metrics` accepts. promtool is asked once for each set of series, as its verdict does
 not depend on the values; that these are numbers is checked on every page.
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Callable
 _NUMBER = re.compile(r" (\S+)$", re.MULTILINE)
 _COUNTER = re.compile(r"^(callfunnel_\w+_total(?:\{.*\})?) (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
+_CURRENT = 'callfunnel_view_state{state="current"} 1.0'
 _SECONDS = 0.1
 
 
@@ -126,7 +128,8 @@ class Watch:
             status, page = fetch(self._port, timeout_seconds=2.0)
             if status != 200 or self._process() != before:
                 continue
-            self._answers.note()
+            if _CURRENT in page:
+                self._answers.note()
             self.pages += 1
             try:
                 self._look(before, page)
@@ -134,8 +137,13 @@ class Watch:
                 self.complaints.append(f"{self.name}: a value is no number: {error}")
 
     def _look(self, process: int, page: str) -> None:
-        new = counters(page)
-        for name, value in self._last.get(process, {}).items():
+        new, old = counters(page), self._last.get(process, {})
+        its_own = {name for name in new if name.startswith("callfunnel_worker_")}
+        if _CURRENT not in page:
+            if shown := new.keys() - its_own:
+                self.complaints.append(f"{self.name} (pid {process}): {shown} of a view that is not current")
+            new = {name: n for name, n in old.items() if not name.startswith("callfunnel_worker_")} | new
+        for name, value in old.items():
             if not new.get(name, -1.0) >= value:
                 self.complaints.append(
                     f"{self.name} (pid {process}): {name} went from {value:g} to {new.get(name)}"

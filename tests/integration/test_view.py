@@ -75,8 +75,9 @@ async def writing(settings, topic):
 
 
 @contextmanager
-def viewing(settings, topic, refresh_seconds=0.05):
-    view = View(aiokafka_options(settings), topic, zone=UTC, clock="event", refresh_seconds=refresh_seconds)
+def viewing(settings, topic, refresh_seconds=0.05, **options):
+    options = {"zone": UTC, "clock": "event", "refresh_seconds": refresh_seconds} | options
+    view = View(aiokafka_options(settings), topic, **options)
     view.start()
     try:
         yield view
@@ -119,12 +120,12 @@ def test_metrics_are_the_sum_of_what_was_committed_in_every_partition(broker):
                     "127.0.0.1",
                     0,
                     view=view,
-                    exposition=Exposition(lambda: view.snapshot, new_registry()),
+                    exposition=Exposition(view.standing, new_registry()),
                     not_ready=view.not_ready,
                 )
                 pages.start()
                 try:
-                    await until(lambda: view.caught_up)
+                    await until(lambda: view.current)
                     sample = 'callfunnel_events_total{campaign="spring",funnel_stage="dialed",source="web"}'
                     assert f"{sample} 9.0\n" in await asyncio.to_thread(scrape, pages)
                     await writer.batch(1, 30)
@@ -255,7 +256,7 @@ def test_a_view_catches_up_beside_an_open_transaction_and_shows_it_once_it_is_co
             await writer.batch(0, 5)
             await writer.begin(0, 50)
             with viewing(settings, topic) as view:
-                await until(lambda: view.caught_up)
+                await until(lambda: view.current)
                 assert dials(view) == 5
                 await writer.commit(0)
                 await until(lambda: dials(view) == 50)
@@ -283,7 +284,7 @@ def test_every_snapshot_stands_at_the_end_of_a_batch(broker, monkeypatch):
     async def run():
         async with writing(settings, topic) as writer:
             with viewing(settings, topic, refresh_seconds=0.001) as view:
-                await until(lambda: view.caught_up)
+                await until(lambda: view.current)
                 watching = asyncio.create_task(watch(view))
                 for n in range(1, 60):
                     await writer.batch(0, n)
@@ -310,7 +311,7 @@ def test_the_first_numbers_are_the_whole_sum(broker, monkeypatch):
             for n in range(1, 21):
                 await writer.batch(n % 2, n)
         with viewing(settings, topic, refresh_seconds=0.001) as view:
-            await until(lambda: view.caught_up)
+            await until(lambda: view.current)
         assert taken[0].windows["1h"]["campaign+source"][SPRING] == {"events_dialed": 20 + 19}
 
     asyncio.run(run())
@@ -321,10 +322,10 @@ def test_a_topic_that_comes_later_is_waited_for(broker):
 
     async def run():
         with viewing(settings, f"{broker.prefix}-changelog") as view:
-            await until(lambda: "does not exist yet" in view.state)
-            assert not view.caught_up
+            await until(lambda: "does not exist yet" in (view.not_ready() or ""))
+            assert view.current is None
             (topic,) = await asyncio.to_thread(broker.topics, "changelog")
-            await until(lambda: view.caught_up)
+            await until(lambda: view.current)
             async with writing(settings, topic) as writer:
                 await writer.batch(0, 4)
             await until(lambda: dials(view) == 4)
@@ -371,21 +372,22 @@ def test_a_broker_that_comes_back_is_followed_again(tmp_path):
     settings = Settings.from_environ({}, broker=f"127.0.0.1:{port}", profile="development")
 
     async def run():
-        with viewing(settings, "log") as view:
-            await until(lambda: "does not answer" in view.state)
+        with viewing(settings, "log", stale_seconds=3.0) as view:
+            await until(lambda: "does not answer" in (view.not_ready() or ""))
             with EmbeddedBroker(tmp_path, port), admin_client(settings) as admin:
                 admin.create_topics({"log": {"num_partitions": 2, "replication_factor": 1}})
                 async with writing(settings, "log") as writer:
                     await writer.batch(0, 3)
                     await until(lambda: dials(view) == 3)
                 await asyncio.sleep(3)  # the embedded broker keeps its last seconds in memory
-            await until(lambda: "stand still" in view.state)
-            assert dials(view) == 3
+            await until(lambda: view.standing().state == "stale")
+            assert "the numbers stand still" in view.not_ready()
+            assert (view.current, dials(view)) == (None, 3)
             with EmbeddedBroker(tmp_path, port):
                 async with writing(settings, "log") as writer:
                     await writer.batch(1, 4)
                 await until(lambda: dials(view) == 7, seconds=40)
-                await until(lambda: view.state == "live")
+                await until(lambda: view.current)
 
     asyncio.run(run())
 

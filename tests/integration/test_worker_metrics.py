@@ -55,6 +55,28 @@ def test_metrics_are_the_numbers_of_the_oracle_over_all_time(told):
     assert samples(worker, "callfunnel_worker_partitions")["active",] == PARTITIONS
 
 
+def test_a_worker_that_is_ready_and_has_counted_everything_says_so(told):
+    worker, _, _ = told
+    began = time.time()
+    worker.wait_until(
+        lambda: samples(worker, "callfunnel_worker_consumer_lag").keys() >= {
+            (str(number), worker.settings.source_topic) for number in range(PARTITIONS)
+        },
+        10,
+        "does not tell the lag of each partition",
+    )  # fmt: skip
+    assert set(samples(worker, "callfunnel_worker_consumer_lag").values()) == {0.0}
+    assert samples(worker, "callfunnel_worker_ready") == {(): 1.0}
+    assert samples(worker, "callfunnel_view_state")["current",] == 1.0
+    assert samples(worker, "callfunnel_view_lag_records") == {(): 0.0}
+    for name in ("worker_broker_answer", "view_broker_answer", "view_snapshot"):
+        worker.wait_until(
+            lambda name=name: samples(worker, f"callfunnel_{name}_timestamp_seconds")[()] > began,
+            10,
+            f"does not renew {name}",
+        )
+
+
 def test_prometheus_has_nothing_to_say_against_them(told):
     if shutil.which("promtool") is None:
         pytest.skip("promtool is not installed")

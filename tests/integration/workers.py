@@ -161,7 +161,7 @@ class Publishing:
 
 
 class Worker:
-    """One process of `callfunnel worker`."""
+    """One process of `callfunnel worker`, or of another command that serves pages."""
 
     def __init__(
         self,
@@ -169,12 +169,13 @@ class Worker:
         log: Path,
         environ: Mapping[str, str],
         program: Sequence[str] = PROGRAM,
+        command: str = "worker",
     ) -> None:
         self.settings = settings
         self.url = f"http://127.0.0.1:{settings.http_port}"
         self._log = log
-        command = [sys.executable, *program, "worker"]
-        self.process = start_process(command, log, {**environ, "PYTHONPATH": str(ROOT)})
+        words = [sys.executable, *program, command]
+        self.process = start_process(words, log, {**environ, "PYTHONPATH": str(ROOT)})
 
     @property
     def log(self) -> str:

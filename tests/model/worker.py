@@ -62,6 +62,8 @@ class Metrics:
     def __getattr__(self, name: str) -> Ignored:
         return IGNORED
 
+    def own(self, topic: str, partition: int) -> None: ...
+
 
 IGNORED = Ignored()
 

@@ -1,6 +1,7 @@
 import shutil
 import subprocess
 from datetime import UTC
+from itertools import product
 
 import orjson
 import pytest
@@ -19,9 +20,10 @@ from agents.exposition import (
     label_value,
     new_registry,
 )
-from agents.view import Funnel
+from agents.view import Funnel, Standing
+from schemas.codec import REASONS
 from schemas.rows import POSITION_KEY
-from streams.metrics import BY_NAME, CATALOGUE
+from streams.metrics import BY_NAME, CATALOGUE, OPEN, OWNED
 
 NOW = 1_750_000_020
 MINUTE, HOUR, DAY = NOW - NOW % 60, NOW - NOW % 3_600, NOW - NOW % 86_400
@@ -50,7 +52,7 @@ def funnel_of(*rows):
 
 def exposition(funnel, **options):
     snapshot = funnel.snapshot(NOW)
-    return Exposition(lambda: snapshot, CollectorRegistry(), **options)
+    return Exposition(lambda: Standing("current", snapshot), CollectorRegistry(), **options)
 
 
 def series(page: Exposition) -> dict:
@@ -92,7 +94,7 @@ def test_a_page_can_be_read_back_in_both_formats_and_holds_no_series_twice():
     registry = new_registry()
     engine_metrics(registry).batch_seconds.observe(0.1)
     snapshot = funnel_of(("campaign+source", "a\x00b", "web"), ("campaign+source", "ab", "web")).snapshot(NOW)
-    page = Exposition(lambda: snapshot, registry)
+    page = Exposition(lambda: Standing("current", snapshot), registry)
     for openmetrics, parse in ((False, parse_text), (True, parse_openmetrics)):
         text = page.render(openmetrics).decode()
         names = [(s.name, *sorted(s.labels.items())) for family in parse(text) for s in family.samples]
@@ -214,7 +216,7 @@ def test_different_names_are_different_labels_and_none_is_that_of_the_overflow(o
 def test_a_label_set_that_has_its_series_keeps_them_when_others_come():
     funnel = funnel_of(("campaign+source", "m", "web"))
     snapshots = [funnel.snapshot(NOW)]
-    page = Exposition(lambda: snapshots[-1], CollectorRegistry(), series_limit=2 * 6)
+    page = Exposition(lambda: Standing("current", snapshots[-1]), CollectorRegistry(), series_limit=2 * 6)
     page.render(False)
     write(funnel, "campaign+source", "a", "web")
     snapshots.append(funnel.snapshot(NOW))
@@ -273,6 +275,93 @@ def test_every_metric_of_the_worker_is_made_from_the_catalogue():
     assert len(BY_NAME) == len(CATALOGUE)
 
 
+@pytest.mark.parametrize("metric", [m for m in CATALOGUE if m.labels], ids=lambda metric: metric.name)
+def test_each_label_is_closed_or_of_a_partition_or_open_with_a_reason(metric):
+    """`increase()` sees nothing of a first value: what can be known beforehand has to be there before."""
+    if metric.type == "counter":
+        assert [label for label in metric.labels if label not in {*metric.values, *OWNED, *OPEN}] == []
+    assert not OPEN.keys() & {*metric.values, *OWNED}
+    assert all(metric.values.values()), f"{metric.name}: a closed label has no values"
+
+
+def samples(registry, name):
+    return {
+        tuple(value for _, value in sorted(sample.labels.items())): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name == name
+    }
+
+
+def test_what_is_known_beforehand_is_there_at_0_before_anything_is_counted():
+    registry = CollectorRegistry()
+    metrics = engine_metrics(registry)
+    for metric in CATALOGUE:
+        if metric.where == "worker" and metric.labels and set(metric.labels) == metric.values.keys():
+            of_each = product(*(metric.values[label] for label in sorted(metric.labels)))
+            assert samples(registry, metric.name) == dict.fromkeys(of_each, 0.0), metric.name
+    assert samples(registry, "callfunnel_worker_events_rejected_total").keys() == {(why,) for why in REASONS}
+    assert samples(registry, "callfunnel_worker_source_gap_events_total") == {}
+    metrics.own("call-events", 3)
+    counted = {m.name: m for m in CATALOGUE if m.where == "worker" and m.type == "counter"}
+    of_a_partition = [name for name, metric in counted.items() if "partition" in metric.labels]
+    assert {name: samples(registry, name) for name in of_a_partition} == {
+        "callfunnel_worker_events_consumed_total": {("3", "call-events"): 0.0},
+        "callfunnel_worker_source_gap_events_total": {("3",): 0.0},
+    }
+
+
+def test_a_gauge_has_the_series_that_were_told_and_no_others():
+    registry = CollectorRegistry()
+    metrics = engine_metrics(registry)
+    metrics.tell("consumer_lag", {("call-events", "0"): 7, ("call-events", "1"): 0})
+    metrics.tell("consumer_lag", {("call-events", "1"): 2})
+    assert samples(registry, "callfunnel_worker_consumer_lag") == {("1", "call-events"): 2}
+
+
+def test_each_record_of_the_source_has_one_outcome():
+    funnel = Funnel(UTC)
+    position = {
+        "offset": 20, "watermark_ms": 1, "fold": "x", "applied": 9, "duplicates": 2, "rejected": 3,
+        "rerouted": 1, "lost": 5, "lost_at_ms": 1_750_000_000_500,
+    }  # fmt: skip
+    funnel.apply(3, POSITION_KEY, orjson.dumps(position))
+    funnel.apply(4, POSITION_KEY, b'{"offset":0,"watermark_ms":-1,"fold":"x"}')
+    page = exposition(funnel)
+    outcomes = {
+        labels["outcome"]: n
+        for (name, *pairs), n in series(page).items()
+        for labels in (dict(pairs),)
+        if name == "callfunnel_source_records_total" and labels["partition"] == "3"
+    }
+    assert outcomes == {"applied": 9, "duplicate": 2, "rejected": 3, "rerouted": 1}
+    assert value(page, "callfunnel_source_records_total", partition="4", outcome="rejected") == 0
+    assert value(page, "callfunnel_source_lost_records", partition="3") == 5
+    assert value(page, "callfunnel_source_lost_records", partition="4") == 0
+    found = {
+        key: n for key, n in series(page).items() if key[0] == "callfunnel_source_loss_timestamp_seconds"
+    }
+    assert found == {("callfunnel_source_loss_timestamp_seconds", ("partition", "3")): 1_750_000_000.5}
+
+
+def test_what_the_view_tells_of_itself_needs_no_numbers():
+    registry = CollectorRegistry()
+    standing = Standing("stale", complete_s=12.5, answered_s=13.5, lag=7, source_lags={0: 4, 10: 0})
+    page = Exposition(lambda: standing, registry)
+    found = series(page)
+    assert {key[0] for key in found} == {
+        "callfunnel_view_state", "callfunnel_view_lag_records", "callfunnel_view_source_lag_records",
+        "callfunnel_view_snapshot_timestamp_seconds", "callfunnel_view_broker_answer_timestamp_seconds",
+    }  # fmt: skip
+    assert sum(n for key, n in found.items() if key[0] == "callfunnel_view_state") == 1
+    assert value(page, "callfunnel_view_state", state="stale") == 1
+    assert value(page, "callfunnel_view_lag_records") == 7
+    assert value(page, "callfunnel_view_source_lag_records", partition="10") == 0
+    page = Exposition(lambda: Standing("connecting"), registry)
+    assert {key[0] for key in series(page)} == {"callfunnel_view_state"}
+    assert series(Exposition(None, registry)) == {}
+
+
 @pytest.mark.parametrize(
     ("accept", "expected"),
     [
@@ -301,6 +390,6 @@ def test_promtool_has_nothing_to_say():
     metrics.build_info.info({"version": "1", "python": "3.11", "tables": "compiled"})
     metrics.events_consumed.labels("call-events", "0").inc()
     snapshot = funnel_of(("campaign+source", "spring", "web"), ("team+agent", "red", "ann")).snapshot(NOW)
-    page = Exposition(lambda: snapshot, registry).render(openmetrics=False)
+    page = Exposition(lambda: Standing("current", snapshot), registry).render(openmetrics=False)
     said = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, check=False)
     assert (said.returncode, said.stdout, said.stderr) == (0, b"", b"")

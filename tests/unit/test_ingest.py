@@ -1,6 +1,7 @@
 """The guard between Faust and the fold; its consumer and its ledger only remember what they were asked."""
 
 import asyncio
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -20,7 +21,14 @@ from agents.rerouting import LAPS, REROUTED
 from agents.source import OtherTopic
 from schemas.codec import Decoder, Limits
 from schemas.events import Dial
-from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, Witness, encode_position
+from schemas.rows import (
+    LEADS_POSITION_KEY,
+    POSITION_KEY,
+    Position,
+    Witness,
+    decode_position,
+    encode_position,
+)
 from streams.engine import Partition
 from streams.panes import resolutions
 from streams.partitioning import home
@@ -68,9 +76,6 @@ class Consumer:
 
     def topic_partitions(self, topic):
         return self.partitions
-
-    def highwater(self, tp):
-        return self.ends
 
     def stable_end(self, tp):
         return self.ends if self.open_since is None else self.open_since
@@ -178,6 +183,7 @@ class Worker:
             consumer=self.consumer,
             consumer_generation_id=1,
             conf=SimpleNamespace(id="app"),
+            answers=SimpleNamespace(end=lambda tp: self.consumer.ends),
             funnel_table=self.funnel,
             leads_table=self.leads,
         )
@@ -305,6 +311,8 @@ async def test_what_retention_took_is_counted_exactly_and_passed_over(worker):
     assert (worker.state.offset, dials(worker), len(worker.acked)) == (12, 5, 2)
     assert worker.count("source_gap_events", partition="0") == 7
     assert worker.consumer.sought == []
+    assert worker.state.written.lost == 7
+    assert abs(worker.state.written.lost_at_ms / 1000 - time.time()) < 60
 
 
 @with_worker
@@ -347,9 +355,16 @@ async def test_a_batch_of_a_partition_that_is_anothers_is_dropped(worker):
 
 
 @with_worker
-async def test_a_batch_without_records_moves_the_state_and_writes_nothing(worker):
+async def test_of_a_batch_without_records_the_end_is_written(worker):
+    """Else a view would take the marks of transactions at the end of the source for records that wait."""
     await worker.take(batch(0, 4, offsets=[]))
-    assert (worker.state.offset, len(worker.acked), worker.ledger.written) == (4, 1, [])
+    ((_, records),) = worker.ledger.written
+    position = encode_position(Position(offset=4, watermark_ms=-1, fold=FOLD.id))
+    assert records == {
+        (FUNNEL, 0): [((POSITION_KEY, position), [], None)],
+        (LEADS, 0): [((LEADS_POSITION_KEY, position), [], None)],
+    }
+    assert (worker.state.offset, len(worker.acked)) == (4, 1)
     await worker.take(batch(4, 5))
     assert dials(worker) == 1
 
@@ -572,6 +587,25 @@ def test_what_retention_took_while_nobody_worked_is_counted_exactly():
     assert worker.count("source_gap_events", partition="0") == 5
 
 
+def test_what_retention_took_is_in_the_tables_even_if_no_event_follows():
+    async def main():
+        worker = Worker()
+        worker.consumer.begins, worker.consumer.ends = 45, 45
+        restored(worker, 40)
+        await worker.take_over()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        await worker.ingest.close()
+        return worker
+
+    worker = asyncio.run(main())
+    ((_, records),) = worker.ledger.written
+    ((key, value), _, _) = records[FUNNEL, 0][-1]
+    position = decode_position(value)
+    assert (key, position.offset, position.lost) == (POSITION_KEY, 45, 5)
+    assert records[LEADS, 0] == [((LEADS_POSITION_KEY, value), [], None)]
+
+
 def test_tables_ahead_of_the_topic_are_refused():
     with pytest.raises(TablesWrong, match="go up to offset 41, but the topic ends at 40"):
         taken_over(41, begins=0, ends=40)
@@ -782,6 +816,50 @@ async def test_the_lag_is_what_the_tables_do_not_hold_yet(worker):
     await worker.take(batch(0, 3))
     worker.consumer.ends = 10
     assert worker.ingest.lags() == {SOURCE: 7}
+
+
+@with_worker
+async def test_what_is_folded_and_not_written_yet_still_counts_as_lag(worker):
+    written = asyncio.Event()
+    write = worker.ledger.write
+
+    async def slow(*records):
+        await written.wait()
+        return await write(*records)
+
+    worker.ledger.write = slow
+    worker.consumer.ends = 3
+    await worker.take(batch(0, 3))
+    assert (worker.state.offset, worker.ingest.lags()) == (3, {SOURCE: 3})
+    written.set()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert worker.ingest.lags() == {SOURCE: 0}
+
+
+@with_worker
+async def test_a_lag_that_nobody_knows_is_not_told(worker):
+    worker.consumer.ends = None  # no broker has said
+    assert worker.ingest.lags() == {}
+    worker.consumer.ends = 10
+    await worker.ingest.fence({SOURCE})  # until the next take-over, the partition may be another's
+    assert worker.ingest.lags() == {}
+
+
+@with_worker
+async def test_what_is_counted_of_a_partition_begins_at_0_when_it_is_taken_over(worker):
+    its = {"partition": "0"}
+    assert worker.registry.get_sample_value("callfunnel_worker_source_gap_events_total", its) == 0
+    its["topic"] = "call-events"
+    assert worker.registry.get_sample_value("callfunnel_worker_events_consumed_total", its) == 0
+
+
+@with_worker
+async def test_a_worker_that_joins_its_group_has_no_partitions(worker):
+    active = ("callfunnel_worker_partitions", {"state": "active"})
+    assert worker.registry.get_sample_value(*active) == 1
+    await worker.ingest.fence({SOURCE})
+    assert worker.registry.get_sample_value(*active) == 0
 
 
 @with_worker

@@ -14,9 +14,9 @@ from prometheus_client import CollectorRegistry
 
 from agents.config import Settings
 from agents.errors import SettingError
-from agents.exposition import OPENMETRICS, TEXT, Exposition
+from agents.exposition import OPENMETRICS, TEXT, Exposition, engine_metrics
 from agents.pages import Pages
-from agents.view import Funnel
+from agents.view import Funnel, Standing
 from schemas.rows import POSITION_KEY
 
 NOW = 1_750_000_020
@@ -48,14 +48,18 @@ FILLED = snapshot_of(
 )  # fmt: skip
 
 
-def view(snapshot=FILLED, state="live", failure=None):
+def view(snapshot=FILLED, verdict="live", reason="", failure=None, delay_s=9.5):
+    state = verdict if snapshot is None else "current"
+    standing = Standing(state, snapshot, verdict, reason, source_lags={0: 4})
     return SimpleNamespace(
-        snapshot=snapshot, caught_up=snapshot is not None, state=state, failure=failure, now_s=NOW
+        standing=lambda: standing, not_ready=lambda: reason, failure=failure, now_s=NOW, delay_s=delay_s
     )
 
 
 def pages(served, *, not_ready=lambda: None, port=0) -> Pages:
-    exposition = Exposition(lambda: served.snapshot, CollectorRegistry())
+    registry = CollectorRegistry()
+    engine_metrics(registry)
+    exposition = Exposition(served.standing, registry)
     return Pages("127.0.0.1", port, view=served, exposition=exposition, not_ready=not_ready)
 
 
@@ -104,9 +108,17 @@ def test_closed_connections_do_not_wait_for_the_collector_that_comes_seldom(monk
         served.stop()
 
 
-def test_metrics_are_refused_with_the_reason_until_the_view_has_caught_up():
-    answer = get(view(None, "catching up: 7 records are left to read"), "/metrics")
-    assert (answer.status, answer.body) == (503, b"catching up: 7 records are left to read\n")
+@pytest.mark.parametrize("failure", [None, RuntimeError("no row")])
+def test_while_the_view_is_not_current_only_the_engine_tells_of_itself(failure):
+    answer = get(view(None, "stale", "no broker has answered for 17 s", failure), "/metrics")
+    assert answer.status == 200
+    lines = [line for line in answer.body.decode().splitlines() if not line.startswith("#")]
+    assert 'callfunnel_view_state{state="stale"} 1.0' in lines
+    assert 'callfunnel_view_state{state="current"} 0.0' in lines
+    assert 'callfunnel_view_source_lag_records{partition="0"} 4.0' in lines
+    assert "callfunnel_worker_rebalances_total 0.0" in lines
+    of_the_engine = ("callfunnel_view_", "callfunnel_worker_")
+    assert [line for line in lines if not line.startswith(of_the_engine)] == []
 
 
 def test_metrics_come_in_the_format_that_is_asked_for():
@@ -188,23 +200,25 @@ def test_a_bad_question_is_told_what_is_wrong(query, status, says):
 
 
 def test_the_api_gives_no_numbers_before_the_view_has_caught_up():
-    answer = get(view(None, "connecting to the broker"), "/api/v1/funnel")
-    assert (answer.status, orjson.loads(answer.body)) == (503, {"error": "connecting to the broker"})
+    answer = get(view(None, "connecting", "connecting to the broker"), "/api/v1/funnel")
+    told = {"state": "connecting", "error": "connecting to the broker"}
+    assert (answer.status, orjson.loads(answer.body)) == (503, told)
 
 
-def test_the_api_says_whether_the_numbers_move_and_why_not():
-    request = ("GET", "/api/v1/funnel", {})
-    assert orjson.loads(ask(view(), request)[0].body)["state"] == "live"
-    deaf = ask(view(state="the broker does not answer"), request)[0]
-    assert orjson.loads(deaf.body)["state"] == "the broker does not answer"
-    restoring = ask(view(), request, not_ready=lambda: "recovering 2 partitions")[0]
-    assert orjson.loads(restoring.body)["state"] == "recovering 2 partitions"
+def test_the_api_says_how_the_numbers_stand():
+    def told(served):
+        document = orjson.loads(get(served, "/api/v1/funnel").body)
+        return document["state"], document["reason"]
+
+    assert told(view()) == ("live", "")
+    assert told(view(verdict="behind", reason="7 records wait")) == ("behind", "7 records wait")
 
 
 def test_before_the_first_event_nothing_is_called_old():
     funnel = Funnel(UTC)
     funnel.apply(0, POSITION_KEY, b'{"offset":9,"watermark_ms":-1,"fold":"x"}')
-    watermark = orjson.loads(get(view(funnel.snapshot(NOW)), "/api/v1/funnel").body)["watermark"]
+    served = view(funnel.snapshot(NOW), delay_s=None)
+    watermark = orjson.loads(get(served, "/api/v1/funnel").body)["watermark"]
     assert (watermark["timestamp_seconds"], watermark["delay_seconds"]) == (None, None)
 
 
@@ -217,15 +231,8 @@ def test_readiness_is_what_the_process_says_of_itself():
 
 def test_a_view_that_died_is_not_healthy():
     assert get(view(None, "connecting"), "/-/healthy").status == 200
-    dead = get(view(state="stopped: no row", failure=RuntimeError("no row")), "/-/healthy")
+    dead = get(view(None, "failed", "stopped: no row", RuntimeError("no row")), "/-/healthy")
     assert (dead.status, dead.body) == (503, b"stopped: no row\n")
-
-
-def test_a_view_that_died_gives_no_numbers_any_more():
-    dead = view(state="stopped: no row", failure=RuntimeError("no row"))
-    metrics, api = ask(dead, ("GET", "/metrics", {}), ("GET", "/api/v1/funnel", {}))
-    assert (metrics.status, metrics.body) == (503, b"stopped: no row\n")
-    assert (api.status, orjson.loads(api.body)) == (503, {"error": "stopped: no row"})
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics", "/api/v1/funnel", "/-/ready", "/-/healthy", "/page.js"])

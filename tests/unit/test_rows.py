@@ -43,18 +43,18 @@ def test_what_is_no_row_is_refused(data):
 
 def test_a_position_says_how_far_the_rows_go():
     counts = {"applied": 5, "duplicates": 4, "rejected": 2, "rerouted": 1}
-    position = Position(offset=12, watermark_ms=34, fold="f", **counts, partitions=6)
+    position = Position(offset=12, watermark_ms=34, fold="f", **counts, partitions=6, lost=3, lost_at_ms=56)
     assert encode_position(position) == (
         b'{"offset":12,"watermark_ms":34,"fold":"f","applied":5,"duplicates":4,"rejected":2,"rerouted":1,'
         b'"partitions":6,"topic":"","topic_id":"","witness":null,"timezone":"","days_kept":0,'
-        b'"replay_until_ms":null}'
+        b'"replay_until_ms":null,"lost":3,"lost_at_ms":56}'
     )
     assert decode_position(encode_position(position)) == position
 
 
 def test_a_position_of_a_former_version_tells_less():
     position = decode_position(b'{"offset":1,"watermark_ms":-1,"fold":"f"}')
-    assert (position.applied, position.partitions) == (0, 0)
+    assert (position.applied, position.partitions, position.lost, position.lost_at_ms) == (0, 0, 0, 0)
 
 
 def test_a_position_written_before_its_source_was_kept_names_none():

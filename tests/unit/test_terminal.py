@@ -28,7 +28,7 @@ def document(watermark_ms=NOW * 1000, **columns):
     for resolution, pane in (("1h", NOW // 3600 * 3600), ("all", 0)):
         key = [resolution, pane, "campaign+source", "[b]x[/b]", "y"]
         funnel.apply(0, orjson.dumps(key), orjson.dumps(COLUMNS | columns))
-    return funnel_document(funnel.snapshot(NOW), now_s=NOW, window="all")
+    return funnel_document(funnel.snapshot(NOW), now_s=NOW, delay_s=0.0, window="all")
 
 
 def text(shown, color=None, width=120) -> str:
@@ -76,8 +76,10 @@ def test_on_a_narrow_terminal_the_bars_give_way_and_not_the_numbers():
 
 
 def test_a_page_that_stands_still_says_so():
-    assert "the numbers stand still" in text(document() | {"state": "the numbers stand still"})
-    assert "live" not in text(document() | {"state": "live"})
+    told = {"state": "behind", "reason": "1,500 records are not counted yet"}
+    assert "behind: 1,500 records are not counted yet" in text(document() | told)
+    assert "live" not in text(document() | {"state": "live", "reason": ""})
+    assert "replay" not in text(document() | {"state": "replay", "reason": ""})
 
 
 def test_a_band_has_its_colour():
@@ -144,6 +146,19 @@ def test_top_passes_on_the_reason_of_the_page(answering, status, code):
     result = top("--url", answering.url)
     assert result.exit_code == code
     assert "catching up: 5 records are left to read" in result.output
+
+
+def test_top_goes_on_while_there_are_no_numbers(answering, monkeypatch):
+    def second(_):
+        answering.body = b'{"state":"stale","error":"no broker has answered for 17 s"}'
+        answering.status = 503
+        if len(answering.paths) > 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", second)
+    result = CliRunner().invoke(command, ["--url", answering.url])
+    assert result.exit_code == 0
+    assert "no broker has answered for 17 s" in result.output
 
 
 def test_top_does_not_take_another_page_for_callfunnel(answering):

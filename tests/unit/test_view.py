@@ -8,6 +8,7 @@ import orjson
 import pytest
 from aiokafka import TopicPartition
 
+from agents.arrivals import Told
 from agents.config import Settings
 from agents.view import Funnel, View
 from schemas.rows import POSITION_KEY, Position, encode_position
@@ -100,3 +101,215 @@ def test_what_is_no_row_is_told_by_its_place_and_never_by_whom_it_is_of(key, val
     told = "".join(traceback.format_exception(failed.value, limit=0))
     assert "ann" not in told
     assert "north" not in told
+
+
+class Asked:
+    """Stands in for what asks about the source."""
+
+    topic = "call-events"
+
+    def __init__(self):
+        self.told = self.trouble = None
+
+
+class Watched:
+    """A view of one partition, `seconds` after `NOW`, with its events counted up to offset 40."""
+
+    def __init__(self, clock="wall", newest_s=NOW):
+        self.seconds = 0.0
+        self.asked = Asked()
+        self.view = View(
+            {},
+            "changelog",
+            zone=UTC,
+            clock=clock,
+            source=lambda *_: self.asked,
+            now=lambda: NOW + self.seconds,
+            ticks=lambda: self.seconds,
+        )
+        self.funnel = Funnel(UTC)
+        minute = newest_s - newest_s % 60
+        for resolution, pane in (("1m", minute), ("1h", minute - minute % 3_600), ("all", 0)):
+            key = orjson.dumps([resolution, pane, "campaign+source", "spring", "web"])
+            self.funnel.apply(0, key, b'{"events_dialed":7}')
+        self.position(40, newest_s)
+
+    def position(self, offset, newest_s):
+        position = Position(offset=offset, watermark_ms=newest_s * 1000, fold="f")
+        self.funnel.apply(0, POSITION_KEY, encode_position(position))
+
+    def told(self, end, *, before=0, start=0):
+        """The broker answers that the source ends there, and the view looks."""
+        self.asked.told = Told(self.seconds, {0: range(start, end)}, {0: before})
+        self.view._answers.hear({})
+        return self.refresh()
+
+    def refresh(self):
+        return self.view._refresh(self.funnel, changed=False)
+
+    @property
+    def state(self):
+        return self.view.standing().state
+
+    @property
+    def verdict(self):
+        return self.view.standing().verdict
+
+    @property
+    def reason(self):
+        return self.view.standing().reason
+
+    def dials(self):
+        columns = self.view.current.windows["5m"]["campaign+source"].get(("spring", "web"), {})
+        return columns.get("events_dialed", 0)
+
+
+def test_there_are_no_numbers_before_the_broker_has_said_where_the_source_ends():
+    watched = Watched()
+    assert (watched.state, watched.view.current) == ("connecting", None)
+    assert watched.refresh() is False
+    assert watched.view.not_ready() == "the broker has not said yet where call-events ends"
+    assert watched.told(40) is True
+    assert (watched.state, watched.view.not_ready()) == ("current", None)
+    assert ((watched.verdict, watched.reason), watched.dials()) == (("live", ""), 7)
+
+
+def test_while_no_broker_answers_there_are_no_numbers_and_none_are_made():
+    watched = Watched()
+    watched.told(40)
+    shown = watched.view.snapshot
+    watched.seconds = 180
+    assert watched.refresh() is False
+    assert (watched.state, watched.view.current) == ("stale", None)
+    assert (watched.verdict, watched.reason) == (
+        "stale",
+        "no broker has answered for 180 s: the numbers stand still",
+    )
+    standing = watched.view.standing()
+    assert (standing.state, standing.lag, standing.source_lags) == ("stale", None, {})
+    assert standing.complete_s == NOW
+    watched.view._answers.hear({})
+    assert watched.view.current is shown
+    assert watched.told(40) is True
+    assert watched.view.current.now_s == NOW + 180
+
+
+def test_a_broker_that_refuses_connections_leaves_the_numbers_standing():
+    watched = Watched()
+    watched.told(40)
+    watched.view._phase, watched.view._why = "connecting", "the broker does not answer: refused"
+    assert (watched.verdict, watched.reason) == (
+        "stale",
+        "the broker does not answer: refused: the numbers stand still",
+    )
+    assert watched.view.current is None
+
+
+def test_windows_end_where_the_numbers_are_complete_while_records_wait():
+    watched = Watched()
+    watched.told(40)
+    assert watched.dials() == 7
+    for watched.seconds in (60, 300, 1_800):
+        watched.told(1_540)
+        assert (watched.verdict, watched.reason) == (
+            "behind",
+            "1,500 records of call-events are not counted yet, and the numbers are those of "
+            f"{watched.seconds} s ago: check that enough workers run, and what their /-/ready says",
+        )
+        assert (watched.view.current.now_s, watched.view.now_s, watched.dials()) == (NOW, NOW, 7)
+        assert watched.view.standing().complete_s == NOW
+        assert watched.view.standing().source_lags == {0: 1_500}
+        assert watched.view.delay_s == watched.seconds
+    watched.position(1_540, NOW + 1_800)
+    watched.told(1_540)
+    assert (watched.verdict, watched.dials()) == ("live", 0)
+    assert watched.view.current.now_s == NOW + 1_800
+
+
+def test_a_short_delay_is_no_reason_to_show_the_past():
+    watched = Watched()
+    watched.told(40)
+    watched.seconds = 10
+    watched.told(50)
+    assert ((watched.verdict, watched.reason), watched.view.now_s) == (("live", ""), NOW + 10)
+    assert watched.view.standing().complete_s == NOW
+
+
+def test_windows_end_no_further_back_than_minutes_are_held_for():
+    """One partition stands still for hours, the others go on and drop their old minutes."""
+    watched = Watched()
+    watched.told(40)
+    watched.seconds = 5 * 3_600
+    watched.told(50)
+    assert (watched.verdict, watched.view.current.now_s) == ("behind", NOW)
+    for number, newest_s in ((0, NOW), (1, NOW + 5 * 3_600)):
+        position = Position(offset=40, watermark_ms=newest_s * 1000, fold="f")
+        watched.funnel.apply(number, POSITION_KEY, encode_position(position))
+    watched.view._refresh(watched.funnel, changed=True)
+    assert (watched.verdict, watched.view.current.now_s) == ("behind", NOW + 4 * 3_600)
+
+
+def test_in_a_replay_windows_end_with_the_newest_event_whatever_waits():
+    watched = Watched(clock="event", newest_s=NOW - 86_400)
+    watched.told(40)
+    assert (watched.verdict, watched.reason) == ("replay", "")
+    assert (watched.view.current.now_s, watched.view.now_s) == (NOW - 86_400, NOW - 86_400)
+    assert watched.view.delay_s == 0.0
+    watched.seconds = 60
+    watched.told(1_000)
+    assert (watched.verdict, watched.view.current.now_s, watched.dials()) == ("behind", NOW - 86_400, 7)
+
+
+def test_a_floor_without_events_is_quiet_and_not_live():
+    watched = Watched(newest_s=NOW - 3_159)
+    watched.told(40)
+    assert (watched.verdict, watched.view.delay_s) == ("quiet", 3_159)
+
+
+def test_before_the_first_event_the_view_says_so():
+    watched = Watched()
+    watched.funnel = Funnel(UTC)
+    watched.told(0)
+    assert (watched.verdict, watched.view.delay_s) == ("empty", None)
+
+
+def test_a_client_that_may_not_ask_about_the_source_does_not_call_the_numbers_live():
+    watched = Watched()
+    watched.asked.trouble = "this client may not ask about the topic call-events; grant it Describe"
+    watched.refresh()
+    assert (watched.verdict, watched.state, watched.dials()) == ("unchecked", "current", 7)
+    assert watched.reason.startswith(watched.asked.trouble)
+    assert watched.view.standing().source_lags == {}
+
+
+def test_a_source_whose_leader_is_silent_makes_the_numbers_old():
+    watched = Watched()
+    watched.told(40)
+    watched.seconds = 60
+    watched.view._answers.hear({})
+    watched.refresh()
+    assert (watched.verdict, watched.reason) == (
+        "behind",
+        "the broker has not said for 60 s where call-events ends",
+    )
+    assert (watched.view.standing().source_lags, watched.view.now_s) == ({}, NOW)
+
+
+def test_a_source_that_ends_before_the_numbers_is_told():
+    watched = Watched()
+    watched.told(40)
+    watched.seconds = 60
+    watched.told(30, before=40)
+    assert watched.verdict == "behind"
+    assert watched.reason.startswith("call-events/0 ends at offset 30, but the numbers hold later records")
+
+
+def test_the_lag_of_the_changelog_is_known_when_every_leader_has_told():
+    watched = Watched()
+    zero, one = (TopicPartition("changelog", number) for number in (0, 1))
+    watched.view._answers.watch([zero, one])
+    watched.view._read = {zero: 10, one: 20}
+    watched.view._answers.hear({zero: 12})
+    assert watched.view.standing().lag is None
+    watched.view._answers.hear({one: 25})
+    assert watched.view.standing().lag == 7
