@@ -1,8 +1,9 @@
 """Random schedules of everything that can happen to workers and their Kafka, and the verdict on what is left.
 
 The law: whatever happened, the committed tables are the oracle's on the records of the source, every record
-is accounted for once, and a worker ends only with a reason that is true. A schedule is a function of its
-seed.
+is accounted for once, and a worker ends only with a reason that is true. Whatever the source became, and
+whichever partitions and headers its events have, the app that counts it last has counted each event once, at
+its lead's home. A schedule is a function of its seed.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import math
 import multiprocessing
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import ExitStack
 from functools import cache
 from itertools import accumulate
@@ -24,24 +25,24 @@ from aiokafka.errors import KafkaError, RequestTimedOutError
 from faust.types import TP
 from model.kafka import Entry, Kafka, Transaction
 from model.worker import (
-    DEAD_LETTERS,
     DECODER,
-    FUNNEL,
-    LEADS,
     SOURCE,
+    App,
     Operator,
     Process,
     Producer,
     Worker,
+    funnel_of,
     hanging,
     last,
     last_positions,
+    leads_of,
 )
 
-from agents.errors import Mended, Stalled, TablesWrong, TakenOver, WriteFailed
+from agents.errors import Mended, Stalled, TablesWrong, TakenOver, TopicsWrong, WriteFailed
 from agents.ingest import Ingest
 from agents.ledger import Ledger
-from agents.undecided import REROUTED
+from agents.rerouting import LAPS, REROUTED
 from schemas.codec import Rejected
 from schemas.events import TYPES, Event
 from schemas.rows import (
@@ -66,17 +67,23 @@ class Rules(NamedTuple):
 
 LAW = Rules()
 CHANGES = {
-    "": 0.84, "cut off": 0.04, "refilled": 0.03, "anew": 0.03, "copied": 0.04, "copied in part": 0.02,
-}  # fmt: skip
-"""How often the source becomes another one in a schedule, and in which way."""
+    "": 0.54,
+    "grown": 0.26,
+    "cut off": 0.08,
+    "refilled": 0.03,
+    "anew": 0.03,
+    "copied": 0.04,
+    "copied in part": 0.02,
+}
+"""What becomes of the source in a schedule, and how often."""
 WORLD = {
     "agents.ledger.SharedClient": lambda *_: None,
     "agents.ledger.Producer": Producer,
     "agents.hanging.hanging": hanging,
     "agents.hanging.last": last,
     "agents.adopt.last_positions": last_positions,
-    "agents.adopt.funnel_changelog": lambda _: FUNNEL,
-    "agents.adopt.leads_changelog": lambda _: LEADS,
+    "agents.adopt.funnel_changelog": funnel_of,
+    "agents.adopt.leads_changelog": leads_of,
 }
 """What the product finds in place of Kafka's clients."""
 
@@ -112,10 +119,31 @@ def judge(value: bytes, key: bytes) -> Event | Rejected:
     return DECODER.decode(value, key, START_MS)
 
 
+Header = tuple[str, bytes]
+
+
+def mark_of(app: App, partitions: int) -> Header:
+    """The header that workers of this app add to an event that they send home."""
+    return REROUTED, f"{app.name} {app.partitioner} {partitions}".encode()
+
+
 class Record(NamedTuple):
-    partition: int
     key: bytes
     value: bytes
+    partitioner: str
+    """How its publisher chooses a partition: by a hash of the key, or at random."""
+    headers: tuple[Header, ...]
+
+
+class Group:
+    """The workers of one app: who is in the consumer group, and its generation."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        self.members: list[Worker] = []
+        self.generation = 0
+        self.is_refused = False
+        """A worker refused to go on with the tables, and no operator has adopted the source since."""
 
 
 class Violation(Exception):
@@ -132,45 +160,65 @@ class Schedule:
         self.parked: list[tuple[Process, str, asyncio.Future[None]]] = []
         chance = self._chance = Random(seed)
         self.flip_at = chance.random
-        self._partitions = chance.choice((1, 2, 2, 3))
+        self.partitions = chance.choice((1, 2, 2, 3))
+        """Of the source, as they are at this moment."""
         self._crew = chance.choice((1, 2, 2, 3))
         self._parking = chance.choice((0.05, 0.2, 0.5))
         self._faults = chance.choice((0.0, 0.01, 0.03, 0.06))
         self._errors = chance.choice((0.0, 0.0, 0.0, 0.05))
         self._change = chance.choices(list(CHANGES), list(CHANGES.values()))[0]
-        self._upgrades = not self._change and chance.random() < 0.15
-        self._tears = not self._change and chance.random() < 0.3
+        self._grows = self._change == "grown"
+        self._upgrades = not self._change and chance.random() < 0.2
+        self._tears = not self._change and chance.random() < 0.45
         self._heals = chance.random() < 0.8
         self._steps = chance.randint(20, 80)
-        self._kafka = Kafka((FUNNEL, LEADS), DEAD_LETTERS)
+        app = App("model0", self.partitions, self._partitioner())
+        self._groups = [Group(app)]
+        """The last one is of the app that counts now; those before it may have workers, too. Only the first
+        app has tables of the records that the source had before it became another one."""
+        self._kafka = Kafka((app.funnel, app.leads), app.dead_letters)
         self._kafka.topic_id = "t1" if chance.random() < 0.85 else ""
         self._workers: list[Worker] = []
         self._operators: list[Operator] = []
-        self._generation = 0
-        self._members: list[Worker] = []
         self._cut_off: set[int] = set()
-        """Partitions of which the tables took in records that the source does not have any more."""
+        """Partitions where the tables of the first app took in records that the source does not have now."""
         self._is_another = False
         """The source is another topic by now."""
         self._unpublished = self._records()
         self.is_calm = False
         self.counts: Counter[str] = Counter()
 
+    @property
+    def _group(self) -> Group:
+        """The group of the app that counts now."""
+        return self._groups[-1]
+
+    def _partitioner(self) -> str:
+        return self._chance.choice(("murmur2", "murmur2", "crc32", "trust")) if self._grows else "murmur2"
+
     def _records(self) -> list[Record]:
         chance = self._chance
         leads = chance.sample(LEADS_OF_THE_FLOOR, chance.randint(1, 4))
-        astray = 0.0 if self._change not in ("", "copied") else chance.choice((0.0, 0.15))
+        astray = chance.choice((0.0, 0.15)) if self._change in ("", "grown", "copied") else 0.0
+        usual = chance.choice(("murmur2", "crc32")) if self._grows else "murmur2"
+        marked = chance.choice((0.0, 0.3)) if self._grows else 0.0
         records = []
         for _ in range(chance.randint(3, 14)):
             lead = chance.choice(leads)
             value = chance.choice(floor()[lead])
-            partition = home(lead.encode(), self._partitions, "murmur2")
-            if chance.random() < astray:
-                partition = chance.randrange(self._partitions)
-            if chance.random() < 0.12:
+            partitioner = "random" if chance.random() < astray else usual
+            if chance.random() < (0.3 if self._tears else 0.12):  # dead letters seldom hang
                 value = chance.choice((b"{", b'{"type":"dial"}', floor()["a" if lead != "a" else "b"][0]))
-            records.append(Record(partition, lead.encode(), value))
+            headers = self._marks() if chance.random() < marked else ()
+            records.append(Record(lead.encode(), value, partitioner, headers))
         return records
+
+    def _marks(self) -> tuple[Header, ...]:
+        """Headers that were forged, or kept when the record was copied from another topic."""
+        chance = self._chance
+        app = App(chance.choice(("model0", "model1", "another")), 0, chance.choice(("murmur2", "crc32")))
+        mark = chance.choice(((REROUTED, b"1"), mark_of(app, chance.randint(1, 4))))
+        return (mark,) * chance.choice((1, 1, 2, LAPS))
 
     # Asked by the workers
 
@@ -247,27 +295,75 @@ class Schedule:
     def _awake(self) -> list[Worker]:
         return [worker for worker in self._workers if not worker.is_dead and not worker.is_paused]
 
+    def _workers_of(self, group: Group) -> list[Worker]:
+        return [worker for worker in self._living() if worker.group is group]
+
     def _source(self, partition: int | None = None) -> TP:
-        number = self._chance.randrange(self._partitions) if partition is None else partition
+        number = self._chance.randrange(self.partitions) if partition is None else partition
         return TP(SOURCE, number)
 
     def _start(self) -> None:
-        if len(self._living()) < self._crew and len(self._workers) < 25:
-            worker = Worker(self, self._kafka, len(self._workers) + 1, self._partitions)
-            self._workers.append(worker)
+        """Start a worker, under a new app id where the one there is cannot go on with the source."""
+        group = self._group
+        is_advised = bool(self._change) and group.is_refused and (self.is_calm or self.flip(0.5))
+        if group.app.partitions != self.partitions or is_advised:
+            self._count_anew()
+        self._start_worker()
 
-    def _rebalance(self) -> None:
-        """The awake are given all partitions and hear of it each in its own time, the paused never."""
-        self._members = self._awake()
-        if not self._members:
+    def _start_worker(self) -> None:
+        started = sum(worker.group is self._group for worker in self._workers)
+        if len(self._workers_of(self._group)) < self._crew and started < 25:
+            self._workers.append(Worker(self, self._kafka, len(self._workers) + 1, self._group))
+
+    def _count_anew(self) -> None:
+        """Follow the advice of a worker that refuses its tables or finds that the source has grown.
+
+        Some operators do not: they grow the topics of the app that there is, as the source has grown.
+        """
+        app = self._group.app
+        if app.partitions != self.partitions and self.flip(0.3):
+            self._group.app = app._replace(partitions=self.partitions)
+            self.note(f"the topics of {app.name} have {self.partitions} partitions now, as the source has")
+            self.counts["apps whose topics were grown"] += 1
             return
-        self._generation += 1
+        self._groups.append(Group(App(f"model{len(self._groups)}", self.partitions, self._partitioner())))
+        self.note(f"{self._group.app} counts everything anew")
+        self.counts["apps that count anew"] += 1
+
+    def _anew(self) -> None:
+        if self._grows and len(self._groups) < 4:
+            self._count_anew()
+            self._start()
+
+    def _grow(self) -> None:
+        """The source gets more partitions; its readers and publishers hear of that later."""
+        if self._grows and self.partitions < 6:
+            self.partitions += self.size(2)
+            self.note(f"the source has {self.partitions} partitions now")
+            self.counts["growths"] += 1
+
+    def _hear(self) -> None:
+        """A consumer asks for metadata; if the source has grown, it joins its group anew."""
+        if self._living():
+            worker = self._chance.choice(self._living())
+            if worker.heard != self.partitions:
+                worker.heard = self.partitions
+                self._rebalance(worker.group)
+
+    def _rebalance(self, group: Group | None = None) -> None:
+        """The awake are given all partitions and hear of it each in its own time, the paused never."""
+        group = group or self._chance.choice(self._groups)
+        group.members = [worker for worker in self._awake() if worker.group is group]
+        if not group.members:
+            return
+        group.generation += 1
+        app = group.app
         shares: defaultdict[Worker, set[TP]] = defaultdict(set)
-        for number in range(self._partitions):
-            owner = self._chance.choice(self._members)
-            shares[owner] |= {TP(topic, number) for topic in (SOURCE, FUNNEL, LEADS)}
-        for worker in self._members:
-            worker.generations.put_nowait((self._generation, frozenset(shares[worker])))
+        for number in range(app.partitions):
+            owner = self._chance.choice(group.members)
+            shares[owner] |= {TP(topic, number) for topic in (SOURCE, app.funnel, app.leads)}
+        for worker in group.members:
+            worker.generations.put_nowait((group.generation, frozenset(shares[worker])))
 
     def _release(self) -> None:
         self.parked = [one for one in self.parked if not one[2].done()]
@@ -288,12 +384,21 @@ class Schedule:
     def _publish(self) -> None:
         for record in self._unpublished[: self._chance.randint(1, 4)]:
             self._unpublished.remove(record)
-            if record.partition not in self._cut_off:
+            partition = self._place(record)
+            if partition not in self._cut_off:
                 at_ms = START_MS + len(self._unpublished)
-                log = self._kafka.logs[self._source(record.partition)]
-                log.append(record.key, record.value, (), at_ms)
+                log = self._kafka.logs[self._source(partition)]
+                log.append(record.key, record.value, record.headers, at_ms)
                 if self._change == "copied" and self._chance.random() < 0.3:  # in a transaction of its own
                     log.append(None, None, is_marker=True)
+
+    def _place(self, record: Record) -> int:
+        known = self.partitions
+        if self._grows and self._chance.random() < 0.2:
+            known = self._groups[0].app.partitions
+        if record.partitioner == "random":
+            return self._chance.randrange(known)
+        return home(record.key, known, record.partitioner)
 
     def _mark(self) -> None:
         decided = [one for one in self._kafka.running.values() if one.verdict is not None and one.unmarked]
@@ -341,7 +446,8 @@ class Schedule:
             self.note(f"retention: {tp} starts at {log.start}")
 
     def _compact(self) -> None:
-        tp = TP(self._chance.choice((FUNNEL, LEADS)), self._chance.randrange(self._partitions))
+        app = self._chance.choice(self._groups).app
+        tp = TP(self._chance.choice((app.funnel, app.leads)), self._chance.randrange(app.partitions))
         log = self._kafka.logs[tp]
         if log.end:
             # Kafka keeps tombstones for a day, which is longer than any recovery takes.
@@ -350,15 +456,17 @@ class Schedule:
             )
 
     def _change_source(self) -> None:
-        """At most once in a schedule, and seldom."""
-        positions = {n: found for n in range(self._partitions) if (found := self.position(n)) is not None}
-        if not self._change or self._cut_off or self._is_another or not positions:
+        """The source becomes another one, at most once in a schedule."""
+        if self._change in ("", "grown") or self._cut_off or self._is_another or len(self._groups) > 1:
+            return
+        positions = self._positions(self._group.app)
+        if not positions:
             return
         if self._change in ("cut off", "refilled"):
             number = self._chance.choice(list(positions))
             self._cut(self._source(number), positions[number])
-        elif not any(self._kafka.logs[self._source(n)].open for n in range(self._partitions)):
-            self._make_anew()
+        elif not any(self._kafka.logs[self._source(n)].open for n in range(self.partitions)):
+            self._make_anew(positions)
 
     def _cut(self, tp: TP, position: Position) -> None:
         assert position.witness is not None
@@ -374,27 +482,23 @@ class Schedule:
         self.note(f"{tp} is {self._change}: another record at {keep}, ends at {self._kafka.logs[tp].end} now")
         self.counts[self._change] += 1
 
-    def _make_anew(self) -> None:
+    def _make_anew(self, positions: Mapping[int, Position]) -> None:
         """The source is another topic of the same name; the same records may be in it, or some of them."""
         if not self._kafka.topic_id:  # then only who starts can see it
             self._kill_all()
-        everywhere = [self._source(number) for number in range(self._partitions)]
+        everywhere = [self._source(number) for number in range(self.partitions)]
         longest = max(self._kafka.logs[tp].end for tp in everywhere)
         keep = {"anew": 0, "copied in part": self._chance.randint(0, longest), "copied": None}[self._change]
         self._kafka.make_anew(everywhere, keep, self._chance.randint(0, 3))
         self._kafka.topic_id = self._kafka.topic_id and "t2"
         self._is_another = True
-        if keep is None:  # more is to come everywhere
-            self._unpublished += [Record(number, b"a", b"{") for number in range(self._partitions)]
-        else:
+        if keep is not None:
             self._unpublished.clear()
         if keep is not None and not self._kafka.topic_id:
             self._cut_off |= {
                 number
-                for number in range(self._partitions)
-                if (position := self.position(number)) is not None
-                and position.witness is not None
-                and position.witness.offset >= keep
+                for number, position in positions.items()
+                if position.witness is not None and position.witness.offset >= keep
             }
         self.note(f"the source is made anew: {self._change} ({keep}), id {self._kafka.topic_id!r}")
         self.counts[self._change] += 1
@@ -405,20 +509,17 @@ class Schedule:
 
     @property
     def _foreign(self) -> set[int]:
-        """Partitions whose tables name another topic than the source is."""
-        return {
-            number
-            for number in range(self._partitions)
-            if self._is_another
-            and (position := self.position(number)) is not None
-            and position.topic_id != self._kafka.topic_id
-        }
+        """Partitions where the tables of the first app name another topic than the source is."""
+        if not self._is_another:
+            return set()
+        positions = self._positions(self._groups[0].app)
+        return {n for n, position in positions.items() if position.topic_id != self._kafka.topic_id}
 
     def _adopt(self) -> None:
         """An operator does, whoever works meanwhile."""
         if self._foreign and all(one.is_dead for one in self._operators):
             self.note("an operator adopts the source")
-            self._operators.append(Operator(self, self._kafka, len(self._operators) + 1, self._partitions))
+            self._operators.append(Operator(self, self._kafka, len(self._operators) + 1, self._groups[0]))
 
     def _time_out(self) -> None:
         open_ = [one for one in self._kafka.running.values() if one.verdict is None]
@@ -430,10 +531,11 @@ class Schedule:
     def _commit(self) -> None:
         """The group's offset, from a member of this generation; it may fail."""
         for worker in self._awake():
-            if worker.consumer_generation_id == self._generation and self._chance.random() < 0.7:
-                self._kafka.group_offsets.update(worker.acked)
-                for tp in worker.acked:
-                    self._check_commit(tp)
+            group = worker.group
+            if worker.consumer_generation_id == group.generation and self._chance.random() < 0.7:
+                for tp, offset in worker.acked.items():
+                    self._kafka.group_offsets[group.app.name, tp] = offset
+                    self._check_commit(group.app, tp, offset)
             worker.acked.clear()
 
     def _drop(self) -> None:
@@ -453,16 +555,16 @@ class Schedule:
         """Nothing more goes wrong: everything published must get into the tables."""
         self.note("no more faults")
         self.is_calm = True
-        if self._is_another and await self._is_refused():
-            return
-        fresh = len(self._workers) if self._is_another else 0
+        if self._is_another:
+            self._kill_all()
+            await settle()
+            if self._group is self._groups[0] and (foreign := self._foreign):
+                await self._consult(foreign)
         for turn in range(60):
-            # Its next record gives a topic away that was cut off: the first one, or the second where a worker
-            # that was set back stands exactly at its end.
-            for number in self._cut_off if turn in (0, 30) else ():
-                self._kafka.logs[self._source(number)].append(b"a", b"{")
-            # What was undone behind the back of an owner who slept comes to light with the next record.
-            for number in range(self._partitions) if turn == 30 and self.counts["markers left out"] else ():
+            # Some faults show only with the next record of a partition: the topic was cut off, or is another
+            # one, or a transaction was undone while the owner slept. A worker that was set back to exactly
+            # the end of a topic that was cut off needs a second record.
+            for number in range(self.partitions) if turn == 30 or (turn == 0 and self._change) else ():
                 self._kafka.logs[self._source(number)].append(b"a", b"{")
             while self._unpublished:
                 self._publish()
@@ -472,11 +574,14 @@ class Schedule:
                 go.done() or go.set_result(None)
             self.parked.clear()
             self._settle_transactions()
-            if not self._living():
+            while any(worker.heard != self.partitions for worker in self._living()):
+                self._hear()
+            if not self._workers_of(self._group) or self._group.app.partitions != self.partitions:
                 self._crew += 1
                 self._start()
-            if self._members != self._living():
-                self._rebalance()
+            for group in self._groups:
+                if group.members != self._workers_of(group):
+                    self._rebalance(group)
             await settle()
             self._check_reasons()
             for worker in self._living():
@@ -484,31 +589,32 @@ class Schedule:
                     worker.deliver(tp, 100)
             await settle()
             self._check_reasons()
-            if any(isinstance(worker.reason, TablesWrong) for worker in self._workers[fresh:]):
+            if self._group.is_refused and not self._change:
                 return
             hangs = bool(self._kafka.hanging)
-            if not (self._cut_off or hangs) and all(map(self._is_complete, range(self._partitions))):
+            if not hangs and self._all_is_counted():
+                self._judge_total()
                 return
             if hangs and turn % 20 == 9:  # the next commit decides, or the next start
                 for worker in self._living():
                     worker.die()
             if turn % 20 == 19:
                 self._watchdog()
+        for worker in self._living():
+            if worker.started_as.partitions != self.partitions:
+                raise Violation(
+                    f"{worker.started_as} goes on, and the source has {self.partitions} partitions"
+                )
         raise Violation(
             f"the source of {self._cut_off} has other records, and no worker says so"
-            if self._cut_off
+            if self._cut_off and self._workers_of(self._groups[0])
             else "no progress: " + ", ".join(f"{worker.name} {what}" for worker, what, _ in self.parked)
         )
 
-    async def _is_refused(self) -> bool:
-        """Whether an operator finds that the tables cannot go on with what is another topic now."""
-        self._kill_all()
-        await settle()
-        foreign = self._foreign
-        if not foreign:
-            return False
-        self._start()
-        self._rebalance()
+    async def _consult(self, foreign: set[int]) -> None:
+        """A worker that starts refuses the other topic; then an operator adopts it where that is possible."""
+        self._start_worker()
+        self._rebalance(self._group)
         await settle()
         self._check_reasons()
         if not isinstance(self._workers[-1].reason, TablesWrong):
@@ -519,7 +625,6 @@ class Schedule:
         operator = self._operators[-1]
         if operator.reason is None and self._foreign:
             raise Violation(f"{operator.name} left the tables of {self._foreign} as they were")
-        return operator.reason is not None
 
     def _watchdog(self) -> None:
         """What the last batch of a partition leaves out is missed only by the watch over the lag."""
@@ -531,21 +636,42 @@ class Schedule:
                 worker.fail(Stalled(why))
 
     def _settle_transactions(self) -> None:
+        """Deliver all markers. A transaction that no worker can end any more times out."""
+        living = {worker.started_as.name for worker in self._living()}
         for name, transaction in list(self._kafka.running.items()):
+            if transaction.verdict is None and self.is_calm and name.partition("-")[0] not in living:
+                self._kafka.time_out(name)
             if transaction.verdict is not None:
                 self._kafka.settle(name)
 
-    def position(self, partition: int) -> Position | None:
-        for entry in reversed(self._kafka.logs[TP(FUNNEL, partition)].entries):
+    def position(self, app: App, partition: int) -> Position | None:
+        for entry in reversed(self._kafka.logs[TP(app.funnel, partition)].entries):
             if entry.key == POSITION_KEY and entry.is_committed:
                 assert entry.value is not None
                 return decode_position(entry.value)
         return None
 
-    def _is_complete(self, partition: int) -> bool:
-        position = self.position(partition)
+    def _positions(self, app: App) -> dict[int, Position]:
+        found = {number: self.position(app, number) for number in range(app.partitions)}
+        return {number: position for number, position in found.items() if position is not None}
+
+    def _all_is_counted(self) -> bool:
+        """Whether every app that has workers has counted all, and none of them knows another source."""
+        if any(worker.started_as.partitions != self.partitions for worker in self._living()):
+            return False
+        self._settle_transactions()
+        working = [group for group in self._groups if self._workers_of(group)]
+        return self._group in working and all(
+            self._is_counted(group, number) for group in working for number in range(self.partitions)
+        )
+
+    def _is_counted(self, group: Group, partition: int) -> bool:
+        if group is self._groups[0] and partition in self._cut_off:
+            return False
+        position = self.position(group.app, partition)
         log = self._kafka.logs[self._source(partition)]
-        return not log.committed(position.offset if position else 0, log.end)
+        is_owned = any(partition in worker.ingest.lanes for worker in self._workers_of(group))
+        return is_owned and not log.committed(position.offset if position else 0, log.end)
 
     # The verdict
 
@@ -561,53 +687,62 @@ class Schedule:
                 if isinstance(reason, KafkaError | WriteFailed)
                 else self.counts["errors of recovery"] > 0
                 or worker.had_error
-                or worker.consumer_generation_id != self._generation
+                or worker.consumer_generation_id != worker.group.generation
                 if isinstance(reason, Stalled)
-                else bool(self._cut_off or self._torn) or self._may_refuse(worker)
+                else self._may_refuse(worker)
                 if isinstance(reason, TablesWrong)
+                else worker.started_as.partitions != self.partitions
+                if isinstance(reason, TopicsWrong)
                 else self.counts["markers left out"] > 0 or isinstance(worker, Operator)
                 if isinstance(reason, Mended)
                 else isinstance(reason, TakenOver)
             )
             if not is_true:
                 raise Violation(f"{worker.name} ended by {reason!r}") from reason
+            if isinstance(reason, TablesWrong):
+                worker.group.is_refused = True
 
     def _may_refuse(self, process: Process) -> bool:
-        """Whether the tables are of another topic to it; to an operator, one with other records."""
+        """Whether it is true that the tables cannot go on with the source, or are torn."""
+        is_retained = any(self._kafka.logs[self._source(number)].start for number in range(self.partitions))
         if isinstance(process, Operator) and self._change == "copied":
-            return self._is_retained
-        return self._is_another or (self._is_retained and not self._kafka.topic_id)
+            return is_retained
+        # Amid faults, an operator may have adopted the topic after the process found it to be another one.
+        is_foreign = bool(self._foreign) or (self._is_another and not self.is_calm)
+        is_changed = process.group is self._groups[0] and (is_foreign or bool(self._cut_off))
+        is_unproved = is_retained and not self._kafka.topic_id
+        return is_changed or is_unproved or bool(self._torn) or self._was_grown(process)
 
-    @property
-    def _is_retained(self) -> bool:
-        """What the tables took in last may be gone."""
-        return any(self._kafka.logs[self._source(number)].start for number in range(self._partitions))
+    def _was_grown(self, process: Process) -> bool:
+        """Whether its app has tables of a source with another number of partitions."""
+        app = process.started_as
+        return any(one.partitions not in (0, app.partitions) for one in self._positions(app).values())
 
-    def _check_commit(self, tp: TP) -> None:
-        position = self.position(tp.partition)
+    def _check_commit(self, app: App, tp: TP, offset: int) -> None:
+        position = self.position(app, tp.partition)
         begin = position.offset if position else 0
-        unwritten = self._kafka.logs[tp].committed(begin, self._kafka.group_offsets[tp])
+        unwritten = self._kafka.logs[tp].committed(begin, offset)
         is_changed = self._is_another or tp.partition in self._cut_off
         if unwritten and not self.counts["markers left out"] and not is_changed:
             raise Violation(f"{tp}: the group's offset is past what is in the tables: {unwritten}")
 
     def _judge(self) -> None:
         self._settle_transactions()
-        astray: Counter[tuple[int, int, bytes]] = Counter()
-        sent_home: Counter[tuple[int, int, bytes]] = Counter()
+        astray: Counter[Sent] = Counter()
+        sent_home: Counter[Sent] = Counter()
         undecided = {tp.partition for tp in self._kafka.hanging.values()}  # by a worker that needs a person
-        for number in range(self._partitions):
+        for number in range(self.partitions):
             if number not in self._torn | undecided:
-                self._judge_partition(number, astray)
-            log = self._source_log(number)
-            for entry in log.ever_committed():
+                for group in self._groups:
+                    self._judge_partition(group.app, number, astray)
+            for entry in self._kafka.logs[self._source(number)].ever_committed():
                 if entry.transaction is not None:
-                    sender = int(entry.transaction.owner.split("-")[1])
+                    app, sender = entry.transaction.owner.split("-")
                     assert entry.value is not None
-                    sent_home[sender, number, entry.value] += 1
+                    sent_home[Sent(app[: len("model0")], int(sender), number, entry.value)] += 1
         if self.counts["markers left out"]:  # what is told twice counts once; of what was torn, some is lost
             lost = {tp.partition for tp in self._kafka.torn if tp.topic == SOURCE}
-            astray = Counter(one for one in astray - sent_home if one[1] not in lost)
+            astray = Counter(one for one in astray - sent_home if one.to not in lost)
             sent_home = Counter()
         if astray != sent_home:
             raise Violation(f"sent home: {sent_home - astray} too often, {astray - sent_home} not")
@@ -615,35 +750,72 @@ class Schedule:
     @property
     def _torn(self) -> set[int]:
         """Partitions of which it may be that nobody can tell any more what hung in their changelogs."""
-        return {tp.partition for tp in self._kafka.torn if tp.topic in (FUNNEL, LEADS)}
+        return {tp.partition for tp in self._kafka.torn if tp.topic in self._kafka.changelogs}
 
-    def _source_log(self, partition: int) -> Any:
-        """What the tables of a partition are made from."""
-        is_former = partition in self._cut_off or (self._change != "copied" and partition in self._foreign)
+    def _source_log(self, app: App, partition: int) -> Any:
+        """The records that the tables of a partition are made from."""
+        is_former = app == self._groups[0].app and (
+            partition in self._cut_off or (self._change != "copied" and partition in self._foreign)
+        )
         return (self._kafka.former if is_former else self._kafka.logs)[self._source(partition)]
 
-    def _judge_partition(self, number: int, astray: Counter[tuple[int, int, bytes]]) -> None:
+    def _judge_total(self) -> None:
+        """Check that the app that counts now has counted each event of the source once, and where.
+
+        Does nothing if retention took events before the app read them.
+        """
+        app = self._group.app
+        if any(map(self._has_missed, range(app.partitions))):
+            return
+        expected: defaultdict[int, dict[tuple[str, str], Event]] = defaultdict(dict)
+        for number in range(app.partitions):
+            for entry in self._kafka.logs[self._source(number)].ever_committed():
+                event = judge(entry.value, entry.key)
+                if not isinstance(event, Rejected):
+                    at = home_of(event, entry, app, number, app.partitions)
+                    if at is not None:
+                        expected[at][event.lead_id, event.event_id] = event
+        for number in range(app.partitions):
+            log = self._kafka.logs[TP(app.funnel, number)].ever_committed()
+            rows = {
+                decode_key(key): decode_columns(row)
+                for key, row in self._rows(log).items()
+                if key != POSITION_KEY
+            }
+            wrong = oracle.differences(oracle.tables(expected[number].values()), rows)
+            if wrong:
+                raise Violation(f"{app} has not counted each event once, in partition {number}: {wrong}")
+        self.counts["totals"] += 1
+
+    def _has_missed(self, number: int) -> bool:
+        app = self._group.app
+        position = self.position(app, number)
+        gone = self._kafka.logs[self._source(number)].gone
+        return any(start < end for start, end in self._kafka.holes[f"{app.name}-{number}"]) or (
+            bool(gone) and gone[-1].offset >= (position.offset if position else 0)
+        )
+
+    def _judge_partition(self, app: App, number: int, astray: "Counter[Sent]") -> None:
         rows, leads = (
-            self._rows(self._kafka.logs[TP(topic, number)].ever_committed()) for topic in (FUNNEL, LEADS)
+            self._rows(self._kafka.logs[TP(topic, number)].ever_committed())
+            for topic in (app.funnel, app.leads)
         )
         record = rows.pop(POSITION_KEY, None)
         if record != leads.pop(LEADS_POSITION_KEY, None):
             raise Violation(f"partition {number}: the positions of the two tables differ")
         position = decode_position(record) if record else Position(0, -1, "")
-        expected = _Expected(number, self._partitions)
+        expected = _Expected(app, number, position.partitions or app.partitions)
         end = position.offset
         if self._change == "copied" and self._is_another and position.witness is not None:
-            end = (
-                position.witness.offset + 1
-            )  # what follows are markers in the one topic, records in the other
-        for entry in self._source_log(number).ever_committed():
-            if entry.offset < end and not self._was_gone(number, entry.offset):
+            end = position.witness.offset + 1  # markers follow in the one topic, records in the other
+        for entry in self._source_log(app, number).ever_committed():
+            if entry.offset < end and not self._was_gone(f"{app.name}-{number}", entry.offset):
                 expected.take(entry)
         astray.update(expected.astray)
         got = {decode_key(key): decode_columns(value) for key, value in rows.items()}
         wrong = oracle.differences(oracle.tables(expected.applied), got)
         if wrong:
-            raise Violation(f"partition {number} up to {position.offset}: {wrong}")
+            raise Violation(f"{app}, partition {number} up to {position.offset}: {wrong}")
         accounts = (position.applied, position.duplicates, position.rejected, position.rerouted)
         if accounts != expected.accounts:
             raise Violation(f"partition {number}: the accounts are {accounts}, not {expected.accounts}")
@@ -651,17 +823,18 @@ class Schedule:
             raise Violation(f"partition {number}: the leads are {leads.keys()}, not {expected.leads}")
         dead = sorted(
             int(dict(entry.headers)["__connect.errors.offset"])
-            for entry in self._kafka.logs[TP(DEAD_LETTERS, number)].ever_committed()
+            for entry in self._kafka.logs[TP(app.dead_letters, number)].ever_committed()
         )
-        if dead != expected.rejected and TP(DEAD_LETTERS, number) not in self._kafka.torn:
+        if dead != expected.rejected and TP(app.dead_letters, number) not in self._kafka.torn:
             raise Violation(f"partition {number}: dead letters {dead}, not {expected.rejected}")
         self.counts["records"] += sum(accounts)
         self.counts["transactions"] += sum(
-            entry.key == POSITION_KEY for entry in self._kafka.logs[TP(FUNNEL, number)].ever_committed()
+            entry.key == POSITION_KEY for entry in self._kafka.logs[TP(app.funnel, number)].ever_committed()
         )
+        self.counts["misrouted"] += expected.misrouted
 
-    def _was_gone(self, partition: int, offset: int) -> bool:
-        return any(start <= offset < end for start, end in self._kafka.holes[partition])
+    def _was_gone(self, owner: str, offset: int) -> bool:
+        return any(start <= offset < end for start, end in self._kafka.holes[owner])
 
     def _rows(self, entries: list[Entry]) -> dict[bytes, bytes]:
         rows: dict[bytes, bytes] = {}
@@ -674,17 +847,37 @@ class Schedule:
         return rows
 
 
+class Sent(NamedTuple):
+    """An event that an app sent home, from one partition to another."""
+
+    app: str
+    by: int
+    to: int
+    value: bytes
+
+
+def home_of(event: Event, entry: Entry, app: App, number: int, partitions: int) -> int | None:
+    """The partition where an app counts an event that lies in partition `number`; None if it refuses it."""
+    if app.partitioner == "trust":
+        return None if REROUTED in dict(entry.headers) else number
+    at = home(event.lead_id.encode(), partitions, app.partitioner)
+    is_stuck = at != number and entry.headers.count(mark_of(app, partitions)) >= LAPS
+    return None if is_stuck else at
+
+
 class _Expected:
     """What the records of a partition have to become, by the definitions."""
 
-    def __init__(self, number: int, partitions: int) -> None:
+    def __init__(self, app: App, number: int, partitions: int) -> None:
+        self._app = app
         self._number = number
         self._partitions = partitions
+        self.misrouted = 0
         self._seen: set[tuple[str, str]] = set()
         self._duplicates = 0
         self.applied: list[Event] = []
         self.rejected: list[int] = []
-        self.astray: Counter[tuple[int, int, bytes]] = Counter()
+        self.astray: Counter[Sent] = Counter()
         self.leads: set[bytes] = set()
 
     def take(self, entry: Entry) -> None:
@@ -694,9 +887,13 @@ class _Expected:
         if isinstance(event, Rejected):
             self.rejected.append(entry.offset)
             return
-        at = home(event.lead_id.encode(), self._partitions, "murmur2")
-        if at != self._number and REROUTED not in dict(entry.headers):
-            self.astray[self._number, at, entry.value] += 1
+        at = home_of(event, entry, self._app, self._number, self._partitions)
+        if at is None:
+            self.rejected.append(entry.offset)
+            self.misrouted += 1
+            return
+        if at != self._number:
+            self.astray[Sent(self._app.name, self._number, at, entry.value)] += 1
             return
         self.leads.add(event.lead_id.encode())
         if (event.lead_id, event.event_id) in self._seen:
@@ -728,6 +925,9 @@ HAPPENS = {
     "time_out": 1,
     "change_source": 8,
     "adopt": 2,
+    "grow": 1,
+    "hear": 2,
+    "anew": 1,
 }
 ACTIONS, WEIGHTS = list(HAPPENS), list(accumulate(HAPPENS.values()))
 

@@ -9,10 +9,12 @@ import logging
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from itertools import islice
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
+from aiokafka.cluster import ClusterMetadata
 from faust.types import TP
 from model.kafka import Entry, Kafka, Name, Transaction
+from msgspec.structs import replace
 
 from agents.adopt import adopt
 from agents.deadletter import DeadLetterLimits
@@ -24,12 +26,9 @@ from schemas.codec import Decoder, Limits
 from schemas.rows import Position, Witness, encode_position
 from streams.engine import Partition
 from streams.panes import resolutions
-from streams.partitioning import homes
 from streams.tables import Effects, Fold
 
-SOURCE, DEAD_LETTERS = Name("call events"), Name("dead letters")
-FUNNEL, LEADS = Name("funnel"), Name("leads")
-APP = "model"
+SOURCE = Name("call events")
 
 DECODER = Decoder(Limits(clock="event"))
 FOLD = Fold(
@@ -40,6 +39,38 @@ FOLD = Fold(
     partitioner="murmur2",
     resolutions=resolutions(6, 3, 400),
 )
+
+
+def funnel_of(app: str) -> Name:
+    return Name(f"funnel of {app}")
+
+
+def leads_of(app: str) -> Name:
+    return Name(f"leads of {app}")
+
+
+class App(NamedTuple):
+    """What the workers of an app know: its topics, and the source as it was when they started."""
+
+    name: str
+    partitions: int
+    partitioner: str
+
+    @property
+    def funnel(self) -> Name:
+        return funnel_of(self.name)
+
+    @property
+    def leads(self) -> Name:
+        return leads_of(self.name)
+
+    @property
+    def dead_letters(self) -> Name:
+        return Name(f"dead letters of {self.name}")
+
+    @property
+    def fold(self) -> Fold:
+        return replace(FOLD, partitioner=self.partitioner)
 
 
 class RebalanceAgain(Exception):
@@ -117,6 +148,7 @@ class Producer:
         self._kafka = worker.kafka
         self._name = transactional_id
         self._number = int(transactional_id.split("-")[1])
+        self.client = self
         self._epoch = 0
         self._transaction: Transaction | None = None
         self._on_their_way: set[TP] = set()
@@ -129,6 +161,16 @@ class Producer:
 
     async def stop(self) -> None:
         await self._worker.turn("stop " + self._name)
+
+    async def _metadata_update(self, heard: ClusterMetadata, topics: Iterable[str]) -> None:
+        """A broker may still tell the former number of partitions."""
+
+        def ask() -> int:
+            lags = not self._worker.schedule.is_calm and self._worker.schedule.flip(0.2)
+            return self._worker.started_as.partitions if lags else self._worker.schedule.partitions
+
+        partitions = await self._worker.call("asks for the number of partitions", ask)
+        heard._partitions = {topic: dict.fromkeys(range(partitions)) for topic in topics}
 
     def create_batch(self) -> RecordBatch:
         return RecordBatch()
@@ -154,7 +196,8 @@ class Producer:
         assert transaction is not None
 
         def append() -> Any:
-            transaction.holes.setdefault(self._number, self._worker.gone(self._number))
+            if transaction.holes is None:
+                transaction.holes = self._worker.gone(self._number)
             first = self._kafka.append(self._epoch, transaction, tp, batch.records)
             return SimpleNamespace(topic=topic, partition=partition, offset=first)
 
@@ -302,10 +345,12 @@ class Source:
 class Process:
     """What talks to the broker, until it ends itself or is killed."""
 
-    def __init__(self, schedule: Any, kafka: Kafka, name: str) -> None:
+    def __init__(self, schedule: Any, kafka: Kafka, name: str, group: Any) -> None:
         self.schedule = schedule
         self.kafka = kafka
         self.name = name
+        self.group = group
+        self.started_as: App = group.app
         self.is_paused = self.is_dead = self.is_judged = self.had_error = False
         self.reason: BaseException | None = None
         self.tasks: list[asyncio.Task[None]] = []
@@ -360,15 +405,15 @@ class Process:
 class Operator(Process):
     """Runs `callfunnel source adopt`."""
 
-    def __init__(self, schedule: Any, kafka: Kafka, number: int, partitions: int) -> None:
-        super().__init__(schedule, kafka, f"adopt{number}")
-        self._partitions = partitions
+    def __init__(self, schedule: Any, kafka: Kafka, number: int, group: Any) -> None:
+        super().__init__(schedule, kafka, f"adopt{number}", group)
         self.tasks = [asyncio.create_task(self.watch(self._run))]
 
     async def _run(self) -> None:
-        client = {"worker": self}
-        ledger = self.schedule.rules.ledger(APP, client, 15.0)
-        await adopt(ledger, Source(self), client, APP, self._partitions)
+        client, app = {"worker": self}, self.started_as
+        ledger = self.schedule.rules.ledger(app.name, client, 15.0)
+        await adopt(ledger, Source(self), client, app.name, app.partitions)
+        self.group.is_refused = False
         self.schedule.counts["adoptions"] += 1
         self.die()
 
@@ -376,8 +421,10 @@ class Operator(Process):
 class Worker(Process):
     """A process, and Faust in it. To the code under test it is the app, the consumer and the recovery."""
 
-    def __init__(self, schedule: Any, kafka: Kafka, number: int, partitions: int) -> None:
-        super().__init__(schedule, kafka, f"w{number}")
+    def __init__(self, schedule: Any, kafka: Kafka, number: int, group: Any) -> None:
+        super().__init__(schedule, kafka, f"w{number}", group)
+        self.heard = schedule.partitions
+        """The number of the source's partitions when the consumer last asked for metadata."""
         self.is_restoring = self.is_suspended = False
         self.holes: dict[int, list[tuple[int, int]]] = {}
         self.began: dict[int, int] = {}
@@ -393,12 +440,12 @@ class Worker(Process):
         self._buffer: list[Any] = []
 
         # What the app is asked for.
-        self.partitions = partitions
-        self.conf = SimpleNamespace(id=APP, broker_request_timeout=30.0)
+        app = self.started_as
+        self.conf = SimpleNamespace(id=app.name, broker_request_timeout=30.0)
         self.app = self.consumer = self.assignor = self.flow_control = self.tables = self._fetcher = self
         self.consumer_generation_id = 0
         self.on_rebalance_complete = SimpleNamespace(send=self._nothing)
-        self.funnel_table, self.leads_table = (self._table(name) for name in (FUNNEL, LEADS))
+        self.funnel_table, self.leads_table = (self._table(name) for name in (app.funnel, app.leads))
         self.completed = asyncio.Event()
         self.actives_for_table = self.standbys_for_table = {}
         tables = TablesOfBefore if schedule.is_of_before(self.name) else Tables
@@ -408,10 +455,11 @@ class Worker(Process):
         self.ingest = schedule.rules.ingest(
             self,
             source=Source(self),
-            dead_letters=DEAD_LETTERS,
-            ledger=schedule.rules.ledger(APP, {"worker": self}, 15.0),
+            dead_letters=app.dead_letters,
+            ledger=schedule.rules.ledger(app.name, {"worker": self}, 15.0),
             batch_events=8,
-            new_partition=lambda number: tables(number, FOLD, DECODER, homes(partitions, "murmur2")),
+            new_partition=lambda number: tables(number, app.partitions, app.fold, DECODER),
+            partitioner=app.partitioner,
             limits=DeadLetterLimits(1.0, 1000, 1000),
             metrics=metrics,  # type: ignore[arg-type]
             fail=self.fail,
@@ -421,9 +469,8 @@ class Worker(Process):
         ]
 
     def _table(self, name: str) -> Any:
-        table = SimpleNamespace(
-            name=name, changelog_topic_name=name, partitions=self.partitions, fail=self.fail
-        )
+        partitions = self.started_as.partitions
+        table = SimpleNamespace(name=name, changelog_topic_name=name, partitions=partitions, fail=self.fail)
         table.rows = RestoredRows("changelog://", self, table)  # type: ignore[arg-type]
         return table
 
@@ -436,7 +483,7 @@ class Worker(Process):
     def gone(self, partition: int) -> list[tuple[int, int]]:
         """The source offsets that were gone, says this worker: holes, and what was before the first start."""
         holes = list(self.holes.get(partition, ()))
-        if self.schedule.position(partition) is None and partition in self.began:
+        if self.schedule.position(self.started_as, partition) is None and partition in self.began:
             holes.append((0, self.began[partition]))
         return holes
 
@@ -491,7 +538,7 @@ class Worker(Process):
         )
 
     def topic_partitions(self, topic: str) -> int:
-        return self.partitions
+        return self.heard
 
     def stable_end(self, tp: TP) -> int:
         return self.kafka.logs[tp].stable_end
@@ -506,9 +553,12 @@ class Worker(Process):
 
     async def perform_seek(self) -> None:
         def ask() -> Mapping[TP, int]:
-            return {tp: self.kafka.group_offsets.get(tp, self.kafka.logs[tp].start) for tp in self._source()}
+            return {tp: self.group_offset(tp) for tp in self._source()}
 
         self.positions.update(await self.call("asks for the group's offsets", ask))
+
+    def group_offset(self, tp: TP) -> int:
+        return self.kafka.group_offsets.get((self.started_as.name, tp), self.kafka.logs[tp].start)
 
     def assignment(self) -> frozenset[TP]:
         return self.assigned
@@ -575,7 +625,7 @@ class Worker(Process):
         actives = sorted(self.assigned_actives())
         ends = await self._wait(self.highwaters(*actives))
         for tp in actives:
-            table = self.funnel_table if tp.topic == FUNNEL else self.leads_table
+            table = self.funnel_table if tp.topic == self.started_as.funnel else self.leads_table
             through = table.rows.persisted_offset(tp)
             at = self.kafka.logs[tp].start if through is None else through + 1
             if self.schedule.errs("recovery begins late"):
