@@ -22,7 +22,7 @@ from typing import Any, Literal, cast
 import msgspec
 from msgspec import Struct
 
-from schemas.events import TYPES, VERSION, Envelope, Event
+from schemas.events import FIRST_MS, TYPES, VERSION, Envelope, Event
 from schemas.fields import Field, fields
 
 REASONS = {
@@ -164,11 +164,10 @@ class Decoder:
                 f"allowed are {_span(limits.future_ms)}: check the sender's clock and time zone",
             )
         if -ahead_ms > limits.retention_ms:
-            seconds = at_ms < timestamp_ms // 500 and isinstance(event.occurred_at, int)
             return Rejected(
                 "too_old",
                 f"`$.occurred_at` is {_span(-ahead_ms)} behind the record's own time, "
-                f"allowed are {_span(limits.retention_ms)}" + (": send milliseconds, not seconds" * seconds),
+                f"allowed are {_span(limits.retention_ms)}",
             )
         return event
 
@@ -276,8 +275,10 @@ def _faults(known: dict[str, Field], given: dict[str, Any]) -> list[Rejected]:
             character = f"U+{ord(found[0]):04X}"
             faults.append(Rejected("bad_value", f"`$.{name}` must not contain control character {character}"))
         elif not field.accepts(value):
-            this = f"this {kind.split()[1]}"
-            faults.append(Rejected("bad_value", f"`$.{name}` must be {field.must_be}, and {this} is not"))
+            is_not = f"this {kind.split()[1]} is not"
+            if name == "occurred_at" and isinstance(value, int) and 0 <= value < FIRST_MS:
+                is_not += ": send milliseconds, not seconds"
+            faults.append(Rejected("bad_value", f"`$.{name}` must be {field.must_be}, and {is_not}"))
     return faults
 
 
