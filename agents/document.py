@@ -58,6 +58,7 @@ def funnel_document(
             "delay_seconds": max(0.0, now_s - newest_ms / 1000) if newest_ms else None,
             "partitions": {str(partition): ms / 1000 for partition, ms in sorted(at.watermarks_ms.items())},
         },
+        "poisoned": {str(partition): share for partition, share in sorted(at.poisoned.items())},
         "stages": [{"stage": stage, "events": events(stage), "leads": leads(stage)} for stage in STAGES],
         "ratios": [
             _ratio("reach", "activity", "(reached − immediate hang-ups) ÷ dials", reached, events("dialed")),

@@ -23,10 +23,8 @@ from agents.config import Settings
 from agents.connection import kafka_python_options
 from agents.errors import Failure
 from agents.publisher import Publisher, Refused
-from schemas.codec import Limits
 
 _NOTE_SECONDS = 0.5
-_DAY_MS = 86_400_000
 
 
 def publish_file(
@@ -121,7 +119,7 @@ def _publish(
         settings.broker,
         settings.source_topic,
         client=kafka_python_options(settings),
-        limits=Limits(clock=settings.clock, retention_ms=settings.event_retention_days * _DAY_MS),
+        limits=settings.limits,
         replay=replay,
     )
     lines = LinePublisher(publisher, before, rate)

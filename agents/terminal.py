@@ -82,6 +82,9 @@ def _closing(document: dict[str, Any]) -> list[Text]:
         lines.append(Text(f"the oldest waits for {_span(waits)}", style="red" if waits > 900 else ""))
     if document.get("state", "live") != "live":
         lines.append(Text(document["state"], style="bold yellow"))
+    for partition, share in document.get("poisoned", {}).items():
+        poison = f"{share:.0%} of the newest records of partition {partition} are rejected and missing here"
+        lines.append(Text(poison, style="bold yellow"))
     if delay is None:
         lines.append(Text("no events yet", style="yellow"))
     else:

@@ -67,6 +67,8 @@ class Snapshot:
     seen: Mapping[str, set[Dimensions]]
     """Rollup: dimension values that were seen in the last 48 hours."""
     rows: int
+    poisoned: Mapping[int, float]
+    """Poisoned partitions, and which share of their newest records was rejected."""
 
 
 Changes = dict[bytes | None, bytes | None]
@@ -152,6 +154,11 @@ class Funnel:
             uncalled=uncalled(segments, now_s, self._days_kept_s),
             seen={rollup: seen(table, now_s) for rollup, table in tables.items()},
             rows=sum(map(len, self._held.values())),
+            poisoned={
+                partition: position.rejected_share
+                for partition, position in self.positions.items()
+                if position.poison != "none"
+            },
         )
 
     def _due(self, window: str, now_s: int) -> dict[Dimensions, tuple[int, int]]:

@@ -21,22 +21,24 @@ import faust
 from faust.types import TP
 from mode.supervisors import CrashingSupervisor
 
-from agents import connection, exit_codes, exposition, failpoints, log, read_committed, topics
+from agents import connection, exit_codes, exposition, failpoints, log, read_committed, resume, topics
 from agents.config import Settings
-from agents.deadletter import DeadLetterLimits
 from agents.errors import BrokerUnavailable, Failure, SettingError, Stalled, TakenOver
 from agents.ingest import Ingest
 from agents.ledger import Ledger
 from agents.pages import Pages
+from agents.poison import Refusals
 from agents.tables import ChangelogTable
 from agents.transport import SCHEME, Schema
 from agents.versions import installed_version
 from agents.view import View
-from schemas.codec import Decoder, Limits
+from schemas.codec import Decoder
 from streams.choice import NotBuilt, tables_for
 from streams.engine import Partition
+from streams.lead import MOST_EVENTS
 from streams.panes import resolutions
 from streams.partitioning import homes
+from streams.poison import Tolerance
 from streams.tables import Fold, Tables
 
 logger = logging.getLogger(__name__)
@@ -73,7 +75,7 @@ def fold_of(settings: Settings) -> Fold:
     return Fold(
         hangup_ms=int(settings.hangup_seconds * 1000),
         late_ms=int(settings.late_seconds * 1000),
-        lead_events=4_000,
+        lead_events=MOST_EVENTS,
         timezone=settings.timezone,
         partitioner=settings.partitioner,
         resolutions=resolutions(
@@ -87,14 +89,15 @@ def fold_of(settings: Settings) -> Fold:
 def partitions_of(settings: Settings, count: int) -> Callable[[int], Partition]:
     """The function that makes the empty state of a source partition."""
     fold = fold_of(settings)
-    decoder = Decoder(Limits(clock=settings.clock, retention_ms=settings.event_retention_days * 86_400_000))
+    decoder = Decoder(settings.limits)
     try:
         tables = tables_for(settings.tables)
     except NotBuilt as error:
         raise SettingError(str(error)) from None
     logger.info("folding with %s", "compiled tables" if tables is not Tables else "tables in plain Python")
     homes_of = homes(count, settings.partitioner, tables.murmur2_of_all)
-    return lambda number: Partition(number, fold, decoder, homes_of, tables)
+    tolerance = Tolerance(settings.dlq_share_window, settings.dlq_max_share)
+    return lambda number: Partition(number, fold, decoder, homes_of, tables, tolerance)
 
 
 def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str) -> App:
@@ -142,7 +145,8 @@ def build(settings: Settings, count: int, metrics: SimpleNamespace, datadir: str
         ),
         new_partition=partitions_of(settings, count),
         batch_events=settings.batch_events,
-        limits=DeadLetterLimits(settings.dlq_max_share, settings.dlq_share_window, settings.dlq_max_run),
+        refusals=Refusals(metrics, settings.source_topic, settings.dead_letter_topic, settings.dlq_max_share),
+        resumed=resume.asked(settings) if settings.dlq_stop else None,
         metrics=metrics,
         fail=app.fail,
     )
@@ -295,7 +299,7 @@ def run(settings: Settings) -> int:
         app = build(settings, count, metrics, str(Path(folder) / "faust"))
 
         def not_ready() -> str | None:
-            return app.ingest.not_ready() or (view.not_ready() if view else None)
+            return app.ingest.not_ready() or app.ingest.why_stopped() or (view.not_ready() if view else None)
 
         pages = Pages(
             settings.http_host,

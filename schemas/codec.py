@@ -25,6 +25,9 @@ from msgspec import Struct
 from schemas.events import FIRST_MS, TYPES, VERSION, Envelope, Event
 from schemas.fields import Field, fields
 
+CROWDED = "crowded_lead"
+"""The one reason that is not the gate's: how many events a lead has only its tables know."""
+
 REASONS = {
     "too_large": "the value is larger than the limit",
     "not_utf8": "the value is not UTF-8 text",
@@ -39,6 +42,7 @@ REASONS = {
     "key_mismatch": "the record has a key, and it is not lead_id",
     "from_the_future": "occurred_at is ahead of the record's own time by more than the limit",
     "too_old": "occurred_at is behind the record's own time by more than the limit",
+    CROWDED: "the lead has as many events as one lead may have: its id stands for many leads",
 }
 """Why a record is refused. Where several reasons hold, the first in this order is given."""
 

@@ -7,9 +7,12 @@ whoever calls it writes all of it, in one transaction, or ends the process.
 
 from collections.abc import Mapping, Sequence
 
-from schemas.codec import Decoder
+from msgspec.structs import replace
+
+from schemas.codec import CROWDED, Decoder
 from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, decode_position, encode_position
 from streams.partitioning import Homes
+from streams.poison import Tolerance
 from streams.tables import Effects, Fold, Tables, Verdict
 
 
@@ -23,6 +26,7 @@ class Partition:
         decoder: Decoder,
         homes: Homes | None,
         tables: type[Tables] = Tables,
+        tolerance: Tolerance | None = None,
     ) -> None:
         self.number = number
         self.offset: int | None = None
@@ -32,6 +36,7 @@ class Partition:
         self.tables = tables(fold, decoder)
         self._fold_id = fold.id
         self._homes = homes
+        self._tolerance = tolerance or Tolerance()
 
     def restore(self, funnel: dict[bytes, bytes], leads: dict[bytes, bytes]) -> None:
         """Take over the rows of the two changelogs; both dicts are consumed.
@@ -83,6 +88,8 @@ class Partition:
         away = self._away(verdicts, keys)
         effects = self.tables.add(verdicts, keys, timestamps, rerouted, away, before.watermark_ms)
         rejected, foreign, duplicates = len(effects.rejected), len(effects.foreign), effects.duplicates
+        poison = [i for i, why in effects.rejected if why.reason != CROWDED]
+        share = self._tolerance.share(before.rejected_share, len(values), poison)
         self.offset = end
         self.written = Position(
             offset=end,
@@ -92,11 +99,17 @@ class Partition:
             duplicates=before.duplicates + duplicates,
             rejected=before.rejected + rejected,
             rerouted=before.rerouted + foreign,
+            rejected_share=share,
+            poison=self._tolerance.poison(before.poison, share),
         )
         position = encode_position(self.written)
         effects.funnel.append((POSITION_KEY, position))
         effects.leads.append((LEADS_POSITION_KEY, position))
         return effects
+
+    def accept_poison(self) -> None:
+        """An operator wants this poisoned partition to go on; from the next batch on its position says so."""
+        self.written = replace(self.written, poison="accepted")
 
     def _away(self, verdicts: Sequence[Verdict], keys: Sequence[bytes | None]) -> Mapping[bytes, int]:
         """The leads that are new here and at home elsewhere, and where."""

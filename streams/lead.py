@@ -52,6 +52,10 @@ End = tuple[int, int, str, float | None, str | None]
 CREATED, DIALED, CONNECTED, REACHED, QUALIFIED, WON = range(6)
 
 
+MOST_EVENTS = 4_000
+"""Of one lead. An id with more is a placeholder; they are what its record must hold in one message."""
+
+
 class Call(msgspec.Struct, array_like=True, gc=False):
     """What is known of one call of a lead."""
 
@@ -164,6 +168,11 @@ unpack = msgspec.msgpack.Decoder(Lead).decode
 def fingerprint(event_id: str) -> bytes:
     """8 bytes that stand for an event id in its lead's record: two ids are alike once in 2⁶⁴ pairs."""
     return xxh3_64_digest(event_id.encode())
+
+
+def pseudonym(lead_id: bytes) -> str:
+    """What logs call a lead: five hex digits tell leads apart, and are too few to find out whose id it is."""
+    return f"{xxh3_64_intdigest(lead_id) >> 44:05x}"
 
 
 def contribute(lead: Lead, hangup_ms: int, n: int, counts: Counts) -> None:

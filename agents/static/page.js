@@ -142,6 +142,12 @@ function say(state, word, { freshness = "", trouble = "" } = {}) {
   byId("main").classList.toggle("stale", state === "down" || state === "wait");
 }
 
+function warn(poisoned) {
+  const shares = Object.entries(poisoned).map(([partition, share]) => `${whole.format(share)} of the newest records of partition ${partition}`);
+  byId("poisoned").hidden = !shares.length;
+  write(byId("poisoned"), `${shares.join(", ")} are rejected and missing from these numbers. The worker's log says which, and why.`);
+}
+
 function judge(funnel) {
   const { delay_seconds: delay, timestamp_seconds: newest } = funnel.watermark;
   if (delay === null) {
@@ -192,6 +198,7 @@ async function refresh() {
   link(funnel.grafana);
   byId("json").href = `api/v1/funnel?${query}`;
   judge(funnel);
+  warn(funnel.poisoned);
 }
 
 const asked = new URLSearchParams(location.search);

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from contract.records import ACCEPTED, REJECTED
-from schemas.codec import REASONS, Decoder, Limits, Rejected
+from schemas.codec import CROWDED, REASONS, Decoder, Limits, Rejected
 from schemas.events import TYPES
 
 
@@ -41,4 +41,5 @@ def test_a_rejected_example_is_refused_for_the_reason_in_its_name(path):
 
 def test_every_type_and_every_reason_has_an_example():
     assert {path.stem.split("-")[0] for path in ACCEPTED} == TYPES.keys()
-    assert {path.name.split("-")[0] for path in REJECTED} == REASONS.keys()
+    of_one_record = REASONS.keys() - {CROWDED}
+    assert {path.name.split("-")[0] for path in REJECTED} == of_one_record

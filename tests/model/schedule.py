@@ -52,7 +52,12 @@ class Rules(NamedTuple):
 
 
 LAW = Rules()
-WORLD = {"agents.ledger.Producer": Producer, "agents.hanging.hanging": hanging, "agents.hanging.last": last}
+WORLD = {
+    "agents.ledger.Producer": Producer,
+    "agents.hanging.hanging": hanging,
+    "agents.hanging.last": last,
+    "agents.ingest.LOOK_SECONDS": 0,  # nothing sleeps here: who asks Kafka is woken by the schedule
+}
 """What the product finds in place of Kafka's clients."""
 
 START_MS = 1_238_284_800_000
@@ -121,6 +126,11 @@ class Schedule:
         self._generation = 0
         self._members: list[Worker] = []
         self._truncated: set[int] = set()
+        self._moved = ""
+        self.stops = seed % 4 == 0
+        """Whether workers stop a poisoned partition."""
+        self.resumed: dict[int, int] = {}
+        """By partition: up to where an operator lets it go on."""
         self._unpublished = self._records()
         self.is_calm = False
         self.counts: Counter[str] = Counter()
@@ -136,7 +146,7 @@ class Schedule:
             partition = home(lead.encode(), self._partitions, "murmur2")
             if chance.random() < astray:
                 partition = chance.randrange(self._partitions)
-            if chance.random() < 0.12:
+            if chance.random() < (0.35 if self.stops else 0.12):
                 value = chance.choice((b"{", b'{"type":"dial"}', floor()["a" if lead != "a" else "b"][0]))
             records.append(Record(partition, lead.encode(), value))
         return records
@@ -292,6 +302,21 @@ class Schedule:
                 self.note(f"{worker.name} wakes")
                 self.counts["zombies"] += 1
 
+    def _resume(self) -> None:
+        """An operator lets a partition go on, stopped or not."""
+        tp = self._source()
+        self.resumed[tp.partition] = self._kafka.logs[tp].end
+        self.note(f"{tp} may go on, up to {self.resumed[tp.partition]}")
+
+    def check_stop(self, partition: int, before: Position | None) -> None:
+        """A transaction was committed: the partition was not stopped, or did not move, or may go on."""
+        after = self.position(partition)
+        if self.stops and before and after and before.poison == "found" and before.offset < after.offset:
+            if self.resumed.get(partition, -1) < before.offset and not self.counts["markers left out"]:
+                self._moved = f"partition {partition} was stopped at {before.offset}, and moved"
+            else:
+                self.counts["stops that ended"] += 1
+
     def _retain(self) -> None:
         tp = self._source()
         log = self._kafka.logs[tp]
@@ -361,6 +386,8 @@ class Schedule:
                 self._kafka.logs[self._source(number)].append(b"a", b"{")
             while self._unpublished:
                 self._publish()
+            for number in range(self._partitions):
+                self.resumed[number] = self._kafka.logs[self._source(number)].end
             for worker in self._living():
                 worker.is_paused = False
             for _, _, go in self.parked:
@@ -424,6 +451,8 @@ class Schedule:
     # The verdict
 
     def _check_reasons(self) -> None:
+        if self._moved:
+            raise Violation(self._moved)
         for worker in self._workers:
             reason = worker.reason
             if reason is None or worker.is_judged:
@@ -581,6 +610,7 @@ HAPPENS = {
     "drop": 3,
     "rewind": 4,
     "retain": 1,
+    "resume": 1,
     "time_out": 1,
     "truncate": 2,
 }

@@ -40,6 +40,7 @@ def test_no_schedule_breaks_the_law():
         "truncations",
         "errors of recovery",
         "markers left out",
+        "stops that ended",
     ):
         assert counts[what] > SCHEDULES // 1000, what
 
@@ -131,6 +132,11 @@ class HolesNotCounted(Ingest):
         lane.state.offset = earliest
 
 
+class PoisonIgnored(Ingest):
+    def _stops(self, at: Any) -> bool:
+        return False
+
+
 def aborted_too(log: Any, start: int, end: int) -> list[Any]:
     last = min(end, log.stable_end)
     return [entry for entry in log.entries if start <= entry.offset < last and not entry.is_marker]
@@ -152,6 +158,7 @@ SWITCHED_OFF = {
     "rerouted events that hang are committed": unseen(SOURCE),
     "dead letters that hang are decided as the tables say": unseen(DEAD_LETTERS),
     "both changelogs are decided as letters say": Rules(patches=(("agents.hanging.last", nothing_found),)),
+    "a poisoned partition stands still until it may go on": Rules(ingest=PoisonIgnored),
     "an event counts once": Rules(patches=(("streams.lead.Lead.has_seen", lambda *_: False),)),
     "what was aborted is never read": Rules(patches=(("model.kafka.Log.committed", aborted_too),)),
     "a rebalance waits for no refused batch": Rules(patches=(("model.worker.Worker.drop", lambda *_: None),)),

@@ -14,14 +14,15 @@ from typing import Any
 from faust.types import TP
 from model.kafka import Entry, Kafka, Name, Transaction
 
-from agents.deadletter import DeadLetterLimits
 from agents.hanging import Tail
+from agents.poison import Refusals
 from agents.recovery import Recovery
 from agents.tables import RestoredRows
 from schemas.codec import Decoder, Limits
 from streams.engine import Partition
 from streams.panes import resolutions
 from streams.partitioning import homes
+from streams.poison import Tolerance
 from streams.tables import Fold
 
 SOURCE, DEAD_LETTERS = Name("call events"), Name("dead letters")
@@ -37,6 +38,7 @@ FOLD = Fold(
     partitioner="murmur2",
     resolutions=resolutions(6, 3, 400),
 )
+TOLERANCE = Tolerance(window=2, max_share=0.5)
 
 
 class RebalanceAgain(Exception):
@@ -165,7 +167,9 @@ class Producer:
         assert transaction is not None
 
         def commit() -> None:
+            before = self._worker.schedule.position(self._number)
             self._kafka.commit(self._epoch, transaction)
+            self._worker.schedule.check_stop(self._number, before)
 
         await self._worker.call("commit " + self._name, commit)
 
@@ -259,8 +263,11 @@ class Worker:
             dead_letters=DEAD_LETTERS,
             ledger=schedule.rules.ledger(APP, {"worker": self}, 15.0),
             batch_events=8,
-            new_partition=lambda number: Partition(number, FOLD, DECODER, homes(partitions, "murmur2")),
-            limits=DeadLetterLimits(1.0, 1000, 1000),
+            new_partition=lambda number: Partition(
+                number, FOLD, DECODER, homes(partitions, "murmur2"), tolerance=TOLERANCE
+            ),
+            refusals=Refusals(metrics, SOURCE, DEAD_LETTERS, 0.5),  # type: ignore[arg-type]
+            resumed=self._resumed if schedule.stops else None,
             metrics=metrics,  # type: ignore[arg-type]
             fail=self.fail,
         )
@@ -406,6 +413,16 @@ class Worker:
 
     def assigned_standbys(self) -> set[TP]:
         return set()
+
+    def pause_partitions(self, tps: set[TP]) -> None:
+        self.flowing -= tps
+
+    async def _resumed(self, partition: int) -> int | None:
+        """Up to where an operator lets the partition go on."""
+        await self.wait(f"asks whether {partition} may go on")
+        return await self.call(  # type: ignore[no-any-return]
+            "asks what was resumed", lambda: self.schedule.resumed.get(partition)
+        )
 
     def resume_partitions(self, tps: Iterable[TP]) -> None:
         self.flowing |= self.assigned.intersection(tps)

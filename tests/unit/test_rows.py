@@ -41,9 +41,12 @@ def test_what_is_no_row_is_refused(data):
 
 
 def test_a_position_says_how_far_the_rows_go():
-    position = Position(offset=12, watermark_ms=34, fold="f", applied=5, duplicates=4, rejected=2, rerouted=1)
+    position = Position(
+        *(12, 34, "f"), applied=5, duplicates=4, rejected=2, rerouted=1, rejected_share=0.25, poison="found"
+    )
     assert encode_position(position) == (
-        b'{"offset":12,"watermark_ms":34,"fold":"f","applied":5,"duplicates":4,"rejected":2,"rerouted":1}'
+        b'{"offset":12,"watermark_ms":34,"fold":"f","applied":5,"duplicates":4,"rejected":2,"rerouted":1,'
+        b'"rejected_share":0.25,"poison":"found"}'
     )
     assert decode_position(encode_position(position)) == position
 

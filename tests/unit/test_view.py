@@ -9,7 +9,9 @@ import pytest
 from aiokafka import TopicPartition
 
 from agents.config import Settings
+from agents.document import funnel_document
 from agents.view import Funnel, View
+from schemas.rows import POSITION_KEY, Position, encode_position
 
 NOW = int(datetime(2026, 3, 29, 14, 7, 31, tzinfo=UTC).timestamp())
 TODAY = NOW - NOW % 86_400
@@ -21,6 +23,16 @@ def test_a_view_knows_how_long_the_workers_keep_days():
         key = orjson.dumps([resolution, pane, "campaign+source", "spring", "web"])
         funnel.apply(0, key, orjson.dumps({"uncalled": leads}))
     assert funnel.snapshot(NOW).uncalled["spring", "web"].oldest_s == NOW - 30 * 86_400
+
+
+def test_a_view_knows_which_partitions_are_poisoned():
+    funnel = Funnel(UTC)
+    for number, poison in enumerate(("none", "found", "accepted")):
+        position = Position(offset=1, watermark_ms=NOW, fold="f", rejected_share=number / 4, poison=poison)
+        funnel.apply(number, POSITION_KEY, encode_position(position))
+    snapshot = funnel.snapshot(NOW)
+    assert snapshot.poisoned == {1: 0.25, 2: 0.5}
+    assert funnel_document(snapshot, now_s=NOW)["poisoned"] == {"1": 0.25, "2": 0.5}
 
 
 @pytest.mark.parametrize(
