@@ -126,7 +126,7 @@ class Decoder:
         if value is None:
             return Rejected("not_json", "the record has no value (a tombstone): publish only events")
         if len(value) > limits.max_bytes:
-            return Rejected("too_large", f"the value has {len(value)} bytes, allowed are {limits.max_bytes}")
+            return too_large(len(value), limits.max_bytes)
         if value[:1] == b"\0":
             return Rejected("not_json", "the value is a schema registry's binary format: publish plain JSON")
         try:
@@ -174,6 +174,10 @@ class Decoder:
                 f"allowed are {_span(limits.retention_ms)}",
             )
         return event
+
+
+def too_large(size: int, limit: int) -> Rejected:
+    return Rejected("too_large", f"the value has {size} bytes, allowed are {limit}")
 
 
 def _is_plain(value: bytes) -> bool:

@@ -93,10 +93,7 @@ class Lead(msgspec.Struct, array_like=True, gc=False):
     calls: dict[int, Call] = {}
 
     def has_seen(self, fingerprint: bytes) -> bool:
-        at = self.seen.find(fingerprint)
-        while at > 0 and at % 8:
-            at = self.seen.find(fingerprint, at + 1)
-        return at >= 0
+        return holds(self.seen, fingerprint)
 
     def absorb(self, event: Envelope, at_ms: int) -> bool:
         """Take in one event that was not seen before. True when the lead's contributions may have changed."""
@@ -168,6 +165,14 @@ unpack = msgspec.msgpack.Decoder(Lead).decode
 def fingerprint(event_id: str) -> bytes:
     """8 bytes that stand for an event id in its lead's record: two ids are alike once in 2⁶⁴ pairs."""
     return xxh3_64_digest(event_id.encode())
+
+
+def holds(seen: bytes, fingerprint: bytes) -> bool:
+    """Whether a fingerprint is among those that were put together."""
+    at = seen.find(fingerprint)
+    while at > 0 and at % 8:
+        at = seen.find(fingerprint, at + 1)
+    return at >= 0
 
 
 def pseudonym(lead_id: bytes) -> str:
