@@ -18,7 +18,7 @@ from typing import Any
 from aiokafka.errors import KafkaError
 from faust.types import TP, EventT
 
-from agents import failpoints
+from agents import failpoints, resume
 from agents.deadletter import dead_letters
 from agents.errors import Stalled, TablesWrong, TakenOver, TopicsWrong
 from agents.hanging import At
@@ -52,6 +52,8 @@ class Lane:
         """It is poisoned, and waits for an operator."""
         self.end: int | None = None
         """Where the source ended when that was last asked; known of a stopped partition alone."""
+        self.trouble = ""
+        """Why it is not known whether a stopped partition may go on, as it was told last."""
         self.task: asyncio.Task[None] | None = None
         self.progress_at = time.monotonic()
         self.seeks = 0
@@ -234,6 +236,7 @@ class Ingest:
                     raise TablesWrong(str(error)) from error
                 lane = self.lanes[tp.partition] = Lane(state, self._batch_events)
                 lane.is_stopped = self._stops(state.written)
+                self._refusals.take_over(tp.partition, state.written)
                 lane.task = asyncio.create_task(self._run(lane), name=f"lane-{tp.partition}")
             offset = lane.state.offset
             if offset is None:
@@ -269,7 +272,7 @@ class Ingest:
         """Recovery is over and the source is flowing."""
         for number, lane in self.lanes.items():
             lane.progress_at = time.monotonic()
-            self._refusals.take_over(number, lane.state.written)
+            self._refusals.show(number, lane.state.written)
         self._is_ready = True
         failpoints.hit("ready")
         owned = sorted(tp.partition for tp in source if tp.topic == self._source)
@@ -389,11 +392,18 @@ class Ingest:
         try:
             lane.end = (await self._app.consumer.highwaters(tp))[tp]
             until = await self._resumed(tp.partition)
+            lane.trouble = ""
             if until is None or until < lane.state.offset:  # type: ignore[operator]
                 return False
             await self._app.consumer.seek(tp, lane.state.offset)
         except (KafkaError, OSError, TimeoutError) as error:
-            log.warning("%s/%s is stopped, and whether it may go on is not known: %r", *tp, error)
+            if repr(error) != lane.trouble:
+                lane.trouble = repr(error)
+                log.warning(
+                    "%s/%s stays stopped: whether it may go on is not known (%s). That takes a broker that "
+                    "answers, and the right to read the consumer group %s",
+                    *(*tp, lane.trouble, resume.group(self._app.conf.id)),
+                )
             return False
         return self._is_ready
 

@@ -51,7 +51,6 @@ class Refusals:
 
     def take_over(self, partition: int, at: Position) -> None:
         """A partition comes to this worker with its past."""
-        self.show(partition, at)
         if at.poison != "none":
             log.warning("%s. %s", self._state(partition, at), self._where(partition))
 

@@ -477,10 +477,13 @@ def test_it_goes_on_when_an_operator_says_so_and_stays_accepted_until_it_is_clea
     stopping(test)
 
 
-def test_a_broker_that_does_not_say_whether_it_may_go_on_is_asked_again(stopping):
+def test_a_broker_that_does_not_say_whether_it_may_go_on_is_asked_again_and_told_once(stopping, caplog):
     async def test(worker):
         worker.resumed[0] = KafkaConnectionError("nobody there")
         await worker.take(poison(0, 12))
+        await asyncio.sleep(0.01)
+        (told,) = (one for one in caplog.messages if "whether it may go on is not known" in one)
+        assert told.endswith("the right to read the consumer group app-resume")
         worker.resumed[0] = 12
         await asyncio.sleep(0.01)
         assert (worker.ingest.stopped(), worker.failures) == (set(), [])
