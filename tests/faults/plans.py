@@ -80,7 +80,7 @@ PLANS = {
         "one partition gets nothing but poison while workers are killed",
         poison.named,
         Size(40_000, 3, 20),
-        Size(400_000, 12, 120),
+        Size(200_000, 10, 80),
     ),
     "poison-stop": Plan(
         "a poisoned partition is stopped, alone, until an operator resumes it",
