@@ -30,8 +30,8 @@ def asked(settings: Settings) -> Callable[[int], Awaitable[int | None]]:
 
         tp = TopicPartition(settings.source_topic, partition)
         admin = AIOKafkaAdminClient(**client)
-        await admin.start()
         try:
+            await admin.start()
             offsets = await admin.list_consumer_group_offsets(group(settings.app_id), partitions=[tp])
         finally:
             await admin.close()

@@ -53,7 +53,7 @@ CREATED, DIALED, CONNECTED, REACHED, QUALIFIED, WON = range(6)
 
 
 MOST_EVENTS = 4_000
-"""Of one lead. An id with more is a placeholder; they are what its record must hold in one message."""
+"""Of one lead. An id with more stands for many leads, and a lead's record has to fit into one message."""
 
 
 class Call(msgspec.Struct, array_like=True, gc=False):
