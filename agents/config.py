@@ -29,6 +29,14 @@ PROFILES: dict[str, dict[str, Any]] = {
 """What a profile sets, unless it is set by hand."""
 
 
+REMOVED = {
+    "dlq_max_run": "no run of rejected records stops a worker any more. A partition is poisoned when more "
+    "than CALLFUNNEL_DLQ_MAX_SHARE of its newest CALLFUNNEL_DLQ_SHARE_WINDOW records are rejected. The "
+    "worker names it and goes on; with CALLFUNNEL_DLQ_STOP=true it stops that partition alone",
+}
+"""Settings of earlier versions, and what is in their place."""
+
+
 SECRET_FILES = frozenset({"agent_label_key_file", "ssl_key_password_file", "sasl_password_file"})
 """Settings that name a file with a secret: what names no file may be the secret itself and is never shown."""
 
@@ -172,10 +180,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     dlq_max_share: Annotated[
         float,
         Meta(ge=0, le=1),
-        _doc("the worker stops when more than this share of dlq_share_window records is rejected"),
+        _doc("a partition is poisoned when more than this share of its newest records is rejected"),
     ] = 0.5
-    dlq_share_window: Annotated[Count, _doc("records over which dlq_max_share is taken")] = 10_000
-    dlq_max_run: Annotated[Count, _doc("the worker stops after this many rejected records in a row")] = 1_000
+    dlq_share_window: Annotated[
+        Count, _doc("the newest records of a partition over which dlq_max_share is taken")
+    ] = 1_000
+    dlq_stop: Annotated[
+        bool, _doc("stop a poisoned partition, and it alone, until `callfunnel source resume` lets it go on")
+    ] = False
 
     # what is served
     view: Annotated[bool, _doc("serve the business numbers from this worker too")] = True
@@ -485,6 +497,8 @@ def _refuse_unknown(environ: Mapping[str, str], known: set[str]) -> None:
         if not name.startswith(PREFIX) or name in known or _is_service_link(name, environ[name]):
             continue
         mine = name.removeprefix(PREFIX)
+        if mine.lower() in REMOVED:
+            raise SettingError(f"{name}: this setting is gone: {REMOVED[mine.lower()]}. Remove it.")
         near = difflib.get_close_matches(mine, [one.removeprefix(PREFIX) for one in known], n=1, cutoff=0.7)
         hint = f"Did you mean {PREFIX}{near[0]}?" if near else "`callfunnel config` lists all there are."
         raise SettingError(f"{name}: there is no such setting. {hint}")

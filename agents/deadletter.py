@@ -1,16 +1,14 @@
 """What is written of a record elsewhere: dead letters, with the reason in the headers; events sent home.
 
 The law: a copy is the record's own bytes, as many of its parts as there is room for. What is left out is
-named, with its size. And a limit to patience.
+named, with its size.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from heapq import merge
 from operator import itemgetter
 
 from agents.batches import HEADER_BYTES, HELD_BYTES, MOST_HEADERS, Headers, LeftOut, Lump
-from agents.errors import TablesWrong
 from agents.ledger import Record
 from agents.microbatch import MicroBatch
 from agents.rerouting import REROUTED
@@ -24,9 +22,6 @@ SENT_HOME_BYTES = SOURCE_MESSAGE // 2
 
 OFFSET, CONNECTOR = "__connect.errors.offset", "__connect.errors.connector.name"
 """The headers that say which record of the source a dead letter is about, and which app says so."""
-
-_ADVICE = "Look at the dead-letter topic for the reasons, mend the publisher, or raise"
-_SAFE = "Nothing is lost: these records are read again."
 
 
 def dead_letters(
@@ -145,41 +140,3 @@ def source_offset(headers: Headers, app_id: str) -> int | None:
     its = dict(headers)
     offset = its.get(OFFSET) or b""
     return int(offset) if its.get(CONNECTOR) == app_id.encode() and offset.isdigit() else None
-
-
-class DeadLetterLimits:
-    """Stops the worker when rejecting is no longer the exception: then the source, not an event, is wrong."""
-
-    def __init__(self, max_share: float, window: int, max_run: int) -> None:
-        self._max_share = max_share
-        self._window = window
-        self._max_run = max_run
-        self._run = 0
-        self._recent: deque[tuple[int, int]] = deque()
-        self._seen = self._rejected = 0
-
-    def check(self, records: int, rejected: Iterable[int]) -> None:
-        """Count a batch: its records, the indices of the rejected. Raises `TablesWrong` past a limit."""
-        indices = list(rejected)
-        position = 0
-        for index in indices:
-            self._run = self._run + 1 if index == position else 1
-            position = index + 1
-            if self._run > self._max_run:
-                raise TablesWrong(
-                    f"{self._run} records in a row were rejected. {_ADVICE} CALLFUNNEL_DLQ_MAX_RUN. {_SAFE}"
-                )
-        if position < records:
-            self._run = 0
-        self._recent.append((records, len(indices)))
-        self._seen += records
-        self._rejected += len(indices)
-        while self._seen - self._recent[0][0] >= self._window:
-            old_records, old_rejected = self._recent.popleft()
-            self._seen -= old_records
-            self._rejected -= old_rejected
-        if self._seen >= self._window and self._rejected > self._max_share * self._seen:
-            raise TablesWrong(
-                f"{self._rejected} of the last {self._seen} records were rejected. "
-                f"{_ADVICE} CALLFUNNEL_DLQ_MAX_SHARE. {_SAFE}"
-            )

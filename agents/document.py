@@ -80,6 +80,7 @@ def funnel_document(
                 for partition in sorted(at.positions)
             },
         },
+        "poisoned": {str(partition): share for partition, share in sorted(at.poisoned.items())},
         "stages": [{"stage": stage, "events": events(stage), "leads": leads(stage)} for stage in STAGES],
         "ratios": [
             ratio("reach", "activity", "(reached − immediate hang-ups) ÷ dials", reached, events("dialed")),

@@ -12,32 +12,37 @@ The law here:
 import asyncio
 import logging
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from itertools import islice, repeat
 from types import SimpleNamespace
 from typing import Any
 
+from aiokafka.errors import KafkaError
 from faust.types import TP, EventT
 from msgspec.structs import replace
 
-from agents import failpoints
-from agents.deadletter import DeadLetterLimits, dead_letters, sent_home
+from agents import failpoints, resume
+from agents.deadletter import dead_letters, sent_home
 from agents.errors import Stalled, TablesWrong, TakenOver, TopicsWrong
 from agents.hanging import At
 from agents.ledger import Ledger, Record
 from agents.microbatch import MOST_BYTES, MicroBatch
+from agents.poison import Refusals
 from agents.rerouting import Mark
 from agents.source import Found, Source, another_id, resume_all
 from agents.undecided import Positions, Undecided
 from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, decode_position
-from streams.engine import MISROUTED, Mismatch, Partition
+from streams.engine import Mismatch, Partition
 from streams.tables import Effects
 
 log = logging.getLogger(__name__)
 
 MOST_WAITING = 64
 """Batches that may wait for a partition, however small they are."""
+
+LOOK_SECONDS = 2.0
+"""How often a partition that stands still looks whether it may go on."""
 
 
 class Lane:
@@ -49,6 +54,12 @@ class Lane:
 
     def __init__(self, state: Partition, most_records: int) -> None:
         self.state = state
+        self.is_stopped = False
+        """It is poisoned, and waits for an operator."""
+        self.end: int | None = None
+        """Where the source ended when that was last asked; known of a stopped partition alone."""
+        self.trouble = ""
+        """Why it is not known whether a stopped partition may go on, as it was told last."""
         self.task: asyncio.Task[None] | None = None
         self.progress_at = time.monotonic()
         self.seeks = 0
@@ -60,12 +71,24 @@ class Lane:
         self._most_records = most_records
         self._changed = asyncio.Condition()
 
-    async def put(self, event: EventT) -> None:
-        """Add a batch; waits while there are enough."""
+    async def put(self, event: EventT) -> bool:
+        """Add a batch; waits while there are enough. False where the lane is stopped and takes none."""
         async with self._changed:
             await self._changed.wait_for(self._has_room)
+            if self.is_stopped:
+                return False
             self.waiting.append(event)
             self._changed.notify_all()
+            return True
+
+    async def stop(self) -> list[EventT]:
+        """Take no batch from now on; those that were waiting."""
+        async with self._changed:
+            self.is_stopped = True
+            waiting = list(self.waiting)
+            self.waiting.clear()
+            self._changed.notify_all()
+            return waiting
 
     async def get(self) -> list[EventT]:
         """The first batch, and those that go on where it ends, up to what one transaction may take."""
@@ -95,6 +118,7 @@ class Ingest:
     """The partitions this worker owns and what happens to their batches.
 
     `app` is the Faust app; `new_partition` makes the empty state of a partition; `fail` ends the process.
+    `resumed` says up to which offset an operator lets a poisoned partition go on; without it, none stops.
     """
 
     def __init__(
@@ -107,7 +131,8 @@ class Ingest:
         new_partition: Callable[[int], Partition],
         partitioner: str,
         batch_events: int,
-        limits: DeadLetterLimits,
+        refusals: Refusals,
+        resumed: Callable[[int], Awaitable[int | None]] | None,
         metrics: SimpleNamespace,
         fail: Callable[[BaseException], None],
     ) -> None:
@@ -121,7 +146,8 @@ class Ingest:
         self._new_partition = new_partition
         self._mark = Mark(app.conf.id, partitioner, app.funnel_table.partitions)
         self._batch_events = batch_events
-        self._limits = limits
+        self._refusals = refusals
+        self._resumed = resumed
         self._metrics = metrics
         self._fail = fail
         self.lanes: dict[int, Lane] = {}
@@ -134,7 +160,8 @@ class Ingest:
         failpoints.hit("assigned")
         self._is_ready = False
         self._metrics.rebalances.inc()
-        self._metrics.consumer_lag.clear()
+        for metric in ("consumer_lag", "rejected_share", "poisoned"):
+            getattr(self._metrics, metric).clear()
         self._metrics.partitions.labels("active").set(0)
         own = {tp.partition for tp in assigned if tp.topic == self._source}
         for partition in self.lanes.keys() - own:
@@ -212,7 +239,7 @@ class Ingest:
         if missing:
             raise Stalled(f"{missing[0]} were restored: recovery went wrong; start again")
         found = {tp.partition: Found(self._source, topic_id, range(earliest[tp], ends[tp])) for tp in source}
-        resume = await resume_all(self._topic, held, found)
+        offsets = await resume_all(self._topic, held, found)
         if self._app.consumer_generation_id != generation:
             return None
         for tp in restored:
@@ -225,11 +252,13 @@ class Ingest:
                     state.restore(self._funnel.rows.take(tp.partition), self._leads.rows.take(tp.partition))
                 except Mismatch as error:
                     raise TablesWrong(str(error)) from error
-                state.offset = resume.get(tp.partition)
+                state.offset = offsets.get(tp.partition)
                 state.made_from(self._source, topic_id)
                 knows_more = held[tp.partition] not in (None, state.written)
                 lane = self.lanes[tp.partition] = Lane(state, self._batch_events)
                 self._metrics.own(*tp)
+                lane.is_stopped = self._stops(state.written)
+                self._refusals.take_over(tp.partition, state.written)
                 lane.task = asyncio.create_task(self._run(lane, knows_more), name=f"lane-{tp.partition}")
             if lane.state.offset is None:
                 lane.state.offset = earliest[tp]
@@ -297,8 +326,9 @@ class Ingest:
 
     def ready(self, source: Iterable[TP]) -> None:
         """Recovery is over and the source is flowing."""
-        for lane in self.lanes.values():
+        for number, lane in self.lanes.items():
             lane.progress_at = time.monotonic()
+            self._refusals.show(number, lane.state.written)
         self._is_ready = True
         failpoints.hit("ready")
         owned = sorted(tp.partition for tp in source if tp.topic == self._source)
@@ -308,6 +338,25 @@ class Ingest:
     def not_ready(self) -> str | None:
         """What keeps this worker from folding events, in words; None when nothing does."""
         return None if self._is_ready else "the worker is joining its group or restoring its tables"
+
+    def stopped(self) -> set[TP]:
+        """The partitions that stand still until an operator lets them go on."""
+        return {TP(self._source, number) for number, lane in self.lanes.items() if lane.is_stopped}
+
+    def why_stopped(self) -> str | None:
+        """What stands still, and how it goes on, in words; None when nothing does."""
+        return "; ".join(self._why_stopped(lane) for lane in self.lanes.values() if lane.is_stopped) or None
+
+    def _why_stopped(self, lane: Lane) -> str:
+        number, at = lane.state.number, lane.state.written
+        return (
+            f"{self._source}/{number} is stopped at offset {lane.state.offset} (CALLFUNNEL_DLQ_STOP): "
+            f"{at.rejected_share:.0%} of its newest records were rejected; "
+            f"`callfunnel source resume --partition {number}` lets it go on"
+        )
+
+    def _stops(self, at: Position) -> bool:
+        return self._resumed is not None and at.poison == "found"
 
     async def close(self) -> None:
         """After the last batch: end the lanes and give the partitions up."""
@@ -330,7 +379,7 @@ class Ingest:
         behind = {}
         for partition, lane in self.lanes.items():
             tp = TP(self._source, partition)
-            end = end_of(tp)
+            end = end_of(tp) if lane.end is None else lane.end
             if end is not None and lane.durable is not None:
                 behind[tp] = max(0, end - lane.durable)
         return behind
@@ -343,7 +392,7 @@ class Ingest:
         """
         for tp, lag in self._behind(self._app.consumer.stable_end).items() if self._is_ready else ():
             lane = self.lanes[tp.partition]
-            if not lag or self._app.consumer.is_damaged(tp):
+            if not lag or lane.is_stopped or self._app.consumer.is_damaged(tp):
                 lane.progress_at = now
             elif now - lane.progress_at > seconds:
                 return f"{tp.topic}/{tp.partition} is {lag} records behind and does not move"
@@ -361,7 +410,9 @@ class Ingest:
         if lane is None or batch.generation != self._app.consumer_generation_id:
             self._app.consumer.drop(event)  # revoked since it was fetched; the new owner reads it again
             return
-        await lane.put(event)
+        if not await lane.put(event):
+            self._app.consumer.drop(event)
+            return
         failpoints.hit("delivered")
 
     async def _look_for_strays(self, state: Partition) -> None:
@@ -391,6 +442,8 @@ class Ingest:
             if knows_more or lane.owes:
                 await self._write_down(lane)
             while True:
+                if self._stops(lane.state.written):
+                    await self._stand_still(lane)
                 events = await lane.get()
                 first, *following = [event.value for event in events]
                 if await self._process(lane, first.joined(following) if following else first):
@@ -420,6 +473,43 @@ class Ingest:
         for table in (self._funnel, self._leads):
             table.rows.wrote(number, written[table.changelog_topic_name, number])
 
+    async def _stand_still(self, lane: Lane) -> None:
+        """Keep a poisoned partition where it is until an operator lets it go on; the others do not notice."""
+        tp = TP(self._source, lane.state.number)
+        for event in await lane.stop():
+            self._app.consumer.drop(event)
+        self._app.consumer.pause_partitions({tp})
+        log.error("%s. The other partitions go on; nothing is lost", self._why_stopped(lane))
+        while not await self._may_go_on(lane, tp):  # noqa: ASYNC110  (Kafka has to be asked)
+            await asyncio.sleep(LOOK_SECONDS)
+        # Without an await: amid a recovery, nothing of the source may flow.
+        lane.state.accept_poison()
+        lane.is_stopped, lane.end = False, None
+        self._app.consumer.resume_partitions({tp})
+        log.info("%s/%s goes on from offset %s, as an operator asked", *tp, lane.state.offset)
+
+    async def _may_go_on(self, lane: Lane, tp: TP) -> bool:
+        """Whether an operator lets it go on; then its next batch is the one behind its state."""
+        assert self._resumed is not None
+        try:
+            lane.end = (await self._app.consumer.highwaters(tp))[tp]
+            until = await self._resumed(tp.partition)
+            lane.trouble = ""
+            if until is None or until < lane.state.offset:  # type: ignore[operator]
+                return False
+            await self._app.consumer.seek(tp, lane.state.offset)
+        except (KafkaError, OSError, TimeoutError) as error:
+            lane.end = None
+            if repr(error) != lane.trouble:
+                lane.trouble = repr(error)
+                log.warning(
+                    "%s/%s stays stopped: whether it may go on is not known (%s). That takes a broker that "
+                    "answers, and the right to read the consumer group %s",
+                    *(*tp, lane.trouble, resume.group(self._app.conf.id)),
+                )
+            return False
+        return self._is_ready
+
     async def _process(self, lane: Lane, fetched: MicroBatch) -> bool:
         """Apply what is new of a batch; False when it has to be fetched again."""
         state = lane.state
@@ -443,7 +533,7 @@ class Ingest:
         """Fold a batch and write it. A batch without records is written too: it moves the position over
         transaction markers, which a view would otherwise take for records that wait to be counted."""
         state = lane.state
-        started = time.perf_counter()
+        started, before = time.perf_counter(), state.written
         await self._check_topic(lane)
         async with self._folding:
             self._check_source(self._app.consumer.topic_partitions(self._source))
@@ -460,12 +550,11 @@ class Ingest:
         failpoints.hit("folded")
         if effects.foreign:
             self._check_source(await self._ledger.partitions(batch.partition, self._source))
-        # That workers of different apps disagree is no publisher's fault.
-        self._limits.check(len(batch), [i for i, why in effects.rejected if why != MISROUTED])
         await self._write(batch.partition, self._records(batch, effects))
         lane.durable, lane.owes = batch.end, False
         lane.progress_at = time.monotonic()
         self._observe(batch, effects, time.perf_counter() - started)
+        self._refusals.observe(batch, effects.rejected, before, state.written)
 
     async def _check_topic(self, lane: Lane) -> None:
         """What has come is of the topic that the tables are made from: asked after it came, ids say so."""
@@ -542,11 +631,6 @@ class Ingest:
     def _observe(self, batch: MicroBatch, effects: Effects, seconds: float) -> None:
         metrics = self._metrics
         metrics.events_consumed.labels(batch.topic, str(batch.partition)).inc(batch.records)
-        rejected = Counter(why.reason for _, why in effects.rejected)
-        for lump in batch.lumps:
-            rejected[lump.reason] += lump.records
-        for reason, n in rejected.items():
-            metrics.events_rejected.labels(reason).inc(n)
         metrics.events_duplicate.inc(effects.duplicates)
         metrics.events_late.inc(effects.late)
         metrics.events_rerouted.inc(len(effects.foreign))

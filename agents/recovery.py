@@ -49,7 +49,7 @@ class Recovery(recovery.Recovery):  # type: ignore[misc]
                 await self._wait(consumer.seek_wait(positions), timeout=timeout)
         self.completed.set()
         app.flow_control.resume()  # clears the streams' queues: nothing of the source can be in them yet
-        consumer.resume_partitions(source)
+        consumer.resume_partitions(source - app.ingest.stopped())
         consumer.resume_flow()
         await app._fetcher.maybe_start()
         self.tables.on_actives_ready()

@@ -90,6 +90,9 @@ def _closing(document: dict[str, Any]) -> list[Text]:
     state, reason = document.get("state", "live"), document.get("reason")
     if state not in _CALM or reason:
         lines.append(standing(state, reason))
+    for partition, share in document.get("poisoned", {}).items():
+        poison = f"{share:.0%} of the newest records of partition {partition} are rejected and missing here"
+        lines.append(Text(poison, style="bold yellow"))
     if delay is None:
         lines.append(Text("no events yet", style="yellow"))
     else:

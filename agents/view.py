@@ -80,6 +80,8 @@ class Snapshot:
     seen: Mapping[str, set[Dimensions]]
     """Rollup: dimension values that were seen in the last 48 hours."""
     rows: int
+    poisoned: Mapping[int, float]
+    """Poisoned partitions, and which share of their newest records was rejected."""
 
     @property
     def newest_ms(self) -> int:
@@ -217,6 +219,11 @@ class Funnel:
             uncalled=uncalled(segments, now_s, days_kept_s),
             seen={rollup: seen(table, now_s) for rollup, table in tables.items()},
             rows=sum(map(len, self._held.values())),
+            poisoned={
+                partition: position.rejected_share
+                for partition, position in self.positions.items()
+                if position.poison != "none"
+            },
         )
 
     def _due(self, window: str, now_s: int, zone: tzinfo) -> dict[Dimensions, tuple[int, int]]:

@@ -25,15 +25,15 @@ from aiokafka.errors import (
 from faust.types import TP
 from mode.supervisors import CrashingSupervisor
 
-from agents import connection, exit_codes, exposition, failpoints, log, read_committed, topics
+from agents import connection, exit_codes, exposition, failpoints, log, read_committed, resume, topics
 from agents.answers import Answers
 from agents.config import Settings
-from agents.deadletter import DeadLetterLimits
 from agents.errors import BrokerUnavailable, Failure, SettingError, Stalled, TakenOver, TopicsWrong
 from agents.exposition import EngineMetrics
 from agents.ingest import Ingest
 from agents.ledger import Ledger
 from agents.pages import Pages
+from agents.poison import Refusals
 from agents.source import Source
 from agents.tables import ChangelogTable
 from agents.transport import SCHEME, Schema
@@ -42,7 +42,9 @@ from agents.view import View
 from schemas.codec import Decoder
 from streams.choice import SLOWER, NotBuilt, not_built, tables_for
 from streams.engine import Partition
+from streams.lead import MOST_EVENTS
 from streams.panes import resolutions
+from streams.poison import Tolerance
 from streams.tables import Fold, Tables
 
 logger = logging.getLogger(__name__)
@@ -86,7 +88,7 @@ def fold_of(settings: Settings) -> Fold:
     return Fold(
         hangup_ms=int(settings.hangup_seconds * 1000),
         late_ms=int(settings.late_seconds * 1000),
-        lead_events=4_000,
+        lead_events=MOST_EVENTS,
         timezone=settings.timezone,
         partitioner=settings.partitioner,
         resolutions=resolutions(
@@ -116,7 +118,8 @@ def partitions_of(settings: Settings, count: int, tables: type[Tables]) -> Calla
     """The function that makes the empty state of a source partition."""
     fold = fold_of(settings)
     decoder = Decoder(settings.limits)
-    return lambda number: Partition(number, count, fold, decoder, tables, int(time.time() * 1000))
+    tolerance = Tolerance(settings.dlq_share_window, settings.dlq_max_share)
+    return lambda number: Partition(number, count, fold, decoder, tables, int(time.time() * 1000), tolerance)
 
 
 def build(settings: Settings, count: int, tables: type[Tables], metrics: EngineMetrics, datadir: str) -> App:
@@ -167,7 +170,8 @@ def build(settings: Settings, count: int, tables: type[Tables], metrics: EngineM
         new_partition=partitions_of(settings, count, tables),
         partitioner=settings.partitioner,
         batch_events=settings.batch_events,
-        limits=DeadLetterLimits(settings.dlq_max_share, settings.dlq_share_window, settings.dlq_max_run),
+        refusals=Refusals(metrics, settings.source_topic, settings.dead_letter_topic, settings.dlq_max_share),
+        resumed=resume.asked(settings) if settings.dlq_stop else None,
         metrics=metrics,
         fail=app.fail,
     )
@@ -354,7 +358,7 @@ def run(settings: Settings) -> int:
         metrics.broker_answer_timestamp_seconds.set_function(lambda: app.answers.timestamp_seconds or 0.0)
 
         def not_ready() -> str | None:
-            return app.not_ready() or (view.not_ready() if view else None)
+            return app.not_ready() or app.ingest.why_stopped() or (view.not_ready() if view else None)
 
         pages = Pages.of(
             settings,

@@ -27,6 +27,9 @@ constexpr string_view FIELD_NAMES[FIELDS] = {
     "type", "occurred_at", "schema_version", "answered_by", "talk_seconds", "hangup_by", "amount", "expected_amount",
     "currency"};
 
+// The least whole number that is a time: smaller ones are seconds.
+constexpr int64_t FIRST_MS = 100'000'000'000;
+
 // As much of an event as the tables need. An empty text is a missing field; texts stay where they were read.
 struct Event {
     Kind kind = CREATED;
@@ -246,7 +249,7 @@ inline bool read(string_view json, Event& event) {
 
     const Value& at = given[OCCURRED_AT];
     if (at.type == Value::TEXT) event.at_ms = milliseconds_of(at.text);
-    else if (at.type == Value::NUMBER && !at.decimals) event.at_ms = at.unscaled;
+    else if (at.type == Value::NUMBER && !at.decimals && at.unscaled >= FIRST_MS) event.at_ms = at.unscaled;
     if (event.at_ms < 0) return false;
 
     if (kind == CONNECT) {

@@ -23,8 +23,11 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from schemas.events import TYPES, VERSION, Envelope, Event
+from schemas.events import FIRST_MS, TYPES, VERSION, Envelope, Event
 from schemas.fields import Field, fields
+
+CROWDED = "crowded_lead"
+"""The reason that the tables give: how many events a lead has only they know."""
 
 REASONS = {
     "too_large": "the value is larger than the limit",
@@ -43,13 +46,14 @@ REASONS = {
     "too_old": "occurred_at is behind the record's own time by more than the limit",
     "misrouted": "a worker moved the record, and it is not where these tables count its lead",
     "unreadable": "the record, or the batch it was sent in, cannot be unpacked",
+    CROWDED: "the lead has as many events as one lead may have: its id stands for many leads",
 }
 """Why a record is refused. Where several reasons hold, the first in this order is given."""
 
 UNREADABLE = "unreadable"
 """The reason that whoever unpacks record batches gives: such a record never comes to the decoder."""
 
-NOT_OF_THE_GATE = frozenset({"misrouted", UNREADABLE})
+NOT_OF_THE_GATE = frozenset({"misrouted", UNREADABLE, CROWDED})
 """The reasons that the gate never gives: they depend on the tables, or on how records were packed."""
 
 _DAY_MS = 86_400_000
@@ -199,11 +203,10 @@ class Decoder:
                 f"allowed are {_span(limits.future_ms)}: check the sender's clock and time zone",
             )
         if -ahead_ms > limits.retention_ms:
-            seconds = at_ms < timestamp_ms // 500 and isinstance(event.occurred_at, int)
             return Rejected(
                 "too_old",
                 f"`$.occurred_at` is {_span(-ahead_ms)} behind the record's own time, "
-                f"allowed are {_span(limits.retention_ms)}" + (": send milliseconds, not seconds" * seconds),
+                f"allowed are {_span(limits.retention_ms)}",
             )
         return event
 
@@ -311,8 +314,10 @@ def _faults(known: dict[str, Field], given: dict[str, Any]) -> list[Rejected]:
             character = f"U+{ord(found[0]):04X}"
             faults.append(Rejected("bad_value", f"`$.{name}` must not contain control character {character}"))
         elif not field.accepts(value):
-            this = f"this {kind.split()[1]}"
-            faults.append(Rejected("bad_value", f"`$.{name}` must be {field.must_be}, and {this} is not"))
+            is_not = f"this {kind.split()[1]} is not"
+            if name == "occurred_at" and isinstance(value, int) and 0 <= value < FIRST_MS:
+                is_not += ": send milliseconds, not seconds"
+            faults.append(Rejected("bad_value", f"`$.{name}` must be {field.must_be}, and {is_not}"))
     return faults
 
 

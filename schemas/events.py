@@ -25,8 +25,11 @@ Dimension = Annotated[
     str,
     Meta(min_length=1, max_length=64, description="a string of up to 64 characters, no control character"),
 ]
+FIRST_MS = 100_000_000_000
+"""The least whole number that is a time. Smaller ones are seconds: in milliseconds they end in March 1973."""
+
 Time = Annotated[
-    Annotated[datetime, Meta(tz=True)] | int,
+    Annotated[datetime, Meta(tz=True)] | Annotated[int, Meta(ge=FIRST_MS)],
     Meta(
         description="an RFC 3339 time with an offset, like 2025-03-01T09:30:00Z, or whole Unix milliseconds"
     ),

@@ -6,7 +6,7 @@ record per partition, written in the same transaction as the rows it covers.
 """
 
 from collections.abc import Callable
-from typing import Self, cast
+from typing import Literal, Self, cast
 from zlib import crc32
 
 import msgspec
@@ -15,6 +15,9 @@ RowKey = tuple[str, int, str, *tuple[str, ...]]
 """(resolution, pane start in Unix seconds, rollup, dimension values …)"""
 
 Columns = dict[str, int]
+
+Poison = Literal["none", "found", "accepted"]
+"""Whether a partition is poisoned; "accepted" by an operator, who wants it to go on where poison stops it."""
 
 POSITION_KEY = b'["position"]'
 """No lead id can equal it in the leads changelog: the record there has its own key, `LEADS_POSITION_KEY`."""
@@ -81,6 +84,9 @@ class Position(msgspec.Struct, frozen=True):
     """Offsets that were gone before they could be read; at most so many records are missing."""
     lost_at_ms: int = 0
     """When that was last found, Unix milliseconds; 0: never, or written before this was kept."""
+    rejected_share: float = 0.0
+    """Of the newest records, how many were rejected (`streams.poison`), but for those of crowded leads."""
+    poison: Poison = "none"
 
 
 _encode = msgspec.json.Encoder().encode

@@ -23,6 +23,7 @@ from schemas.rows import (
     encode_position,
 )
 from streams.partitioning import homes
+from streams.poison import EXCUSED, Tolerance
 from streams.tables import Effects, Fold, Tables
 
 MISROUTED = Rejected(
@@ -48,6 +49,7 @@ class Partition:
         decoder: Decoder,
         tables: type[Tables] = Tables,
         begun_ms: int | None = None,
+        tolerance: Tolerance | None = None,
     ) -> None:
         self.number = number
         self.offset: int | None = None
@@ -69,6 +71,7 @@ class Partition:
         self.tables = self._empty()
         self._partitions = partitions
         self._homes = homes(partitions, fold.partitioner, tables.murmur2_of_all)
+        self._tolerance = tolerance or Tolerance()
 
     def _empty(self) -> Tables:
         return self._new_tables(self._fold, self._decoder.until(self.written.replay_until_ms))
@@ -173,6 +176,9 @@ class Partition:
         if stuck and effects.foreign:
             _refuse_to_send(effects, stuck)
         rejected, foreign, duplicates = len(effects.rejected), len(effects.foreign), effects.duplicates
+        poison = [i for i, why in effects.rejected if why.reason not in EXCUSED]
+        poison += range(len(values), len(values) + unreadable)
+        share = self._tolerance.share(before.rejected_share, len(values) + unreadable, poison)
         self.offset = end
         self.written = replace(
             before,
@@ -184,11 +190,17 @@ class Partition:
             rejected=before.rejected + rejected + unreadable,
             rerouted=before.rerouted + foreign,
             partitions=self._partitions,
+            rejected_share=share,
+            poison=self._tolerance.poison(before.poison, share),
         )
         position = encode_position(self.written)
         effects.funnel.append((POSITION_KEY, position))
         effects.leads.append((LEADS_POSITION_KEY, position))
         return effects
+
+    def accept_poison(self) -> None:
+        """An operator wants this poisoned partition to go on; from the next batch on its position says so."""
+        self.written = replace(self.written, poison="accepted")
 
     def away(self, lead_ids: Collection[bytes]) -> Mapping[bytes, int]:
         """Those of the leads that are at home elsewhere, and where."""

@@ -52,6 +52,10 @@ End = tuple[int, int, str, float | None, str | None]
 CREATED, DIALED, CONNECTED, REACHED, QUALIFIED, WON = range(6)
 
 
+MOST_EVENTS = 4_000
+"""Of one lead. An id with more stands for many leads, and a lead's record has to fit into one message."""
+
+
 class Call(msgspec.Struct, array_like=True, gc=False):
     """What is known of one call of a lead."""
 
@@ -89,10 +93,7 @@ class Lead(msgspec.Struct, array_like=True, gc=False):
     calls: dict[int, Call] = {}
 
     def has_seen(self, fingerprint: bytes) -> bool:
-        at = self.seen.find(fingerprint)
-        while at > 0 and at % 8:
-            at = self.seen.find(fingerprint, at + 1)
-        return at >= 0
+        return holds(self.seen, fingerprint)
 
     def absorb(self, event: Envelope, at_ms: int) -> bool:
         """Take in one event that was not seen before. True when the lead's contributions may have changed."""
@@ -164,6 +165,19 @@ unpack = msgspec.msgpack.Decoder(Lead).decode
 def fingerprint(event_id: str) -> bytes:
     """8 bytes that stand for an event id in its lead's record: two ids are alike once in 2⁶⁴ pairs."""
     return xxh3_64_digest(event_id.encode())
+
+
+def holds(seen: bytes, fingerprint: bytes) -> bool:
+    """Whether a fingerprint is among those that were put together."""
+    at = seen.find(fingerprint)
+    while at > 0 and at % 8:
+        at = seen.find(fingerprint, at + 1)
+    return at >= 0
+
+
+def pseudonym(lead_id: bytes) -> str:
+    """What logs call a lead: five hex digits tell leads apart, and are too few to find out whose id it is."""
+    return f"{xxh3_64_intdigest(lead_id) >> 44:05x}"
 
 
 def contribute(lead: Lead, hangup_ms: int, n: int, counts: Counts) -> None:

@@ -296,6 +296,25 @@ CATALOGUE: tuple[Metric, ...] = (
         "events",
     ),
     _worker(
+        "rejected_share",
+        "gauge",
+        "Rejected share of the newest dlq_share_window records of a partition; crowded leads are left out.",
+        ("topic", "partition"),
+    ),
+    _worker(
+        "poisoned",
+        "gauge",
+        "1 for a partition with a rejected share above dlq_max_share, until it falls to half of that.",
+        ("topic", "partition"),
+    ),
+    _worker(
+        "crowded_leads_total",
+        "counter",
+        "Leads whose further events this worker rejects, since they have as many as a lead may have.",
+        (),
+        "leads",
+    ),
+    _worker(
         "events_duplicate_total",
         "counter",
         "Events whose event_id their lead had already seen.",

@@ -13,7 +13,7 @@ from msgspec.json import encode
 from msgspec.structs import replace
 from xxhash import xxh3_64_hexdigest
 
-from schemas.codec import Decoder, Rejected
+from schemas.codec import CROWDED, Decoder, Rejected
 from schemas.events import NONE, TYPES, CallEnded, Connect, Disqualified, Envelope, Lost
 from streams.columns import EVENTS, EVENTS_DISQUALIFIED, EVENTS_LOST, MACHINE_ANSWERS
 from streams.counts import Counts
@@ -200,7 +200,7 @@ _ACTIVITY: Mapping[type[Envelope], str | None] = {
 
 def crowded(limit: int) -> Rejected:
     return Rejected(
-        "bad_value",
-        f"$.lead_id: this lead already has {limit} events, the most one lead may have; "
-        "is it a placeholder used for many leads?",
+        CROWDED,
+        f"`$.lead_id` names a lead that has {limit} events already, the most one lead may have: "
+        "is it a placeholder for many leads?",
     )

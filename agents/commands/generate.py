@@ -50,6 +50,7 @@ def command(
     from msgspec.structs import replace
 
     from agents import exit_codes, generator
+    from schemas.events import FIRST_MS
 
     if not events and not live:
         raise click.UsageError("Say how much: --events N for a file, --live for a stream without end.")
@@ -69,6 +70,8 @@ def command(
         if begins is None or begins.tzinfo is None:
             raise click.UsageError(f"--start {start}: a time with its offset is needed, such as {_MONDAY}.")
         start_ms = int(begins.timestamp() * 1000)
+        if start_ms < FIRST_MS + 86_400_000:  # a file begins with what happened an hour before
+            raise click.UsageError(f"--start {start}: an event's time is a whole number from March 1973 on.")
     if seed is None:
         seed = now_ms // 1000 if live else 1
 

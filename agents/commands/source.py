@@ -1,4 +1,4 @@
-"""`callfunnel source`: which topic the tables are made from."""
+"""`callfunnel source`: which topic the tables are made from, and what an operator decides about it."""
 
 from typing import TYPE_CHECKING
 
@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
 @click.group("source")
 def command() -> None:
-    """The source topic, and the tables that were made from it.
+    """Decide about the source topic what no worker may decide.
 
     \b
     Example:
       callfunnel source adopt --broker kafka-1:9092 --dry-run
+      callfunnel source resume --partition 3
     """
 
 
@@ -94,3 +95,38 @@ def _line(at: str, partition: "Adopted", dry_run: bool) -> str:
         return f"same    {at}: the tables are made from this topic already"
     last = "its offset" if old.witness is None else f"the record at offset {old.witness.offset}"
     return f"{'would  ' if dry_run else 'adopted'} {at}: {last} fits, goes on at offset {new.offset}"
+
+
+@command.command()
+@click.option("--broker", metavar="HOST:PORT", help="Where Kafka listens.")
+@click.option(
+    "--partition",
+    "partitions",
+    type=click.IntRange(min=0),
+    multiple=True,
+    required=True,
+    metavar="N",
+    help="A stopped partition; may be given several times.",
+)
+def resume(broker: str | None, partitions: tuple[int, ...]) -> int:
+    """Let a partition go on that stands still because it is poisoned (CALLFUNNEL_DLQ_STOP).
+
+    Its worker notices within seconds and goes on where it stopped: what is rejected goes to the dead letters,
+    the rest is counted. It stops again when it has been clean and is poisoned by records that are published
+    later. On a partition that is not stopped the command changes nothing.
+
+    \b
+    Example:
+      callfunnel source resume --partition 3 --partition 5
+    """
+    import os
+
+    from agents.config import Settings
+    from agents.resume import resume
+
+    settings = Settings.from_environ(os.environ, broker=broker)
+    for partition, end in sorted(resume(settings, partitions).items()):
+        click.echo(
+            f"{settings.source_topic}/{partition} may go on: poison before offset {end} stops it no more."
+        )
+    return exit_codes.OK

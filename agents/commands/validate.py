@@ -1,20 +1,21 @@
-"""`callfunnel validate`: the gate's verdict on a file of events, before anything is published."""
+"""`callfunnel validate`: the engine's verdict on a file of events, before anything is published."""
 
-import json
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from agents import exit_codes
 from agents.event_file import EventFile
 
-_BATCH_LINES = 2000
+if TYPE_CHECKING:
+    from agents.config import Settings
+    from agents.validation import Validation
+
+_TOLD = 10
 
 
 @click.command("validate")
@@ -27,51 +28,96 @@ _BATCH_LINES = 2000
 def command(file: str, replay: bool, as_json: bool, quiet: bool) -> int:
     """Check events against the contract: one JSON object a line, or one event over many lines.
 
-    Every refused line is told with its number, the reason and what would be right, as the engine would
-    judge the same bytes if they were published now. Exit code 1 if any line is refused.
+    Every refused line is told with its number, the reason and what would be right, as a worker with the same
+    CALLFUNNEL_ variables would judge the same bytes if they were published now. The summary says which time
+    the events span, which fields look like a known one misspelt, and which leads have more events than one
+    may have. Exit code 1 if any line is refused.
 
     \b
     Example:
       callfunnel validate events.jsonl
       tail -f dialer.log | callfunnel validate -
     """
-    from schemas.codec import Decoder, Limits, Rejected
+    import os
 
-    decoder = Decoder(Limits(clock="event" if replay else "wall"))
-    accepted, refused = 0, Counter[str]()
+    import orjson
+
+    from agents.config import Settings
+    from agents.validation import Validation, batches, records
+
+    settings = Settings.from_environ(os.environ, clock="event" if replay else None)
+    limits = settings.limits
+    validation = Validation(limits)
     with _opened(file) as stream:
-        records = _records(stream)
-        while batch := list(islice(records, _BATCH_LINES)):
-            lines, values = zip(*batch, strict=True)
-            now_ms = time.time_ns() // 1_000_000
-            verdicts = decoder.decode_all(values, [None] * len(values), [now_ms] * len(values))
-            for line, verdict in zip(lines, verdicts, strict=True):
-                if not isinstance(verdict, Rejected):
-                    accepted += 1
+        for batch in batches(records(stream, limits.max_bytes)):
+            for line, verdict in validation.judge(batch, time.time_ns() // 1_000_000):
+                if quiet:
                     continue
-                refused[verdict.reason] += 1
-                if as_json and not quiet:
+                if as_json:
                     told = {"line": line, "reason": verdict.reason, "detail": verdict.detail}
-                    print(json.dumps(told, ensure_ascii=False))
-                elif not quiet:
+                    print(orjson.dumps(told).decode())
+                else:
                     print(f"line {line}: {verdict.reason}: {verdict.detail}")
     if as_json:
-        click.echo(json.dumps({"accepted": accepted, "refused": dict(refused.most_common())}))
+        click.echo(orjson.dumps(_summary(validation, settings)))
     else:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in refused.most_common())
-        click.echo(
-            f"{accepted:,} accepted, {refused.total():,} refused" + (f": {reasons}" if reasons else "")
+        for text in _told(validation, settings):
+            click.echo(text)
+    return exit_codes.NEGATIVE if validation.refused else exit_codes.OK
+
+
+def _told(validation: "Validation", settings: "Settings") -> Iterator[str]:
+    """The summary as lines of text."""
+    refused = validation.refused
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in refused.most_common())
+    counts = f"{validation.accepted:,} accepted, {refused.total():,} refused"
+    yield f"{counts}: {reasons}" if reasons else counts
+    first, last = _span(validation, settings)
+    if first and last:
+        judged = {"wall": "for a live floor", "event": "as history"}[settings.clock]
+        yield f"accepted events from {first} to {last}, judged {judged}"
+    for one in validation.misspelt[:_TOLD]:
+        yield f"{one.lines:,} lines have a field {one.field}, which is ignored: did you mean {one.meant}?"
+    for lead in validation.crowded_leads[:_TOLD]:
+        yield (
+            f"lead #{lead.lead} is crowded: {lead.refused:,} events, from line {lead.first_refused_line:,} "
+            "on, are more than one lead may have. Is its id a placeholder for many leads?"
         )
-    return exit_codes.NEGATIVE if refused else exit_codes.OK
+    for what, found in (("fields", validation.misspelt), ("crowded leads", validation.crowded_leads)):
+        if len(found) > _TOLD:
+            yield f"{len(found) - _TOLD:,} more such {what}; --json names them"
+    if validation.crowd.forgot:
+        yield "There are more leads than memory was taken for, so a crowded lead may not be named here."
 
 
-def _records(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """The records of a file with the numbers of their lines; blank lines are none."""
-    for line, value in enumerate(stream, 1):
-        if line == 1 and value.strip() in (b"{", b"["):
-            yield line, value + stream.read()
-        elif value.strip():
-            yield line, value.rstrip(b"\r\n")
+def _summary(validation: "Validation", settings: "Settings") -> dict[str, object]:
+    from msgspec.structs import asdict
+
+    first, last = _span(validation, settings)
+    return {
+        "accepted": validation.accepted,
+        "refused": dict(validation.refused.most_common()),
+        "clock": settings.clock,
+        "first_event": first,
+        "last_event": last,
+        "misspelt": [asdict(one) for one in validation.misspelt],
+        "crowded_leads": [asdict(one) for one in validation.crowded_leads],
+        "crowded_leads_complete": not validation.crowd.forgot,
+    }
+
+
+def _span(validation: "Validation", settings: "Settings") -> tuple[str | None, str | None]:
+    """The first and the last event time, in the time zone of the settings."""
+    from datetime import UTC, datetime, timedelta
+    from zoneinfo import ZoneInfo
+
+    def text(at_ms: int | None) -> str | None:
+        if at_ms is None:
+            return None
+        at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=at_ms)
+        return at.astimezone(ZoneInfo(settings.timezone)).isoformat(timespec="seconds")
+
+    return text(validation.first_ms), text(validation.last_ms)
 
 
 @contextmanager

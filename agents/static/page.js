@@ -152,6 +152,12 @@ function sentence(text) {
   return text && `${text[0].toUpperCase()}${text.slice(1)}.`;
 }
 
+function warn(poisoned) {
+  const shares = Object.entries(poisoned).map(([partition, share]) => `${whole.format(share)} of the newest records of partition ${partition}`);
+  byId("poisoned").hidden = !shares.length;
+  write(byId("poisoned"), `${shares.join(", ")} are rejected and missing from these numbers. The worker's log says which, and why.`);
+}
+
 function judge(funnel) {
   const { delay_seconds: delay } = funnel.watermark;
   const asOf = ` · as of ${moment.format(funnel.now_timestamp_seconds * 1000)}`;
@@ -192,6 +198,7 @@ async function refresh() {
   link(funnel.grafana);
   byId("json").href = `api/v1/funnel?${query}`;
   judge(funnel);
+  warn(funnel.poisoned);
 }
 
 const asked = new URLSearchParams(location.search);

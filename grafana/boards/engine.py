@@ -14,8 +14,14 @@ _BYTES, _PER_SECOND = "bytes", "cps"
 
 scope = Scope({"job": '=~"$job"'})
 watermark = scope.series("callfunnel_watermark_timestamp_seconds")
-# While a partition changes hands, two workers may tell its lag: the truth is not the sum.
-lag = f"max by (topic, partition) ({scope.series('callfunnel_worker_consumer_lag')})"
+
+
+def of_partition(name: str) -> str:
+    """While a partition changes hands, two workers may tell of it: the truth is not the sum."""
+    return f"max by (topic, partition) ({scope.series(name)})"
+
+
+lag = of_partition("callfunnel_worker_consumer_lag")
 
 
 def quantile(q: float, name: str) -> str:
@@ -186,7 +192,27 @@ def events() -> Section:
                     Query(scope.rate(f"callfunnel_worker_events_{what}_total"), what)
                     for what in ("duplicate", "late", "replayed", "rerouted")
                 ),
-                size=(12, 8),
+                size=(6, 8),
+            ),
+            lines(
+                "Rejected share by partition",
+                "Of the newest records of each partition, the share that was rejected; those of crowded "
+                "leads are left out. Above CALLFUNNEL_DLQ_MAX_SHARE the partition is poisoned.",
+                SHARE,
+                Query(of_partition("callfunnel_worker_rejected_share"), "{{topic}} {{partition}}"),
+                size=(6, 8),
+                soft_max=1,
+            ),
+            lines(
+                "Poison",
+                "Partitions that are poisoned, and leads that became crowded: their id is a placeholder, and "
+                "events beyond the 4,000th are rejected.",
+                COUNT,
+                Query(f"sum({of_partition('callfunnel_worker_poisoned')})", "poisoned partitions"),
+                Query(
+                    scope.rate("callfunnel_worker_crowded_leads_total", function="increase"), "crowded leads"
+                ),
+                size=(6, 8),
             ),
             lines(
                 "Lost before they were read",
@@ -197,7 +223,7 @@ def events() -> Section:
                     scope.total("callfunnel_source_lost_records", "partition") + " > 0",
                     "{{partition}}",
                 ),
-                size=(12, 8),
+                size=(6, 8),
             ),
         ],
     )

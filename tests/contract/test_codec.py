@@ -176,6 +176,26 @@ def test_years_outside_1970_to_2100_are_refused(at, decoder):
     assert reason(DIAL | {"occurred_at": at}, timestamp_ms=-1, decoder=decoder) == "bad_value"
 
 
+@pytest.mark.parametrize("decoder", [WALL, HISTORY])
+@pytest.mark.parametrize("event", [QUICK, FULL])
+@pytest.mark.parametrize("at", [0, 1_741_000_000, 99_999_999_999])
+def test_seconds_in_place_of_milliseconds_are_refused_with_the_hint(at, event, decoder):
+    refused = verdict(event | {"occurred_at": at}, timestamp_ms=NOON_MS, decoder=decoder)
+    assert refused.reason == "bad_value"
+    assert refused.detail.endswith("and this integer is not: send milliseconds, not seconds")
+
+
+@pytest.mark.parametrize("event", [QUICK, FULL])
+@pytest.mark.parametrize("at", [100_000_000_000, "1970-01-01T00:00:00Z", "1973-03-03T09:46:39.999Z"])
+def test_milliseconds_since_1973_and_times_of_the_1970s_as_text_are_times(at, event):
+    assert verdict(event | {"occurred_at": at}, decoder=HISTORY).occurred_at is not None
+
+
+def test_a_number_that_is_no_time_at_all_is_not_taken_for_seconds():
+    for at in (-1, 10**18):
+        assert "seconds, not" not in verdict(DIAL | {"occurred_at": at}).detail
+
+
 def test_neighbours_in_a_batch_do_not_change_a_verdict():
     early, late = DIAL, DIAL | {"occurred_at": "2026-06-01T12:00:00Z"}
     records = [
@@ -204,7 +224,7 @@ def test_the_first_reason_in_the_documented_order_is_given():
     for cure in (
         {"schema_version": 1},
         {"type": "dial"},
-        {"occurred_at": 0},
+        {"occurred_at": "1970-01-01T00:00:00Z"},
         {"lead_id": "l"},
         {"campaign": "c"},
     ):
@@ -250,8 +270,8 @@ def test_details_say_what_is_wrong_and_what_would_be_right():
         "or whole Unix milliseconds, and this string is not",
         "did you mean dial?)",
         "`$.currency` must be an ISO 4217 code, like EUR, and is missing",
-        "`$.occurred_at` is 20128 days behind the record's own time, allowed are 400 days: "
-        "send milliseconds, not seconds",
+        "`$.occurred_at` must be an RFC 3339 time with an offset, like 2025-03-01T09:30:00Z, "
+        "or whole Unix milliseconds, and this integer is not: send milliseconds, not seconds",
         "the value is a schema registry's binary format: publish plain JSON",
         "the record has no value (a tombstone): publish only events",
     ]

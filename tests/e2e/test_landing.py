@@ -6,6 +6,7 @@ be put into each state that the page has a word for.
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC
 from itertools import islice
 
@@ -344,6 +345,16 @@ def test_each_state_has_a_word_and_a_remedy(browser, pages):
         pages.verdict, pages.reason = "replay", ""
         page.wait("document.getElementById('state').innerText === 'replay'")
         assert text(page, "#trouble") == ""
+
+
+def test_a_poisoned_partition_is_named_beside_the_numbers(browser, filled):
+    with browser.open(filled.pages.url) as page:
+        live(page)
+        assert text(page, "#poisoned") == ""
+        filled.snapshot = replace(filled.snapshot, poisoned={3: 0.63, 5: 1.0})
+        page.wait("document.getElementById('poisoned').checkVisibility()")
+        assert "63% of the newest records of partition 3, 100% of the" in text(page, "#poisoned")
+        assert page.ask("document.getElementById('state').dataset.state") == "live"
 
 
 def test_a_process_that_is_gone_is_noticed_and_its_last_numbers_are_called_so(browser):

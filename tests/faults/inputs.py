@@ -15,7 +15,6 @@ from faults.verify import Reader, Verdict
 from integration import raw
 from schemas.codec import REASONS, Decoder, Limits, Rejected
 
-NO_LIMIT = {"dlq_max_share": 1.0, "dlq_max_run": 1_000_000_000}
 CONSUMED = "callfunnel_worker_events_consumed_total"
 HOME = 0
 """The partition with the odd batches."""
@@ -38,7 +37,7 @@ def cases(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dict[str
         (Sent(case.value, case.key, 0, case.reason, {}) for case in known),
         (Sent(value, key, 0, None, {}) for value, key in corpus.mutations(seed, through, now_ms)),
     )
-    options = {"workers": 1, "clock": "wall", **NO_LIMIT}
+    options = {"workers": 1, "clock": "wall"}
     with lab.run(name, seed=seed, events=len(known) + through, sent=sent, **options) as run:
         run.publisher.start(run.events)
         run.publisher.finish()
@@ -155,7 +154,7 @@ def _half_garbage(seed: int) -> Iterator[Sent]:
 
 def _records_per_second(lab: Lab, name: str, seed: int, n: int, sent: Iterator[Sent]) -> float:
     """How fast a worker takes what waits for it, from its first batch to its last."""
-    options = {"workers": 1, "batch_events": 10_000, "view": False, "watched": False, **NO_LIMIT}
+    options = {"workers": 1, "batch_events": 10_000, "view": False, "watched": False}
     with lab.run(name, seed=seed, events=n, sent=sent, **options) as run:
         run.publisher.start(n)
         run.publisher.finish()

@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from faults import baseline, brokers, inputs, processes, routing, service, silence, surroundings
+from faults import baseline, brokers, inputs, poison, processes, routing, service, silence, surroundings
 from faults.lab import Lab, Size
 from faults.verify import Verdict
 
@@ -106,6 +106,18 @@ PLANS = {
     "garbage": Plan(
         "half of the records are garbage", inputs.garbage, Size(400_000, 1, 0), Size(1_000_000, 1, 0)
     ),
+    "poison": Plan(
+        "one partition gets nothing but poison while workers are killed",
+        poison.named,
+        Size(40_000, 3, 20),
+        Size(200_000, 10, 80),
+    ),
+    "poison-stop": Plan(
+        "a poisoned partition is stopped, alone, until an operator resumes it",
+        poison.stopped,
+        Size(12_000, 1, 0),
+        Size(60_000, 4, 0),
+    ),
     "prometheus": Plan(
         "increase() in a real Prometheus while workers are killed",
         service.prometheus,
@@ -171,6 +183,8 @@ CI = (
     "frozen",
     "orphaned",
     "input",
+    "poison",
+    "poison-stop",
 )
 LONG = ("soak", "naive")
 """Not for a gate: the soak takes its time, and the naive program is not ours."""

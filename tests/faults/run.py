@@ -29,12 +29,11 @@ from agents.broker import free_port
 from agents.config import PREFIX, Settings
 from deploy.kafka import kraft
 from faults import stream
-from faults.stream import Expected, Mix, Sent
+from faults.stream import PARTITIONS, Expected, Mix, Sent
 from faults.verify import Reader, Verdict, compare
 from faults.watch import Answers, Promtool, Watch, business, fetch
 from integration.workers import PROGRAM, Worker, variables
 
-PARTITIONS = 6
 HELD_BACK = 0.05
 """The share of the stream that only the fresh worker gets to see."""
 

@@ -23,6 +23,10 @@ from streams import oracle
 START_MS = 1_717_200_000_000
 MINUTE_MS = 60_000
 
+PARTITIONS = 6
+FLOODED = 0
+"""The partition that is flooded with poison."""
+
 Event = dict[str, Any]
 
 
@@ -35,6 +39,8 @@ class Mix(msgspec.Struct, frozen=True, kw_only=True):
     poison: float = 0.01
     hot: float = 0.0
     seats: int = 60
+    flood: float = 0.0
+    """Amid the stream, this share of it: there, every record that is at home on `FLOODED` is poison."""
 
 
 class Sent(NamedTuple):
@@ -76,7 +82,26 @@ POISON: tuple[tuple[str, Callable[[Event], bytes]], ...] = (
 
 def records(seed: int, n: int, mix: Mix | None = None) -> Iterator[Sent]:
     """The first `n` records of a floor whose network repeats, delays, disorders and spoils."""
-    return islice(_records(seed, mix or Mix()), n)
+    mix = mix or Mix()
+    sent = islice(_records(seed, mix), n)
+    return _flooded(sent, seed, flood(n, mix)) if mix.flood else sent
+
+
+def flood(n: int, mix: Mix) -> range:
+    """The places of the stream in which one partition gets poison alone."""
+    length = int(n * mix.flood)
+    start = (n - length) // 2
+    return range(start, start + length)
+
+
+def _flooded(stream: Iterator[Sent], seed: int, places: range) -> Iterator[Sent]:
+    chance = random.Random(f"flood {seed}")
+    for place, sent in enumerate(stream):
+        if place in places and sent.reason is None and home(sent.event["lead_id"], PARTITIONS) == FLOODED:
+            reason, spoil = chance.choice(POISON)
+            yield sent._replace(value=spoil(sent.event), reason=reason)
+        else:
+            yield sent
 
 
 def _records(seed: int, mix: Mix) -> Iterator[Sent]:

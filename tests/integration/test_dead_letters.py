@@ -1,12 +1,31 @@
 """Records that are refused: each is in the dead letters once, as it came, and in nobody's way."""
 
+import os
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
 from agents import generator
-from integration.workers import SEED, Record, assert_equal, calls, record
+from agents.broker import remove_dead_members
+from agents.config import PREFIX, Settings
+from integration.workers import (
+    PARTITIONS,
+    ROOT,
+    SEED,
+    Left,
+    Record,
+    Worker,
+    assert_equal,
+    calls,
+    home,
+    record,
+    variables,
+)
 from schemas.codec import NOT_OF_THE_GATE, REASONS
+from streams.lead import MOST_EVENTS
 
 GOOD = {"event_id": "e1", "type": "dial", "occurred_at": 1_210_000_000_000, "lead_id": "bad-lead"}
 AT_MS = GOOD["occurred_at"]
@@ -84,16 +103,104 @@ def test_on_a_live_floor_early_and_old_events_are_refused_too(workers):
     assert reasons == {b"from_the_future": early.value, b"too_old": record(GOOD).value}
 
 
-def test_too_many_in_a_row_end_the_worker_and_a_higher_limit_loses_nothing(workers):
-    good = calls(clients=300, live_events=300)
-    flood = [record(GOOD | {"type": f"coffee_break_{number}"}) for number in range(50)]
-    workers.publish([*good[:500], *flood, *good[500:]])
-    for _ in range(2):
-        worker = workers.start(dlq_max_run=20, instance="w1")
-        assert worker.exit_code(40) == 78
-        assert "records in a row were rejected" in worker.log
-        assert "CALLFUNNEL_DLQ_MAX_RUN" in worker.log
-    workers.start(instance="w1")
-    left = workers.wait(len(good) + len(flood))
+def flood(n: int, lead: str = "bad-lead") -> list[Record]:
+    """So many rejected records of one lead, so of one partition."""
+    return [record(GOOD | {"lead_id": lead, "type": f"coffee_break_{number}"}) for number in range(n)]
+
+
+def letters(left: Left) -> list[bytes]:
+    return sorted(letter.value for letter in left.dead)
+
+
+def is_poisoned(worker: Worker, partition: int) -> bool:
+    topic = worker.settings.source_topic
+    return worker.metric(f'callfunnel_worker_poisoned{{partition="{partition}",topic="{topic}"}}') == 1
+
+
+def test_1001_rejected_in_a_row_and_more_end_no_worker_before_or_after_a_restart(workers):
+    good, bad = calls(clients=300, live_events=300), flood(2_500)
+    workers.publish([*good[:500], *bad[:1_001]])
+    first = workers.start(instance="w1").wait_until_ready()
+    first.wait_until(lambda: is_poisoned(first, home("bad-lead")), 30, "does not name the partition")
+    assert f"{first.settings.source_topic}/{home('bad-lead')} is poisoned: " in first.log
+    assert "reasons: unknown_type (" in first.log
+    assert not any(is_poisoned(first, other) for other in range(PARTITIONS) if other != home("bad-lead"))
+    first.kill()
+    workers.publish([*bad[1_001:], *good[500:]])
+    second = workers.start(instance="w1").wait_until_ready()
+    third = workers.start().wait_until_ready()
+    left = workers.wait(len(good) + len(bad))
     assert_equal(left, good)
-    assert sorted(letter.value for letter in left.dead) == sorted(one.value for one in flood)
+    assert letters(left) == sorted(one.value for one in bad)
+    assert [one.process.poll() for one in (second, third)] == [None, None]
+    assert left.position(home("bad-lead")).poison == "found"
+
+
+def test_a_stopped_partition_is_stopped_for_every_worker_until_an_operator_lets_it_go_on(workers):
+    """Killed and started again, taken over by another; meanwhile the other partitions are counted."""
+    poisoned = home("bad-lead")
+    good, bad = calls(clients=300, live_events=300), flood(1_500)
+    stops = {"dlq_stop": True, "dlq_share_window": 500}
+    workers.publish([*bad, *good])
+    first = workers.start(instance="w1", **stops)
+    first.wait_until(lambda: "--partition" in first.get("/-/ready")[1], 30, "does not stop")
+    status, reason = first.get("/-/ready")
+    assert (status, "is stopped at offset" in reason) == (503, True)
+    first.kill()
+    second = workers.start(instance="w1", **stops)
+    second.wait_until(lambda: "--partition" in second.get("/-/ready")[1], 30, "does not stop")
+    second.send(signal.SIGTERM)
+    assert second.exit_code(10) == 0
+    remove_dead_members(workers.settings)  # a name in the group keeps its place for a session
+    third = workers.start(**stops)
+    third.wait_until(lambda: "--partition" in third.get("/-/ready")[1], 30, "does not stop")
+    away = [one for one in good if home(one.key.decode()) != poisoned]
+    left = workers.wait_for(lambda left: left.total("applied") + left.total("duplicates") == len(away))
+    stopped_at = left.position(poisoned)
+    assert (stopped_at.poison, stopped_at.applied) == ("found", 0)
+    assert stopped_at.rejected == len(left.dead) < len(bad)
+    assert third.metric(lag(third, poisoned)) == len(left.source[poisoned]) - stopped_at.rejected
+    assert third.get("/-/healthy")[0] == 200
+
+    told = resume(third.settings, "--partition", str(poisoned))
+    assert told.returncode == 0, told.stderr
+    assert f"{third.settings.source_topic}/{poisoned} may go on" in told.stdout
+    left = workers.wait(len(good) + len(bad))
+    assert_equal(left, good)
+    assert letters(left) == sorted(one.value for one in bad)
+    third.wait_until(lambda: third.get("/-/ready")[0] == 200, 10, "is not ready")
+
+
+def lag(worker: Worker, partition: int) -> str:
+    topic = worker.settings.source_topic
+    return f'callfunnel_worker_consumer_lag{{partition="{partition}",topic="{topic}"}}'
+
+
+def resume(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "agents.cli", "source", "resume", *arguments]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return subprocess.run(
+        command, env=environ | variables(settings), cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_a_partition_that_does_not_exist_cannot_go_on(workers):
+    told = resume(workers.settings, "--partition", str(PARTITIONS))
+    assert told.returncode == 64
+    assert f"has no partition {PARTITIONS}: it has {PARTITIONS} of them" in told.stderr
+
+
+def test_a_crowded_lead_is_the_trouble_of_that_lead_alone(workers):
+    """As in a real bank's file, whose customer 0 has three in five calls."""
+    good = calls(clients=200, live_events=200)
+    crowd = [record(GOOD | {"lead_id": "0", "event_id": f"c{number}"}) for number in range(MOST_EVENTS + 700)]
+    workers.publish([*crowd[:3_000], *good, *crowd[3_000:]])
+    worker = workers.start(dlq_stop=True, dlq_share_window=500, batch_events=1_000)
+    left = workers.wait(len(good) + len(crowd))
+    reasons = {dict(letter.headers)["callfunnel.reason"] for letter in left.dead}
+    assert (len(left.dead), reasons) == (700, {b"crowded_lead"})
+    assert letters(left) == sorted(one.value for one in crowd[MOST_EVENTS:])
+    assert_equal(left, [*good, *crowd[:MOST_EVENTS]])
+    assert worker.metric("callfunnel_worker_crowded_leads_total") == 1
+    assert "is crowded" in worker.log
+    assert not any(is_poisoned(worker, partition) for partition in range(PARTITIONS))

@@ -256,8 +256,12 @@ class Workers:
 
     def wait(self, records: int, seconds: float = 90.0, **changes: Any) -> "Left":
         """What the workers have left behind when the whole source, at least `records`, is in the tables."""
+        return self.wait_for(lambda left: left.is_complete(records), seconds, **changes)
+
+    def wait_for(self, holds: Callable[["Left"], bool], seconds: float = 90.0, **changes: Any) -> "Left":
+        """What the workers have left behind when this holds of it."""
         settings = msgspec.structs.replace(self.settings, **changes)
-        return asyncio.run(_read(settings, lambda left: left.is_complete(records), seconds, self.logs))
+        return asyncio.run(_read(settings, holds, seconds, self.logs))
 
     def logs(self) -> str:
         return "\n".join(f"--- worker {i}\n{_ends(worker.log)}" for i, worker in enumerate(self._started, 1))

@@ -84,6 +84,7 @@ WORLD = {
     "agents.adopt.last_positions": last_positions,
     "agents.adopt.funnel_changelog": funnel_of,
     "agents.adopt.leads_changelog": leads_of,
+    "agents.ingest.LOOK_SECONDS": 0,  # nothing sleeps here: who asks Kafka is woken by the schedule
 }
 """What the product finds in place of Kafka's clients."""
 
@@ -184,6 +185,11 @@ class Schedule:
         """Partitions where the tables of the first app took in records that the source does not have now."""
         self._is_another = False
         """The source is another topic by now."""
+        self._moved = ""
+        self.stops = seed % 4 == 0 and not self._upgrades
+        """Whether workers stop a poisoned partition; the version before does not know of it."""
+        self.resumed: dict[tuple[str, int], int] = {}
+        """By app and partition: up to where an operator lets it go on."""
         self._unpublished = self._records()
         self.is_calm = False
         self.counts: Counter[str] = Counter()
@@ -207,7 +213,7 @@ class Schedule:
             lead = chance.choice(leads)
             value = chance.choice(floor()[lead])
             partitioner = "random" if chance.random() < astray else usual
-            if chance.random() < (0.3 if self._tears else 0.12):  # dead letters seldom hang
+            if chance.random() < (0.35 if self.stops else 0.3 if self._tears else 0.12):
                 value = chance.choice((b"{", b'{"type":"dial"}', floor()["a" if lead != "a" else "b"][0]))
             headers = self._marks() if chance.random() < marked else ()
             records.append(Record(lead.encode(), value, partitioner, headers))
@@ -438,6 +444,26 @@ class Schedule:
                 self.note(f"{worker.name} wakes")
                 self.counts["zombies"] += 1
 
+    def _resume(self) -> None:
+        """An operator lets a partition go on, stopped or not."""
+        app = self._chance.choice(self._groups).app
+        tp = self._source()
+        self.resumed[app.name, tp.partition] = end = self._kafka.logs[tp].end
+        self.note(f"{app} may go on with {tp}, up to {end}")
+
+    def check_stop(self, app: App, partition: int, before: Position | None) -> None:
+        """A transaction was committed: the partition was not stopped, or took no record in, or may go on."""
+        after = self.position(app, partition)
+        if not (self.stops and before and after and before.poison == "found"):
+            return
+        if not self._kafka.logs[self._source(partition)].committed(before.offset, after.offset):
+            return
+        is_excused = self.counts["markers left out"] or self._is_another or partition in self._cut_off
+        if self.resumed.get((app.name, partition), -1) < before.offset and not is_excused:
+            self._moved = f"partition {partition} was stopped at {before.offset}, and moved"
+        else:
+            self.counts["stops that ended"] += 1
+
     def _retain(self) -> None:
         tp = self._source()
         log = self._kafka.logs[tp]
@@ -568,6 +594,9 @@ class Schedule:
                 self._kafka.logs[self._source(number)].append(b"a", b"{")
             while self._unpublished:
                 self._publish()
+            for group in self._groups:
+                for number in range(self.partitions):
+                    self.resumed[group.app.name, number] = self._kafka.logs[self._source(number)].end
             for worker in self._living():
                 worker.is_paused = False
             for _, _, go in self.parked:
@@ -676,6 +705,8 @@ class Schedule:
     # The verdict
 
     def _check_reasons(self) -> None:
+        if self._moved:
+            raise Violation(self._moved)
         for worker in [*self._workers, *self._operators]:
             reason = worker.reason
             if reason is None or worker.is_judged:
@@ -922,6 +953,7 @@ HAPPENS = {
     "drop": 3,
     "rewind": 4,
     "retain": 1,
+    "resume": 1,
     "time_out": 1,
     "change_source": 8,
     "adopt": 2,

@@ -57,6 +57,7 @@ def test_no_schedule_breaks_the_law():
         "apps whose topics were grown",
         "apps that count anew",
         "misrouted",
+        "stops that ended",
     ):
         assert counts[what] > SCHEDULES // 1000, what
 
@@ -196,6 +197,11 @@ class HolesNotCounted(Ingest):
         lane.state.offset = earliest
 
 
+class PoisonIgnored(Ingest):
+    def _stops(self, at: Any) -> bool:
+        return False
+
+
 def aborted_too(log: Any, start: int, end: int) -> list[Any]:
     last = min(end, log.stable_end)
     return [entry for entry in log.entries if start <= entry.offset < last and not entry.is_marker]
@@ -232,6 +238,7 @@ SWITCHED_OFF = {
     "where publishers are trusted, what was moved is refused": Rules(
         patches=(("streams.tables.Tables.refuse", lambda *_: None),)
     ),
+    "a poisoned partition stands still until it may go on": Rules(ingest=PoisonIgnored),
     "an event counts once": Rules(patches=(("streams.lead.Lead.has_seen", lambda *_: False),)),
     "what was aborted is never read": Rules(patches=(("model.kafka.Log.committed", aborted_too),)),
     "a rebalance waits for no refused batch": Rules(patches=(("model.worker.Worker.drop", lambda *_: None),)),

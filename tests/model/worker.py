@@ -17,8 +17,8 @@ from model.kafka import Entry, Kafka, Name, Transaction
 from msgspec.structs import replace
 
 from agents.adopt import adopt
-from agents.deadletter import DeadLetterLimits
 from agents.hanging import Tail
+from agents.poison import Refusals
 from agents.recovery import Recovery
 from agents.source import GONE, Found
 from agents.tables import RestoredRows
@@ -26,6 +26,7 @@ from schemas.codec import Decoder, Limits
 from schemas.rows import Position, Witness, encode_position
 from streams.engine import Partition
 from streams.panes import resolutions
+from streams.poison import Tolerance
 from streams.tables import Effects, Fold
 
 SOURCE = Name("call events")
@@ -39,6 +40,7 @@ FOLD = Fold(
     partitioner="murmur2",
     resolutions=resolutions(6, 3, 400),
 )
+TOLERANCE = Tolerance(window=2, max_share=0.5)
 
 
 def funnel_of(app: str) -> Name:
@@ -213,7 +215,9 @@ class Producer:
         assert transaction is not None
 
         def commit() -> None:
+            before = self._worker.schedule.position(self._worker.started_as, self._number)
             self._kafka.commit(self._epoch, transaction)
+            self._worker.schedule.check_stop(self._worker.started_as, self._number, before)
 
         await self._worker.call("commit " + self._name, commit)
 
@@ -291,8 +295,8 @@ class TablesOfBefore(Tables):
 
     def made_from(self, topic: str, topic_id: str) -> None: ...
 
-    def apply(self, *batch: Any) -> Effects:
-        effects = super().apply(*batch)
+    def apply(self, *batch: Any, **more: Any) -> Effects:
+        effects = super().apply(*batch, **more)
         old = self.written
         self.written = Position(
             old.offset, old.watermark_ms, old.fold, old.applied, old.duplicates, old.rejected, old.rerouted
@@ -458,9 +462,12 @@ class Worker(Process):
             dead_letters=app.dead_letters,
             ledger=schedule.rules.ledger(app.name, {"worker": self}, 15.0),
             batch_events=8,
-            new_partition=lambda number: tables(number, app.partitions, app.fold, DECODER),
+            new_partition=lambda number: tables(
+                number, app.partitions, app.fold, DECODER, tolerance=TOLERANCE
+            ),
             partitioner=app.partitioner,
-            limits=DeadLetterLimits(1.0, 1000, 1000),
+            refusals=Refusals(metrics, SOURCE, app.dead_letters, 0.5),  # type: ignore[arg-type]
+            resumed=self._resumed if schedule.stops else None,
             metrics=metrics,  # type: ignore[arg-type]
             fail=self.fail,
         )
@@ -568,6 +575,17 @@ class Worker(Process):
 
     def assigned_standbys(self) -> set[TP]:
         return set()
+
+    def pause_partitions(self, tps: set[TP]) -> None:
+        self.flowing -= tps
+
+    async def _resumed(self, partition: int) -> int | None:
+        """Up to where an operator lets the partition go on."""
+        await self.wait(f"asks whether {partition} may go on")
+        return await self.call(  # type: ignore[no-any-return]
+            "asks what was resumed",
+            lambda: self.schedule.resumed.get((self.started_as.name, partition)),
+        )
 
     def resume_partitions(self, tps: Iterable[TP]) -> None:
         self.flowing |= self.assigned.intersection(tps)

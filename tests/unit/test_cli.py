@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import re
 import subprocess
 import sys
 import time
@@ -10,17 +12,19 @@ from pathlib import Path
 import pytest
 
 from agents import cli
+from streams.lead import pseudonym
 
 ROOT = Path(cli.__file__).parents[1]
 EVENT = {"event_id": "e-1", "type": "dial", "occurred_at": "2025-03-01T12:00:00Z", "lead_id": "l-1"}
 
 
-def run(*arguments: str, stdin: str | bytes = b"") -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, stdin: str | bytes = b"", **environ: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-m", "agents.cli", *arguments],
         input=stdin.encode() if isinstance(stdin, str) else stdin,
         capture_output=True,
         cwd=ROOT,
+        env=os.environ | environ,
     )
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
@@ -85,9 +89,11 @@ def test_a_bug_is_exit_70_with_its_traceback(monkeypatch, capsys):
     assert "KeyError: 'missing'" in capsys.readouterr().err
 
 
-def test_validate_is_silent_about_good_lines():
+def test_validate_is_silent_about_good_lines_and_tells_the_time_they_span():
     done = run("validate", "-", stdin=lines(fresh(), fresh(type="won")) + "\n")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "2 accepted, 0 refused\n", "")
+    summary, span = done.stdout.splitlines()
+    assert (done.returncode, summary, done.stderr) == (0, "2 accepted, 0 refused", "")
+    assert re.fullmatch(r"accepted events from \S+\+00:00 to \S+\+00:00, judged for a live floor", span)
 
 
 def test_validate_tells_each_refused_line_with_its_number_and_the_cure():
@@ -99,6 +105,7 @@ def test_validate_tells_each_refused_line_with_its_number_and_the_cure():
         "line 5: not_json: the value stops being JSON at character 1 "
         "(Expecting property name enclosed in double quotes)",
         "2 accepted, 2 refused: 1 wrong_type, 1 not_json",
+        done.stdout.splitlines()[-1],
     ]
 
 
@@ -107,7 +114,16 @@ def test_validate_speaks_json_to_machines():
     refused, summary = map(json.loads, done.stdout.splitlines())
     assert (done.returncode, refused["line"], refused["reason"]) == (1, 1, "unknown_type")
     assert refused["detail"].endswith("(did you mean dial?)")
-    assert summary == {"accepted": 0, "refused": {"unknown_type": 1}}
+    assert summary == {
+        "accepted": 0,
+        "refused": {"unknown_type": 1},
+        "clock": "wall",
+        "first_event": None,
+        "last_event": None,
+        "misspelt": [],
+        "crowded_leads": [],
+        "crowded_leads_complete": True,
+    }
 
 
 def test_validate_judges_time_against_now_and_history_not_at_all():
@@ -116,12 +132,71 @@ def test_validate_judges_time_against_now_and_history_not_at_all():
         run("validate", "--quiet", "-", stdin=old).stdout
         == "0 accepted, 2 refused: 1 too_old, 1 from_the_future\n"
     )
-    assert run("validate", "--quiet", "--replay", "-", stdin=old).stdout == "2 accepted, 0 refused\n"
+    for replay in (
+        run("validate", "--replay", "-", stdin=old),
+        run("validate", "-", stdin=old, **EVENT_CLOCK),
+    ):
+        assert replay.stdout.splitlines() == [
+            "2 accepted, 0 refused",
+            "accepted events from 2009-01-01T00:00:00+00:00 to 2099-01-01T00:00:00+00:00, judged as history",
+        ]
+
+
+EVENT_CLOCK = {"CALLFUNNEL_CLOCK": "event"}
+
+
+def test_validate_takes_the_settings_of_the_worker():
+    months_old = lines(EVENT | {"occurred_at": int((time.time() - 90 * 86_400) * 1000)})
+    assert run("validate", "-", stdin=months_old).returncode == 0
+    retention = {"CALLFUNNEL_EVENT_RETENTION_DAYS": "30"}
+    assert "allowed are 30 days" in run("validate", "-", stdin=months_old, **retention).stdout
+    zone = run("validate", "-", stdin=lines(EVENT), CALLFUNNEL_TIMEZONE="Asia/Kolkata", **EVENT_CLOCK)
+    assert "from 2025-03-01T17:30:00+05:30 to 2025-03-01T17:30:00+05:30" in zone.stdout
+    assert run("validate", "-", CALLFUNNEL_CLOCK="sundial").returncode == 64
+
+
+def test_validate_refuses_seconds_under_every_clock():
+    seconds = lines(EVENT | {"occurred_at": 1_741_000_000})
+    for done in (run("validate", "-", stdin=seconds), run("validate", "--replay", "-", stdin=seconds)):
+        assert done.returncode == 1
+        assert "bad_value" in done.stdout
+        assert "send milliseconds, not seconds" in done.stdout
+
+
+def test_validate_names_fields_that_look_like_a_known_one_misspelt():
+    wrong = EVENT | {"campain": "spring", "Agent-Id": "a-1", "note": "…"}
+    late = {name: value for name, value in EVENT.items() if name != "occurred_at"} | {"occured_at": "x"}
+    stdin = lines(*[wrong] * 3, late, EVENT | {"campaign": "spring", "campain": "spring"})
+    done = run("validate", "--replay", "-", stdin=stdin)
+    assert done.stdout.splitlines()[3:] == [
+        "3 lines have a field campain, which is ignored: did you mean campaign?",
+        "3 lines have a field Agent-Id, which is ignored: did you mean agent?",
+        "1 lines have a field occured_at, which is ignored: did you mean occurred_at?",
+    ]
+    told = json.loads(run("validate", "--replay", "--json", "--quiet", "-", stdin=stdin).stdout)["misspelt"]
+    assert {"field": "campain", "meant": "campaign", "lines": 3} in told
+    assert len(told) == 3
+
+
+def test_validate_names_a_crowded_lead_as_the_worker_would():
+    crowd = [EVENT | {"event_id": f"e{n}", "lead_id": "0"} for n in range(4_002)]
+    done = run("validate", "--replay", "-", stdin=lines(*crowd, crowd[0], EVENT))
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        f"line {line}: crowded_lead: `$.lead_id` names a lead that has 4000 events already, the most one "
+        "lead may have: is it a placeholder for many leads?"
+        for line in (4_001, 4_002)
+    ] + [
+        "4,002 accepted, 2 refused: 2 crowded_lead",
+        "accepted events from 2025-03-01T12:00:00+00:00 to 2025-03-01T12:00:00+00:00, judged as history",
+        f"lead #{pseudonym(b'0')} is crowded: 2 events, from line 4,001 on, are more than one lead may have. "
+        "Is its id a placeholder for many leads?",
+    ]
 
 
 def test_validate_reads_a_file_of_one_event_over_many_lines():
     done = run("validate", "--replay", str(ROOT / "schemas/examples/accepted/dial.json"))
-    assert (done.returncode, done.stdout) == (0, "1 accepted, 0 refused\n")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "1 accepted, 0 refused")
 
 
 def test_validate_judges_bytes_that_are_no_text():

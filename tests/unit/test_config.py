@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from agents.cli import main
-from agents.config import Settings, export, in_force, variable
+from agents.config import REMOVED, Settings, export, in_force, variable
 from agents.errors import SettingError
 from schemas.codec import Limits
 
@@ -109,6 +109,13 @@ def test_a_misspelt_variable_is_refused_with_the_nearest_name():
     assert refused({"CALLFUNNEL_BROKERS": "a:1"}) == (
         "CALLFUNNEL_BROKERS: there is no such setting. Did you mean CALLFUNNEL_BROKER?"
     )
+
+
+def test_a_setting_that_is_gone_is_told_what_is_in_its_place():
+    message = refused({"CALLFUNNEL_DLQ_MAX_RUN": "1000"})
+    assert message.startswith("CALLFUNNEL_DLQ_MAX_RUN: this setting is gone: no run of rejected records")
+    assert "with CALLFUNNEL_DLQ_STOP=true it stops that partition alone" in message
+    assert not {variable(name) for name in REMOVED} & {variable(name) for name in Settings.__struct_fields__}
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,10 @@ from agents.batches import HEADER_BYTES, HELD_BYTES, LeftOut, Lump
 from agents.deadletter import (
     BOMB_BYTES,
     SENT_HOME_BYTES,
-    DeadLetterLimits,
     dead_letters,
     sent_home,
     source_offset,
 )
-from agents.errors import TablesWrong
 from agents.microbatch import MicroBatch
 from schemas.codec import Rejected
 from schemas.topics import LARGEST_MESSAGE, SOURCE_MESSAGE
@@ -171,67 +169,3 @@ def test_an_event_is_sent_home_with_as_many_headers_as_fit():
         2,
     )
     assert SENT_HOME_BYTES < SOURCE_MESSAGE
-
-
-def limits(max_share=0.5, window=10, max_run=3):
-    return DeadLetterLimits(max_share, window, max_run)
-
-
-def test_a_run_of_rejected_records_stops_the_worker():
-    check = limits().check
-    check(5, [2, 3, 4])
-    with pytest.raises(TablesWrong, match=r"4 records in a row.*CALLFUNNEL_DLQ_MAX_RUN"):
-        check(1, [0])
-
-
-def test_a_run_ends_with_a_good_record():
-    check = limits(max_share=1).check
-    for _ in range(50):
-        check(4, [0, 1, 2])
-
-
-def test_a_run_ends_with_a_good_record_within_a_batch():
-    limits(max_share=1).check(8, [0, 1, 2, 4, 5, 7])
-
-
-def test_a_good_record_at_the_end_of_a_batch_ends_the_run_of_the_next_batch_too():
-    check = limits(max_share=1).check
-    check(4, [0, 1, 2])
-    check(3, [0, 1, 2])
-    with pytest.raises(TablesWrong, match="4 records in a row"):
-        check(2, [0, 1])
-
-
-def test_an_empty_batch_neither_ends_nor_lengthens_a_run():
-    check = limits(max_share=1).check
-    check(3, [0, 1, 2])
-    check(0, [])
-    with pytest.raises(TablesWrong):
-        check(1, [0])
-
-
-def test_a_share_of_rejected_records_stops_the_worker_once_the_window_is_full():
-    check = limits(max_run=100).check
-    check(8, [0, 2, 3, 4, 5, 6])
-    with pytest.raises(TablesWrong, match=r"6 of the last 10 records.*CALLFUNNEL_DLQ_MAX_SHARE"):
-        check(2, [])
-
-
-def test_exactly_the_share_is_allowed():
-    check = limits(max_run=100).check
-    check(10, [0, 2, 4, 6, 8])
-    check(10, [0, 2, 4, 6, 8])
-
-
-def test_what_has_left_the_window_counts_no_more():
-    check = limits(max_run=100).check
-    for _ in range(4):
-        check(5, [0, 1, 2, 3])
-        check(5, [0])
-
-
-def test_a_single_batch_may_be_larger_than_the_window():
-    check = limits(max_run=100).check
-    check(100, range(0, 100, 2))
-    with pytest.raises(TablesWrong, match="51 of the last 100 records"):
-        check(100, [*range(0, 100, 2), 1])

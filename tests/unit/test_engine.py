@@ -202,8 +202,8 @@ def test_a_crowded_lead_takes_no_more_events_but_knows_its_own(partition):
     assert effects.duplicates == 1
     ((index, why),) = effects.rejected
     assert index == 1
-    assert why.reason == "bad_value"
-    assert "$.lead_id: this lead already has 3 events" in why.detail
+    assert why.reason == "crowded_lead"
+    assert why.detail.startswith("`$.lead_id` names a lead that has 3 events already")
     assert ever(state)["events_dialed"] == 4
 
 

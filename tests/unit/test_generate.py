@@ -59,6 +59,7 @@ def test_a_bigger_floor_has_more_agents():
         (("--events", "1", "--seats", "5", "--rate", "5"), "give one of them"),
         (("--events", "1", "--start", "yesterday"), "a time with its offset is needed"),
         (("--events", "1", "--start", "2026-01-05T09:00:00"), "a time with its offset is needed"),
+        (("--events", "1", "--start", "1973-03-01T00:00:00Z"), "from March 1973 on"),
     ],
 )
 def test_options_that_do_not_fit_together_are_explained(options, says):

@@ -5,18 +5,21 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from aiokafka.errors import KafkaConnectionError
 from faust.types import TP
 from msgspec.json import encode
 from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
+from agents import ingest
 from agents.batches import LeftOut, Lump
-from agents.deadletter import CONNECTOR, OFFSET, DeadLetterLimits
+from agents.deadletter import CONNECTOR, OFFSET
 from agents.errors import Mended, Stalled, TablesWrong, TopicsWrong, WriteFailed
 from agents.exposition import engine_metrics
 from agents.hanging import Tail
 from agents.ingest import Ingest
 from agents.microbatch import MOST_BYTES, MicroBatch
+from agents.poison import Refusals
 from agents.rerouting import LAPS, REROUTED
 from agents.source import OtherTopic
 from schemas.codec import Decoder, Limits
@@ -32,6 +35,7 @@ from schemas.rows import (
 from streams.engine import Partition
 from streams.panes import resolutions
 from streams.partitioning import home
+from streams.poison import Tolerance
 from streams.tables import Fold
 
 T = 1_750_000_020_000
@@ -67,6 +71,7 @@ class Consumer:
         """Of the source, as it has heard."""
         self.sought = []
         self.dropped = []
+        self.paused = set()
 
     async def earliest_offsets(self, *partitions):
         return {tp: self.begins if tp.topic == SOURCE.topic else 0 for tp in partitions}
@@ -86,6 +91,12 @@ class Consumer:
     async def seek(self, tp, offset):
         self.sought.append((tp, offset))
 
+    def pause_partitions(self, partitions):
+        self.paused |= partitions
+
+    def resume_partitions(self, partitions):
+        self.paused -= partitions
+
     def drop(self, event):
         self.dropped.append(event.value)
 
@@ -97,6 +108,8 @@ class Ledger:
         self.written = []
         self.owned = None
         self.failure = None
+        self.gate = None
+        """Writes wait for it."""
         self.ends = {}
         self.hangs = {}
         self.ended = []
@@ -119,6 +132,8 @@ class Ledger:
         self.hangs = {at: tail for at, tail in self.hangs.items() if at not in covered}
 
     async def write(self, partition, records):
+        if self.gate:
+            await self.gate.wait()
         if self.failure:
             raise self.failure
         records = {at: list(its_records) for at, its_records in records.items()}
@@ -176,7 +191,7 @@ class Table:
 class Worker:
     """An ingest and everything around it."""
 
-    def __init__(self):
+    def __init__(self, stops=False):
         self.consumer, self.ledger, self.topic = Consumer(), Ledger(), Topic()
         self.funnel, self.leads = Table(FUNNEL), Table(LEADS)
         self.app = SimpleNamespace(
@@ -190,19 +205,29 @@ class Worker:
         self.registry = CollectorRegistry()
         self.failures = []
         self.acked = []
-        decoder = Decoder(Limits())
+        self.resumed = {}
+        """By partition: up to where an operator lets it go on; an error, where Kafka does not say."""
+        decoder, metrics = Decoder(Limits()), engine_metrics(self.registry)
+        tolerance = Tolerance(window=10, max_share=0.5)
         self.ingest = Ingest(
             self.app,
             source=self.topic,
             dead_letters=DEAD,
             ledger=self.ledger,
-            new_partition=lambda number: Partition(number, PARTITIONS, FOLD, decoder),
+            new_partition=lambda number: Partition(number, PARTITIONS, FOLD, decoder, tolerance=tolerance),
             partitioner=FOLD.partitioner,
             batch_events=10_000,
-            limits=DeadLetterLimits(max_share=0.9, window=1_000, max_run=5),
-            metrics=engine_metrics(self.registry),
+            refusals=Refusals(metrics, SOURCE.topic, DEAD, tolerance.max_share),
+            resumed=self._resumed if stops else None,
+            metrics=metrics,
             fail=self.failures.append,
         )
+
+    async def _resumed(self, partition):
+        until = self.resumed.get(partition)
+        if isinstance(until, Exception):
+            raise until
+        return until
 
     async def take_over(self, *partitions):
         await self.ingest.fence(partitions or {SOURCE})
@@ -220,13 +245,16 @@ class Worker:
     def state(self):
         return self.ingest.lanes[0].state
 
+    def gauge(self, name, **labels):
+        return self.registry.get_sample_value(f"callfunnel_worker_{name}", labels)
+
     def count(self, name, **labels):
         return self.registry.get_sample_value(f"callfunnel_worker_{name}_total", labels) or 0
 
 
-def batch(start, end, *, generation=1, values=None, headers=None, offsets=None):
+def batch(start, end, *, generation=1, values=None, headers=None, offsets=None, partition=0):
     """Records from `start` up to `end`: a dial of a lead at home each, unless `values` says otherwise."""
-    made = MicroBatch(*SOURCE, start, end, generation)
+    made = MicroBatch(SOURCE.topic, partition, start, end, generation)
     made.offsets = list(range(start, end)) if offsets is None else offsets
     made.values = [dial(HERE[n]) for n in made.offsets] if values is None else values
     made.timestamps = [T] * len(made)
@@ -237,6 +265,10 @@ def batch(start, end, *, generation=1, values=None, headers=None, offsets=None):
 
 def dial(lead_id):
     return encode(Dial(event_id=f"of {lead_id}", lead_id=lead_id, occurred_at=T))
+
+
+def poison(start, end):
+    return batch(start, end, values=[b"{"] * (end - start))
 
 
 def dials(worker):
@@ -386,10 +418,176 @@ async def test_a_failed_write_ends_the_process_and_acknowledges_nothing(worker):
 
 
 @with_worker
-async def test_too_many_rejected_records_end_the_process_before_anything_is_written(worker):
-    await worker.take(batch(0, 6, values=[b"{"] * 6))
-    assert "6 records in a row" in str(worker.failures[0])
-    assert (worker.acked, worker.ledger.written) == ([], [])
+async def test_poison_is_dead_lettered_at_any_rate_and_the_good_records_behind_it_count(worker):
+    for start in range(0, 4_000, 400):
+        await worker.take(poison(start, start + 400))
+    await worker.take(batch(4_000, 4_010))
+    letters = [one for _, records in worker.ledger.written for one in records.get((DEAD, 0), ())]
+    assert len(letters) == worker.state.written.rejected == 4_000
+    assert (dials(worker), worker.state.offset, worker.failures) == (10, 4_010, [])
+    assert worker.ingest.why_stopped() is None
+
+
+@with_worker
+async def test_a_partition_is_named_while_it_is_poisoned(worker):
+    labels = {"topic": SOURCE.topic, "partition": "0"}
+    seen = [(0.0, 0.0)]
+    for one in (poison(0, 5), poison(5, 6), batch(6, 9), batch(9, 14)):
+        await worker.take(one)
+        seen.append(tuple(worker.gauge(name, **labels) for name in ("rejected_share", "poisoned")))
+    assert [poisoned for _, poisoned in seen] == [0, 0, 1, 1, 0]
+    assert [round(share, 3) for share, _ in seen] == [0, 0.5, 0.55, 0.385, 0.193]
+
+
+# What poison stops, where it is told to
+
+
+OTHER = TP(SOURCE.topic, 1)
+
+
+@pytest.fixture
+def stopping(monkeypatch):
+    """Runs a test on a worker that stops poisoned partitions, and took two of them over."""
+    monkeypatch.setattr(ingest, "LOOK_SECONDS", 0)
+
+    def run(test):
+        async def main():
+            worker = Worker(stops=True)
+            await worker.take_over(SOURCE, OTHER)
+            await test(worker)
+            await worker.ingest.close()
+
+        asyncio.run(main())
+
+    return run
+
+
+def test_a_stopped_partition_has_committed_what_was_judged_and_takes_no_more(stopping):
+    async def test(worker):
+        await worker.take(batch(0, 4))
+        await worker.take(poison(4, 12))
+        late = batch(12, 20)
+        await worker.take(late)
+        assert (worker.state.offset, dials(worker)) == (12, 4)
+        assert len(worker.ledger.written[-1][1][DEAD, 0]) == 8
+        assert len(worker.acked) == 2
+        assert worker.consumer.dropped == [late]
+        assert worker.consumer.paused == worker.ingest.stopped() == {SOURCE}
+        assert worker.ingest.why_stopped() == (
+            "call-events/0 is stopped at offset 12 (CALLFUNNEL_DLQ_STOP): 80% of its newest records were "
+            "rejected; `callfunnel source resume --partition 0` lets it go on"
+        )
+
+    stopping(test)
+
+
+def test_batches_that_wait_as_it_stops_are_given_back_and_hold_nobody_up(stopping):
+    async def test(worker):
+        worker.ledger.gate = asyncio.Event()
+        waiting = [batch(start, start + 5_000) for start in (12, 5_012, 10_012)]
+        first = asyncio.create_task(worker.take(poison(0, 12)))
+        await asyncio.sleep(0)
+        takes = [asyncio.create_task(worker.take(one)) for one in waiting]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        worker.ledger.gate.set()
+        await asyncio.gather(first, *takes)
+        assert worker.consumer.dropped == waiting
+        await worker.take(batch(0, 3, partition=1))
+        assert worker.ingest.lanes[1].state.offset == 3
+
+    stopping(test)
+
+
+def test_the_others_go_on_and_the_watchdog_waits(stopping):
+    async def test(worker):
+        await worker.take(poison(0, 12))
+        await worker.take(batch(0, 3, partition=1))
+        assert worker.ingest.lanes[1].state.offset == 3
+        now = worker.ingest.lanes[1].progress_at
+        worker.consumer.ends = 12
+        assert worker.ingest.stalled(now + 1_000, 60) == "call-events/1 is 9 records behind and does not move"
+        assert worker.ingest.not_ready() is None
+
+    stopping(test)
+
+
+def test_it_goes_on_when_an_operator_says_so_and_stays_accepted_until_it_is_clean(stopping):
+    async def test(worker):
+        await worker.take(poison(0, 12))
+        worker.resumed[0] = 11
+        await asyncio.sleep(0.01)
+        assert worker.ingest.stopped() == {SOURCE}  # that was said of an earlier stop
+        worker.resumed[0] = 12
+        await asyncio.sleep(0.01)
+        assert (worker.ingest.stopped(), worker.consumer.paused) == (set(), set())
+        assert worker.consumer.sought == [(SOURCE, 12)]
+        await worker.take(poison(12, 30))
+        assert worker.state.written.poison == "accepted"
+        await worker.take(batch(30, 50))
+        assert (worker.state.written.poison, dials(worker)) == ("none", 20)
+        await worker.take(poison(50, 70))
+        assert (worker.ingest.stopped(), worker.state.offset) == ({SOURCE}, 70)
+
+    stopping(test)
+
+
+def test_a_broker_that_does_not_say_whether_it_may_go_on_is_asked_again_and_told_once(stopping, caplog):
+    async def test(worker):
+        worker.resumed[0] = KafkaConnectionError("nobody there")
+        await worker.take(poison(0, 12))
+        await asyncio.sleep(0.01)
+        (told,) = (one for one in caplog.messages if "whether it may go on is not known" in one)
+        assert told.endswith("the right to read the consumer group app-resume")
+        worker.resumed[0] = 12
+        await asyncio.sleep(0.01)
+        assert (worker.ingest.stopped(), worker.failures) == (set(), [])
+
+    stopping(test)
+
+
+def test_it_does_not_flow_amid_a_rebalance(stopping):
+    async def test(worker):
+        await worker.take(poison(0, 12))
+        await worker.ingest.fence({SOURCE, OTHER})
+        worker.resumed[0] = 12
+        await asyncio.sleep(0.01)
+        assert worker.consumer.paused == worker.ingest.stopped() == {SOURCE}
+        await worker.ingest.take_over({SOURCE, OTHER}, generation=1)
+        worker.ingest.ready({SOURCE, OTHER})
+        await asyncio.sleep(0.01)
+        assert worker.consumer.paused == worker.ingest.stopped() == set()
+
+    stopping(test)
+
+
+@pytest.mark.parametrize(
+    ("poison", "stops", "is_stopped"),
+    [("found", True, True), ("accepted", True, False), ("none", True, False), ("found", False, False)],
+)
+def test_who_takes_a_partition_over_stops_it_by_its_position_alone(poison, stops, is_stopped):
+    async def main():
+        worker = Worker(stops=stops)
+        restored(worker, 40, rejected_share=0.9, poison=poison)
+        await worker.take_over()
+        assert (worker.ingest.stopped() == {SOURCE}) is is_stopped  # when recovery lets the others flow
+        await worker.take(batch(40, 45))
+        assert (worker.ingest.stopped() == {SOURCE}) is is_stopped
+        assert worker.state.offset == (40 if is_stopped else 45)
+        await worker.ingest.close()
+
+    asyncio.run(main())
+
+
+def test_how_far_a_stopped_partition_is_behind_is_asked_of_the_broker(stopping):
+    async def test(worker):
+        await worker.take(poison(0, 12))
+        worker.consumer.highwater = lambda tp: 12  # nothing more is fetched of it
+        worker.consumer.ends = 500
+        await asyncio.sleep(0.01)
+        assert worker.ingest.lags()[SOURCE] == 488
+
+    stopping(test)
 
 
 # What is written
@@ -545,10 +743,10 @@ async def test_a_bomb_is_in_no_transaction_with_what_is_none(worker):
 # Taking over
 
 
-def restored(worker, position, partitions=PARTITIONS):
+def restored(worker, position, partitions=PARTITIONS, **more):
     """Let the tables say that everything before it is in them; a number: as the last version wrote it."""
     if isinstance(position, int):
-        position = Position(offset=position, watermark_ms=T, fold=FOLD.id, partitions=partitions)
+        position = Position(offset=position, watermark_ms=T, fold=FOLD.id, partitions=partitions, **more)
     data = encode_position(position)
     worker.funnel.held = {0: {POSITION_KEY: data}}
     worker.leads.held = {0: {b"\0position": data}}

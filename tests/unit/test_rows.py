@@ -43,11 +43,12 @@ def test_what_is_no_row_is_refused(data):
 
 def test_a_position_says_how_far_the_rows_go():
     counts = {"applied": 5, "duplicates": 4, "rejected": 2, "rerouted": 1}
-    position = Position(offset=12, watermark_ms=34, fold="f", **counts, partitions=6, lost=3, lost_at_ms=56)
+    more = {"partitions": 6, "lost": 3, "lost_at_ms": 56, "rejected_share": 0.25, "poison": "found"}
+    position = Position(offset=12, watermark_ms=34, fold="f", **counts, **more)
     assert encode_position(position) == (
         b'{"offset":12,"watermark_ms":34,"fold":"f","applied":5,"duplicates":4,"rejected":2,"rerouted":1,'
         b'"partitions":6,"topic":"","topic_id":"","witness":null,"timezone":"","days_kept":0,'
-        b'"replay_until_ms":null,"lost":3,"lost_at_ms":56}'
+        b'"replay_until_ms":null,"lost":3,"lost_at_ms":56,"rejected_share":0.25,"poison":"found"}'
     )
     assert decode_position(encode_position(position)) == position
 

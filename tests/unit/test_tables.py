@@ -1,6 +1,7 @@
 """The two kinds of tables beside each other, where a byte counts: long, odd and many."""
 
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from streams.panes import resolutions
 from streams.tables import Fold, Tables
 
 T = 1_750_000_020_000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FOLD = Fold(
     hangup_ms=15_000,
     late_ms=600_000,
@@ -34,7 +36,7 @@ ODD = ('"', "\\", 'a"b\\c', "ü" * 64, "\U0001f600" * 64, "x" * 31, "x" * 32, "/
 
 
 def event(cls, number, **fields):
-    return cls(event_id=f"e{number}", occurred_at=fields.pop("at_ms", T + number), **fields)
+    return cls(event_id=f"e{number}", occurred_at=fields.pop("at", T + number), **fields)
 
 
 def of_odd_texts():
@@ -48,7 +50,7 @@ def of_odd_texts():
 
 def of_many_calls(calls):
     for number in range(calls):
-        own = {"lead_id": "l", "call_id": f"c{number}", "at_ms": T + number * 60_000}
+        own = {"lead_id": "l", "call_id": f"c{number}", "at": T + number * 60_000}
         yield event(Connect, number, **own, answered_by="machine" if number % 3 else "human")
         yield event(DmReached, calls + number, **own, agent=f"a{number % 7}")
         talk_seconds = (None, 0.0, 0.5, 14.999, 15.0, 1e300)[number % 6]
@@ -58,8 +60,9 @@ def of_many_calls(calls):
 
 def of_all_times():
     for number, at_ms in enumerate((0, 1, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, T)):
-        yield event(Dial, number, lead_id="l", at_ms=at_ms)
-        yield event(Lost, 100 + number, lead_id=f"l{number}", at_ms=at_ms)
+        at = EPOCH + timedelta(milliseconds=at_ms)  # as text: such whole numbers are seconds
+        yield event(Dial, number, lead_id="l", at=at)
+        yield event(Lost, 100 + number, lead_id=f"l{number}", at=at)
 
 
 @pytest.mark.parametrize(

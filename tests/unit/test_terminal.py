@@ -82,6 +82,12 @@ def test_a_page_that_stands_still_says_so():
     assert "replay" not in text(document() | {"state": "replay", "reason": ""})
 
 
+def test_a_poisoned_partition_is_named():
+    poison = "63% of the newest records of partition 3 are rejected"
+    assert poison in text(document() | {"poisoned": {"3": 0.63}})
+    assert "rejected" not in text(document() | {"poisoned": {}})
+
+
 def test_a_band_has_its_colour():
     assert "\x1b[1;31m10.0%" in text(document(), "standard")
     assert "\x1b[1;32m60.0%" in text(document(), "standard")

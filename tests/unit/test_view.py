@@ -10,6 +10,7 @@ from aiokafka import TopicPartition
 
 from agents.arrivals import Told
 from agents.config import Settings
+from agents.document import funnel_document
 from agents.view import Funnel, View
 from schemas.rows import POSITION_KEY, Position, encode_position
 
@@ -74,6 +75,16 @@ def test_a_view_has_no_numbers_while_its_tables_contradict_each_other():
     funnel.apply(1, POSITION_KEY, position(offset=2))
     view._refresh(funnel, True)
     assert (view.caught_up, view.state) == (True, "live")
+
+
+def test_a_view_knows_which_partitions_are_poisoned():
+    funnel = Funnel(UTC)
+    for number, poison in enumerate(("none", "found", "accepted")):
+        position = Position(offset=1, watermark_ms=NOW, fold="f", rejected_share=number / 4, poison=poison)
+        funnel.apply(number, POSITION_KEY, encode_position(position))
+    snapshot = funnel.snapshot(NOW)
+    assert snapshot.poisoned == {1: 0.25, 2: 0.5}
+    assert funnel_document(snapshot, now_s=NOW)["poisoned"] == {"1": 0.25, "2": 0.5}
 
 
 @pytest.mark.parametrize(
