@@ -38,7 +38,7 @@ class Right(Struct, frozen=True):
         operations = " ".join(f"--operation {operation}" for operation in self.operations)
         pattern = " --resource-pattern-type prefixed" if self.is_prefix else ""
         return (
-            f"kafka-acls --bootstrap-server {broker} --add --allow-principal {principal} "
+            f"kafka-acls.sh --bootstrap-server {broker} --add --allow-principal {principal} "
             f"{operations} {resource}{pattern}"
         )
 

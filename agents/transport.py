@@ -217,8 +217,8 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         if before is None or before.first != damaged.first:
             log.critical(
                 "%s/%s stands still: %s They are asked for again every %g s, and it goes on by itself. If "
-                "there is no whole copy, give these records up: delete the partition's records before "
-                "offset %s (kafka-delete-records). Those before offset %s are counted already; these %s are "
+                "there is no whole copy, give these records up: delete the partition's records before offset "
+                "%s (kafka-delete-records.sh). Those before offset %s are counted already; these %s are "
                 "lost, and told as a gap of the source.",
                 *(tp.topic, tp.partition, damaged, FETCH_AGAIN_SECONDS),
                 *(damaged.end, damaged.first, damaged.records),

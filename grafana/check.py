@@ -38,15 +38,7 @@ OTHERS = {
 UNUSED: Mapping[str, str] = {
     "callfunnel_worker_source_gap_events_total": "callfunnel_source_lost_records outlives the worker",
     "callfunnel_source_records_total": "the worker's counters say it by reason",
-    **dict.fromkeys(
-        (
-            "callfunnel_source_loss_timestamp_seconds", "callfunnel_view_state",
-            "callfunnel_view_lag_records", "callfunnel_view_source_lag_records",
-            "callfunnel_view_snapshot_timestamp_seconds", "callfunnel_view_broker_answer_timestamp_seconds",
-            "callfunnel_worker_ready", "callfunnel_worker_broker_answer_timestamp_seconds",
-        ),
-        "alerts read it",
-    ),
+    "callfunnel_source_loss_timestamp_seconds": "alerts read it",
 }  # fmt: skip
 """Metrics of the catalogue that no dashboard shows, with the reason."""
 TARGET = {"job", "instance", "pod"}

@@ -24,7 +24,14 @@ TARGETS = {
 }
 VARIABLES = set(re.findall(r"\$\((?:or )?\$?\(?([A-Z]+)\b", MAKEFILE))
 LOCKED = (ROOT / "deploy/requirements.txt").read_text()
-EXAMPLES = {"HOST:PORT": "localhost:9092", "N": "1", "PORT": "9092", "SECONDS": "1", "PLAN": "kills"}
+EXAMPLES = {
+    "HOST:PORT": "localhost:9092",
+    "N": "1",
+    "VALUE": "1",
+    "PORT": "9092",
+    "SECONDS": "1",
+    "PLAN": "kills",
+}
 """What a reader puts in the place of a name in capitals, where not anything will do."""
 
 
@@ -68,7 +75,7 @@ def parse(command: click.Command, words: list[str]) -> None:
         command = found
     if isinstance(command, click.Group):  # named, not called
         return
-    needs = [one for one in command.params if isinstance(one, click.Argument) and one.required]
+    needs = [one for one in command.params if one.required]
     if words or not needs:
         command.make_context(command.name, list(words))
 
@@ -125,7 +132,7 @@ def check_module(name: str, words: list[str]) -> None:
 
 def check_pip(words: list[str]) -> None:
     for word in words[1:]:
-        if word.startswith("-") or word in (".", "VALUE") or "/" in word:
+        if word.startswith("-") or word in (".", EXAMPLES["VALUE"]) or "/" in word:
             continue
         needed = Requirement(word)
         pinned = re.search(rf"^{re.escape(needed.name)}==(\S+)", LOCKED, re.MULTILINE)

@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 from agents import generator
 from agents.config import Settings
 from agents.exposition import Exposition
-from agents.view import Funnel
+from agents.view import Funnel, Standing
 from agents.worker import partitions_of
 from contract.calling_hours import with_usual_hours
 from schemas.rows import POSITION_KEY
@@ -53,7 +53,9 @@ def series(seats: int, new_leads_wait_from_s: float = float("inf")) -> Series:
         for key, value in sorted(effects.funnel, key=lambda change: change[0] == POSITION_KEY):
             funnel.apply(0, key, value)
         snapshot = funnel.snapshot(DAY_S + STARTS * 3600 + (step + 1) * STEP_S)
-        for family in Exposition(lambda now=snapshot: now, CollectorRegistry()).families():
+        for family in Exposition(
+            lambda now=snapshot: Standing("current", now), CollectorRegistry()
+        ).families():
             if family.metric.name not in NEEDED:
                 continue
             for row, numbers in family.rows.items():

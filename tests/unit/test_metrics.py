@@ -68,7 +68,7 @@ def document(rows, **chosen):
         for resolution, pane in (("1h", NOW // 3600 * 3600), ("all", 0)):
             key = orjson.dumps([resolution, pane, "campaign+source", *row])
             funnel.apply(0, key, orjson.dumps(columns))
-    return funnel_document(funnel.snapshot(NOW), now_s=NOW, window="1d", **chosen)
+    return funnel_document(funnel.snapshot(NOW), now_s=NOW, delay_s=None, window="1d", **chosen)
 
 
 def judged(rows, **chosen):

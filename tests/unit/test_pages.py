@@ -264,7 +264,7 @@ def test_a_name_of_the_setting_is_answered():
     under_test = Pages.of(
         Settings(http_port=0, http_names="engine,.lan"),
         view=served,
-        exposition=Exposition(lambda: served.snapshot, CollectorRegistry()),
+        exposition=Exposition(served.standing, CollectorRegistry()),
         not_ready=lambda: None,
     )
 

@@ -138,7 +138,7 @@ def test_an_hour_may_lie_in_two_days_more_than_once(tables):
     """Newfoundland put its clocks back a minute after midnight, which is half an hour into an hour."""
     zone = "America/St_Johns"
     start = 1_289_097_000_000  # 2010-11-07T02:30Z
-    events = [event(Dial, n, lead_id=f"l{n}", at_ms=start + n * 60_000, location="x") for n in range(-25, 25)]
+    events = [event(Dial, n, lead_id=f"l{n}", at=start + n * 60_000, location="x") for n in range(-25, 25)]
     state = Partition(0, 1, replace(FOLD, timezone=zone), Decoder(Limits(clock="event")), tables)
     state.apply([encode(one) for one in events], [None] * 50, [-1] * 50, 50)
     kept = {"minute_hours": 6, "hour_days": 3, "day_days": 400}

@@ -89,9 +89,9 @@ def dial(lead, number):
 def test_a_lead_is_crowded_exactly_where_the_tables_find_it():
     events = [EVENT | {"event_id": f"e{n % 7}", "lead_id": f"l{n % 2}"} for n in range(40)]
     fold = Fold(15_000, 600_000, 3, "UTC", "trust", resolutions())
-    partition = Partition(0, fold, Decoder(HISTORY), None)
+    partition = Partition(0, 1, fold, Decoder(HISTORY))
     values = [json.dumps(event).encode() for event in events]
-    effects = partition.apply(values, [None] * 40, [AT] * 40, None, 40)
+    effects = partition.apply(values, [None] * 40, [AT] * 40, 40)
     validation = validated(*events, crowd=Crowd(most_events=3))
     assert [line - 1 for line, _ in validation.refusals] == [i for i, _ in effects.rejected]
     assert len(effects.rejected) > 10
