@@ -105,11 +105,11 @@ def _versions() -> Finding:
 
 def _core(settings: Settings) -> Finding:
     if settings.tables == "python":
-        return Finding(True, "tables", "plain Python, as CALLFUNNEL_TABLES says")
+        return Finding(True, "fold", "plain Python, as CALLFUNNEL_TABLES says")
     if lacking := not_built():
         told = f"plain Python, which takes {SLOWER:g} times the CPU of compiled tables"
-        return Finding(settings.tables == "auto", "tables", told, lacking)
-    return Finding(True, "tables", "compiled")
+        return Finding(settings.tables == "auto", "fold", told, lacking)
+    return Finding(True, "fold", "compiled tables")
 
 
 def _transactions(known: set[str]) -> Finding:

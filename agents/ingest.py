@@ -56,8 +56,6 @@ class Lane:
         self.state = state
         self.is_stopped = False
         """It is poisoned, and waits for an operator."""
-        self.end: int | None = None
-        """Where the source ended when that was last asked; known of a stopped partition alone."""
         self.trouble = ""
         """Why it is not known whether a stopped partition may go on, as it was told last."""
         self.task: asyncio.Task[None] | None = None
@@ -379,7 +377,7 @@ class Ingest:
         behind = {}
         for partition, lane in self.lanes.items():
             tp = TP(self._source, partition)
-            end = end_of(tp) if lane.end is None else lane.end
+            end = end_of(tp)
             if end is not None and lane.durable is not None:
                 behind[tp] = max(0, end - lane.durable)
         return behind
@@ -484,7 +482,7 @@ class Ingest:
             await asyncio.sleep(LOOK_SECONDS)
         # Without an await: amid a recovery, nothing of the source may flow.
         lane.state.accept_poison()
-        lane.is_stopped, lane.end = False, None
+        lane.is_stopped = False
         self._app.consumer.resume_partitions({tp})
         log.info("%s/%s goes on from offset %s, as an operator asked", *tp, lane.state.offset)
 
@@ -492,14 +490,12 @@ class Ingest:
         """Whether an operator lets it go on; then its next batch is the one behind its state."""
         assert self._resumed is not None
         try:
-            lane.end = (await self._app.consumer.highwaters(tp))[tp]
             until = await self._resumed(tp.partition)
             lane.trouble = ""
             if until is None or until < lane.state.offset:  # type: ignore[operator]
                 return False
             await self._app.consumer.seek(tp, lane.state.offset)
         except (KafkaError, OSError, TimeoutError) as error:
-            lane.end = None
             if repr(error) != lane.trouble:
                 lane.trouble = repr(error)
                 log.warning(

@@ -102,15 +102,7 @@ async def witnessed(
 def resume_at(number: int, position: Position, found: Found, record: Witness | None) -> int:
     """As `resume_all`, of one partition; `record` is what lies at the offset of the witness."""
     at, witness = f"{found.topic}/{number}", position.witness
-    if position.topic not in ("", found.topic):
-        raise OtherTopic(
-            f"{at}: the tables were made from another topic, {position.topic}; CALLFUNNEL_SOURCE_TOPIC names "
-            f"{found.topic}",
-            f"{ADOPT} {COUNT_ANEW}",
-        )
-    is_same = bool(position.topic_id) and position.topic_id == found.topic_id
-    if position.topic_id and found.topic_id and not is_same:
-        raise another_id(number, position, found.topic, found.topic_id)
+    is_same = is_named(number, position, found.topic, found.topic_id)
     is_gone = witness is not None and (witness.offset < found.offsets.start or record == GONE)
     if witness is None or (is_same and is_gone):
         if position.offset > found.offsets.stop:
@@ -131,6 +123,22 @@ def resume_at(number: int, position: Position, found: Found, record: Witness | N
             COUNT_ANEW,
         )
     return position.offset if is_same else witness.offset + 1
+
+
+def is_named(number: int, position: Position, topic: str, topic_id: str) -> bool:
+    """Whether the position names this topic by its id; False where one of the two has none.
+
+    Raises `OtherTopic` where it names another one.
+    """
+    if position.topic not in ("", topic):
+        raise OtherTopic(
+            f"{topic}/{number}: the tables were made from another topic, {position.topic}; "
+            f"CALLFUNNEL_SOURCE_TOPIC names {topic}",
+            f"{ADOPT} {COUNT_ANEW}",
+        )
+    if position.topic_id and topic_id and position.topic_id != topic_id:
+        raise another_id(number, position, topic, topic_id)
+    return bool(position.topic_id) and position.topic_id == topic_id
 
 
 def another_id(number: int, position: Position, topic: str, topic_id: str) -> OtherTopic:

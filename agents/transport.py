@@ -74,6 +74,17 @@ class _GroupCoordinator(client.GroupCoordinator):  # type: ignore[misc]
         self.forgotten: deque[float] = deque(maxlen=FORGOTTEN_TIMES)
         """When the group knew this member no more although it had joined: seconds of the monotonic clock."""
 
+    async def _do_rejoin_group(self, subscription: Any) -> bool:
+        """Kafka hands a static name what it had before, although it may read another topic by now; aiokafka
+        would stand still. Who leaves gets a share of its own."""
+        try:
+            return await super()._do_rejoin_group(subscription)  # type: ignore[no-any-return]
+        except AssertionError:
+            with suppress(KafkaError):
+                await self._client.send(self.coordinator_id, LeaveGroupRequest(self.group_id, self.member_id))
+            self.reset_generation()
+            return False
+
     async def _do_heartbeat(self) -> bool:
         member = self.member_id
         answered: bool = await super()._do_heartbeat()

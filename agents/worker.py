@@ -27,6 +27,7 @@ from mode.supervisors import CrashingSupervisor
 
 from agents import connection, exit_codes, exposition, failpoints, log, read_committed, resume, topics
 from agents.answers import Answers
+from agents.changelog import last_positions
 from agents.config import Settings
 from agents.errors import BrokerUnavailable, Failure, SettingError, Stalled, TakenOver, TopicsWrong
 from agents.exposition import EngineMetrics
@@ -34,12 +35,14 @@ from agents.ingest import Ingest
 from agents.ledger import Ledger
 from agents.pages import Pages
 from agents.poison import Refusals
-from agents.source import Source
+from agents.source import Source, is_named
 from agents.tables import ChangelogTable
 from agents.transport import SCHEME, Schema
 from agents.versions import installed_version
 from agents.view import View
 from schemas.codec import Decoder
+from schemas.rows import POSITION_KEY, decode_position
+from schemas.topics import funnel_changelog
 from streams.choice import SLOWER, NotBuilt, not_built, tables_for
 from streams.engine import Partition
 from streams.lead import MOST_EVENTS
@@ -333,6 +336,27 @@ def _measure(app: App, settings: Settings, metrics: EngineMetrics, now: float) -
         )
 
 
+async def _refuse_another_source(settings: Settings, partitions: int) -> None:
+    """A worker that was given another source must not disturb those that run: it is told before it joins.
+
+    What cannot be read here is judged when partitions are taken over, where nothing escapes.
+    """
+    read_committed.repair()
+    client = connection.aiokafka_options(settings)
+    source = Source(client, settings.source_topic, settings.transaction_timeout_seconds)
+    topic = funnel_changelog(settings.app_id)
+    try:
+        rows = await last_positions(client, topic, POSITION_KEY, range(partitions))
+        topic_id = await source.topic_id(0)
+    except (Failure, KafkaError, TimeoutError):
+        return
+    finally:
+        await source.close()
+    for number, row in rows.items():
+        if row is not None:
+            is_named(number, decode_position(row), source.topic, topic_id)
+
+
 def run(settings: Settings) -> int:
     """Run a worker until it is told to stop; the exit code.
 
@@ -344,6 +368,7 @@ def run(settings: Settings) -> int:
     tables = tables_of(settings)
     topics.wait_for_broker(settings, logger.warning)
     count = topics.require(settings)
+    asyncio.run(_refuse_another_source(settings, count))
     registry = exposition.new_registry()
     metrics = exposition.engine_metrics(registry)
     folds = "python" if tables is Tables else "compiled"

@@ -51,6 +51,8 @@ LEANT_ON = {
     # agents/transport.py
     group_coordinator.GroupCoordinator._do_commit_offsets: "c3a3ea5613f3",
     group_coordinator.GroupCoordinator._do_heartbeat: "dc1d6632aaa6",
+    group_coordinator.GroupCoordinator._do_rejoin_group: "3cb016c98a08",
+    group_coordinator.GroupCoordinator._on_join_complete: "0b0b3d204b40",
     group_coordinator.GroupCoordinator.reset_generation: "537aa37c531b",
     group_coordinator.GroupCoordinator.close: "f30d83108945",
     fetcher.FetchResult: "d7db13f06de8",
@@ -520,7 +522,7 @@ def test_damaged_records_hold_back_their_own_partition_and_are_told_once(answer,
     assert thread.damaged.keys() == {TP}
     (told,) = caplog.messages
     assert "call-events/3 stands still: the 2 records from offset 5 to 6 are damaged" in told
-    assert "before offset 7 (kafka-delete-records). Those before offset 5 are counted already" in told
+    assert "before offset 7 (kafka-delete-records.sh). Those before offset 5 are counted already" in told
     thread._drain(waiting(call_events=answer(batch([5, 6]), at=5)[0]), {TP}, 1_000)
     assert thread.damaged == {}
 

@@ -146,6 +146,22 @@ def test_another_source_topic_under_the_same_app_id_is_refused(worked):
     assert "callfunnel source adopt" in tables.remedy
 
 
+def test_a_worker_that_is_given_another_source_does_not_disturb_those_that_run(workers):
+    records = calls(clients=200, live_events=200)
+    workers.publish(records[:300])
+    worker = workers.start(instance="one").wait_until_ready()
+    workers.wait(300)
+    rebalances = worker.metric("callfunnel_worker_rebalances_total")
+    other = replace(workers.settings, source_topic=f"{workers.settings.source_topic}-2")
+    topics.create(other)
+    strange = workers.start(source_topic=other.source_topic)
+    assert strange.exit_code(40) == 78
+    assert f"the tables were made from another topic, {workers.settings.source_topic}" in strange.log
+    workers.publish(records[300:])
+    assert_equal(workers.wait(len(records)), records)
+    assert worker.metric("callfunnel_worker_rebalances_total") == rebalances
+
+
 def test_the_same_records_in_another_topic_are_adopted(worked):
     copy = replace(worked.settings, source_topic=f"{worked.settings.source_topic}-copy")
     topics.create(copy)
@@ -281,7 +297,7 @@ def test_a_worker_whose_broker_stops_answering_ends_itself_and_the_next_one_goes
                 assert worker.exit_code(25) == 70
             finally:
                 broker._process.send_signal(signal.SIGCONT)
-            assert "start again" in worker.log
+            assert "started again" in worker.log
             workers.start(instance="w1")
             assert_equal(workers.wait(len(records)), records)
 

@@ -123,6 +123,10 @@ PAGE = """# HELP callfunnel_events_total Events.
 # TYPE callfunnel_events_total counter
 callfunnel_events_total{campaign="spring",source="web",funnel_stage="won"} %s
 """
+CURRENT = """# HELP callfunnel_view_state State.
+# TYPE callfunnel_view_state gauge
+callfunnel_view_state{state="current"} 1.0
+"""
 
 
 def watch():
@@ -132,13 +136,22 @@ def watch():
 def test_a_counter_that_decreases_or_goes_is_told():
     one = watch()
     for value in (3, 5, 5):
-        one._look(1, PAGE % value)
+        one._look(1, CURRENT + PAGE % value)
     assert one.complaints == []
-    one._look(1, PAGE % 4)
-    one._look(2, PAGE % 1)  # another process
+    one._look(1, CURRENT + PAGE % 4)
+    one._look(2, CURRENT + PAGE % 1)  # another process
     assert [complaint.partition("} ")[2] for complaint in one.complaints] == ["went from 5 to 4.0"]
-    one._look(2, "")
+    one._look(2, CURRENT)
     assert one.complaints[-1].endswith("went from 1 to None")
+
+
+def test_numbers_of_a_view_that_is_not_current_are_told():
+    one = watch()
+    one._look(1, CURRENT + PAGE % 3)
+    one._look(1, "")
+    assert one.complaints == []
+    one._look(1, PAGE % 3)
+    assert one.complaints[-1].endswith("of a view that is not current")
 
 
 def test_a_page_is_read_by_its_labels():

@@ -58,9 +58,10 @@ def test_a_new_broker_is_missing_its_topics_and_after_create_all_is_well(callfun
     assert f"ok   broker: {broker.address} answers (PLAINTEXT) as Kafka " in out
     assert [line.split(":")[0] for line in out.splitlines()] == [
         "ok   versions",
-        "warn tables" if not_built() else "ok   tables",
+        "warn fold" if not_built() else "ok   fold",
         "ok   broker",
         "ok   transactions",
+        "ok   descriptors",
         "ok   topics",
         "ok   timestamps",
         "ok   tables",
@@ -79,16 +80,16 @@ def test_plain_python_is_told_with_its_cost_and_its_cure_unless_it_was_asked_for
     monkeypatch.setattr(choice, "import_module", not_there)
     code, out, _ = callfunnel("check")
     assert code == 0
-    assert "warn tables: plain Python, which takes 2.9 times the CPU of compiled tables\n     remedy: " in out
+    assert "warn fold: plain Python, which takes 2.9 times the CPU of compiled tables\n     remedy: " in out
     assert "`make compiled`" in out
     monkeypatch.setenv("CALLFUNNEL_TABLES", "compiled")
     code, out, _ = callfunnel("check")
     assert code == 78
-    assert "FAIL tables: plain Python" in out
+    assert "FAIL fold: plain Python" in out
     monkeypatch.setenv("CALLFUNNEL_TABLES", "python")
     code, out, _ = callfunnel("check")
     assert code == 0
-    assert "ok   tables: plain Python, as CALLFUNNEL_TABLES says\n" in out
+    assert "ok   fold: plain Python, as CALLFUNNEL_TABLES says\n" in out
 
 
 def test_create_may_be_run_again_and_tells_what_it_left_as_it_is(callfunnel, environ):

@@ -56,7 +56,7 @@ def test_how_many_partitions_there_are_is_asked_anew_each_time(settings):
             assert await ledger.partitions(0, source) == 1
             grow(settings, 3, source)
             assert await ledger.partitions(0, source) == 3
-            with pytest.raises(WriteFailed, match="partition 0"):
+            with pytest.raises(WriteFailed, match="Partition 0"):
                 await ledger.partitions(0, f"{source}?")
 
     asyncio.run(main())

@@ -110,4 +110,3 @@ def test_the_watermark_of_each_partition_is_the_newest_of_its_position_rows():
     funnel.apply(1, POSITION_KEY, b'{"offset":3,"watermark_ms":700,"fold":"x"}')
     positions = funnel.snapshot(NOW).positions
     assert {number: its.watermark_ms for number, its in positions.items()} == {0: 2500, 1: 700}
-    assert funnel.newest_ms == 2500

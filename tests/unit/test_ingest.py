@@ -579,17 +579,6 @@ def test_who_takes_a_partition_over_stops_it_by_its_position_alone(poison, stops
     asyncio.run(main())
 
 
-def test_how_far_a_stopped_partition_is_behind_is_asked_of_the_broker(stopping):
-    async def test(worker):
-        await worker.take(poison(0, 12))
-        worker.consumer.highwater = lambda tp: 12  # nothing more is fetched of it
-        worker.consumer.ends = 500
-        await asyncio.sleep(0.01)
-        assert worker.ingest.lags()[SOURCE] == 488
-
-    stopping(test)
-
-
 # What is written
 
 
