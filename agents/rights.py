@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
+from agents import resume
 from agents.config import Settings
 from schemas.topics import funnel_changelog, leads_changelog
 
@@ -54,19 +55,24 @@ def needed(settings: Settings) -> Mapping[Role, tuple[Right, ...]]:
                 for topic in (source, letters, *changelogs)
             ),
             Right("group", settings.app_id, ("Read",)),
+            *((Right("group", resume.group(settings.app_id), ("Describe",)),) if settings.dlq_stop else ()),
             Right("transactional-id", f"{settings.app_id}-", ("Write",), is_prefix=True),
         ),
         "view": (Right("topic", changelogs[0], ("Read",)), Right("topic", source, ("Describe",))),
         "publisher": (Right("topic", source, ("Write", "DescribeConfigs")),),
-        "administrator": tuple(
-            Right("topic", topic, ("Create", "Describe", "DescribeConfigs", "AlterConfigs"))
-            for topic in (source, letters, *changelogs)
+        "administrator": (
+            *(
+                Right("topic", topic, ("Create", "Describe", "DescribeConfigs", "AlterConfigs"))
+                for topic in (source, letters, *changelogs)
+            ),
+            Right("topic", source, ("Read",)),
+            Right("group", resume.group(settings.app_id), ("Read",)),
         ),
     }
 
 
 def lacking(admin: KafkaAdminClient, settings: Settings) -> Iterator[Right]:
-    """What this client may not do of what a worker has to do with topics that exist, and with its group.
+    """What this client may not do of what a worker has to do with topics that exist, and with its groups.
 
     Brokers that do not tell (Kafka before 2.3, and some that are not Kafka) leave it open.
     Transactional ids cannot be asked for.
@@ -85,15 +91,15 @@ def lacking(admin: KafkaAdminClient, settings: Settings) -> Iterator[Right]:
             yield right
         elif not topic["error_code"]:
             yield from _without(right, topic.get("authorized_operations"))
-    (of_group,) = (right for right in needed(settings)["worker"] if right.resource == "group")
-    try:
-        group = admin.describe_groups([of_group.name])[of_group.name]
-    except GroupAuthorizationFailedError:
-        yield of_group
-    except CoordinatorNotAvailableError:
-        return  # Kafka makes its topic of groups when the first one is asked for
-    else:
-        yield from _without(of_group, group.get("authorized_operations"))
+    for of_group in (right for right in needed(settings)["worker"] if right.resource == "group"):
+        try:
+            group = admin.describe_groups([of_group.name])[of_group.name]
+        except GroupAuthorizationFailedError:
+            yield of_group
+        except CoordinatorNotAvailableError:
+            return  # Kafka makes its topic of groups when the first one is asked for
+        else:
+            yield from _without(of_group, group.get("authorized_operations"))
 
 
 def _without(right: Right, allowed: Iterable[str] | None) -> Iterator[Right]:

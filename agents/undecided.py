@@ -3,6 +3,7 @@
 Which part of a transaction never heard how it ended, and what is done with it:
 * one changelog: what the other one has is committed, what it has not is aborted;
 * both changelogs: committed where a dead letter of it is, aborted otherwise, and done again;
+* both changelogs, of two transactions in a row: the first is committed, the second aborted;
 * dead letters: of what the tables have counted, committed; of what will be read again, aborted;
 * rerouted events: committed. Told twice, they count once.
 Where the changelogs contradict each other in another way, nothing is touched there, and `Mismatch` tells.
@@ -83,33 +84,34 @@ class Undecided:
             its[letters] = not ours or ours[0 if about[0] is not None else -1] < counted
             if ours:
                 self._decisive.add(letters)
-        commit = self._was_committed(number, positions, counted)
-        if commit is not None:
-            its |= dict.fromkeys(positions, commit)
-            self._decisive |= positions.keys() & self._hanging.keys()
+        of_changelogs = self._were_committed(number, positions, counted)
+        its |= of_changelogs
+        self._decisive |= of_changelogs.keys() & self._hanging.keys()
 
-    def _was_committed(self, number: int, positions: Positions, counted: int) -> bool | None:
-        """Whether what hangs in the changelogs is of a committed transaction; None when they do not tell.
+    def _were_committed(self, number: int, positions: Positions, counted: int) -> Mapping[At, bool]:
+        """By changelog, whether what hangs there is of a committed transaction; empty when they do not tell.
 
         The position is the last row of a transaction: where another one is last, not all of it is there.
         """
         if not positions.keys() & self._hanging.keys():
-            return None
+            return {}
         one, other = positions
         tails = {at: self._hanging.get(at) for at in positions}
         ends = {at: tail.value for at, tail in tails.items() if tail and tail.key == positions[at][0]}
         if positions[one][1] == positions[other][1]:
             letter, end = self._last_letters.get(number), ends.get(one)
-            return (
+            was_committed = (
                 letter is not None
                 and end is not None
                 and end == ends.get(other)
                 and counted <= letter < decode_position(end).offset
             )
+            return dict.fromkeys(positions, was_committed)
         for behind, ahead in ((one, other), (other, one)):
-            if ahead not in self._hanging and ends.get(behind) == positions[ahead][1] is not None:
-                return True
-        return None
+            if ends.get(behind) == positions[ahead][1] is not None:
+                # What hangs in the other one, too, is of a later transaction, of which this one has nothing.
+                return {behind: True, ahead: ahead not in self._hanging}
+        return {}
 
     async def decide(self) -> None:
         """End by empty transactions what hangs.

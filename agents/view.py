@@ -22,7 +22,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError, TopicAuthorizationFailedError
 
 from agents.answers import Answers
 from agents.arrivals import Arrivals, Source
@@ -422,6 +422,12 @@ class View:
                 self._start_over(str(why))
             except OffsetOutOfRangeError:
                 self._start_over("it does not hold what was read")
+            except TopicAuthorizationFailedError:
+                self._phase = "connecting"
+                self._why = (
+                    f"this view lacks Read on topic {self._topic}: `callfunnel topics rights` prints the "
+                    "command that grants it"
+                )
             except (KafkaError, OSError) as error:
                 self._phase, self._why = "connecting", f"the broker does not answer: {error}"
             await asyncio.sleep(_RETRY_SECONDS)

@@ -1,6 +1,7 @@
 """A Kafka that asks who one is: what is told where TLS, credentials or rights are not as they must be."""
 
 import subprocess
+import time
 from contextlib import ExitStack
 
 import pytest
@@ -21,6 +22,7 @@ from agents.broker import free_port
 from agents.config import Settings
 from agents.errors import BrokerUnavailable
 from agents.rights import needed
+from agents.view import View
 from integration.workers import PARTITIONS, Workers, calls, publish
 
 HOST = "127.0.0.1"
@@ -200,7 +202,9 @@ def _rule(right):
 @pytest.fixture
 def worker_rights(secured, tmp_path):
     """Topics that an administrator made, all rights a worker needs, and workers that log in as the user."""
-    settings = Cluster("kafka", secured.address("PLAIN")).settings(partitions=PARTITIONS, clock="event")
+    settings = Cluster("kafka", secured.address("PLAIN")).settings(
+        partitions=PARTITIONS, clock="event", dlq_stop=True
+    )
     topics.create(settings)
     rights = Rights(secured)
     rights.grant(needed(settings)["worker"])
@@ -218,8 +222,23 @@ def test_the_rights_that_are_named_are_enough_for_a_worker(worker_rights):
     worker.wait_until_ready()
 
 
+def test_a_view_that_lacks_a_right_names_it(worker_rights):
+    rights, settings, workers = worker_rights
+    right = next(one for one in needed(settings)["view"] if "Read" in one.operations)
+    rights.take(right, "Read")
+    view = View.of(workers.settings)
+    view.start()
+    try:
+        deadline = time.monotonic() + 30
+        while str(right) not in (view.not_ready() or "") and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert str(right) in view.not_ready()
+    finally:
+        view.stop()
+
+
 def _each_right():
-    settings = Settings()
+    settings = Settings(dlq_stop=True)
     return [(n, o) for n, right in enumerate(needed(settings)["worker"]) for o in right.operations]
 
 

@@ -547,6 +547,9 @@ class Worker(Process):
     def topic_partitions(self, topic: str) -> int:
         return self.heard
 
+    def is_damaged(self, tp: TP) -> bool:
+        return False
+
     def stable_end(self, tp: TP) -> int:
         return self.kafka.logs[tp].stable_end
 
