@@ -29,6 +29,7 @@ from agents.hanging import At
 from agents.ledger import Ledger, Record
 from agents.microbatch import MOST_BYTES, MicroBatch
 from agents.poison import Refusals
+from agents.remedies import REMEDIES
 from agents.rerouting import Mark
 from agents.source import Found, Source, another_id, resume_all
 from agents.undecided import Positions, Undecided
@@ -249,7 +250,8 @@ class Ingest:
                 try:
                     state.restore(self._funnel.rows.take(tp.partition), self._leads.rows.take(tp.partition))
                 except Mismatch as error:
-                    raise TablesWrong(str(error)) from error
+                    remedy = REMEDIES[error.remedy]
+                    raise TablesWrong(f"{error}. To build the tables anew, {remedy}.") from error
                 state.offset = offsets.get(tp.partition)
                 state.made_from(self._source, topic_id)
                 knows_more = held[tp.partition] not in (None, state.written)
@@ -350,7 +352,7 @@ class Ingest:
         return (
             f"{self._source}/{number} is stopped at offset {lane.state.offset} (CALLFUNNEL_DLQ_STOP): "
             f"{at.rejected_share:.0%} of its newest records were rejected; "
-            f"`callfunnel source resume --partition {number}` lets it go on"
+            f"`callfunnel source resume --partition {number}` lets it go on (remedy resume)"
         )
 
     def _stops(self, at: Position) -> bool:
@@ -427,9 +429,8 @@ class Ingest:
             log.warning(
                 "%s/%s: the tables hold %s leads that are at home on other partitions. A former version "
                 "counted events with the header callfunnel.rerouted wherever they were, so these leads may "
-                "be counted at home, too. They stay as they are. To count each event once, set another "
-                "CALLFUNNEL_APP_ID and CALLFUNNEL_DEAD_LETTER_TOPIC, and run `callfunnel topics create`",
-                *(self._source, state.number, strays),
+                "be counted at home, too. They stay as they are. To count each event once, %s",
+                *(self._source, state.number, strays, REMEDIES["count-anew"]),
             )
 
     async def _run(self, lane: Lane, knows_more: bool) -> None:
@@ -589,7 +590,7 @@ class Ingest:
             raise TablesWrong(
                 f"the tables of {self._source}/{number} go up to offset {offset}, but the topic ends "
                 f"at {end}: it was truncated or created anew. To count its events from the start, "
-                "use a new app id."
+                f"{REMEDIES['count-anew']}."
             )
 
     def _accept_hole(self, lane: Lane, earliest: int) -> None:

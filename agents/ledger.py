@@ -33,6 +33,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from agents import failpoints, hanging
 from agents.batches import Headers
 from agents.errors import TablesWrong, TakenOver, TopicsWrong, WriteFailed
+from agents.remedies import REMEDIES
 
 Record = tuple[tuple[bytes | None, bytes | None], list[tuple[str, bytes | None]], int | None]
 """key and value, headers, timestamp in ms (None: now)"""
@@ -203,7 +204,7 @@ class Ledger:
                 raise TablesWrong(
                     f"{first.topic}/{first.partition} held rows up to offset {self.ends[at] - 1}, but "
                     f"goes on at {first.offset}: it was created anew under this worker. Nothing was written "
-                    "to it; delete both changelogs to rebuild the tables from the source topic."
+                    f"to it. To build the tables anew, {REMEDIES['rebuild']}."
                 )
             last[at] = first.offset + batch.record_count() - 1
             failpoints.hit("appended")

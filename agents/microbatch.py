@@ -16,6 +16,7 @@ from aiokafka.errors import ConsumerStoppedError
 
 from agents.batches import HEADER_BYTES, Damaged, Headers, LeftOut, Lump, Portion, Record
 from agents.errors import TablesWrong, TopicsWrong
+from agents.remedies import REMEDIES
 from schemas.rows import Witness
 
 LOOK_AGAIN_SECONDS = 0.1
@@ -148,8 +149,8 @@ class MicroBatch:
 
 _BY_RECORD = ("offsets", "timestamps", "keys", "values", "headers")
 _WRONG = (
-    "{}/{} holds at offset {} what callfunnel never writes ({}): delete both changelogs to rebuild the "
-    "tables from the source topic, or use a new app id."
+    "{}/{} holds at offset {} what callfunnel never writes ({}). To build the tables anew, "
+    f"{REMEDIES['rebuild']}."
 )
 
 Fetched = dict[TopicPartition, MicroBatch]
@@ -229,8 +230,8 @@ def _next(fetched: Any) -> Portion | None:
 def refuse_damaged(tp: TopicPartition, damaged: Damaged) -> NoReturn:
     """Raises `TopicsWrong`: of a changelog, nothing can be left out."""
     raise TopicsWrong(
-        f"{tp.topic}/{tp.partition}: {damaged} If there is no whole copy of a changelog, delete both "
-        "changelogs to rebuild the tables from the source topic, or use a new app id."
+        f"{tp.topic}/{tp.partition}: {damaged} If there is no whole copy of a changelog, build the tables "
+        f"anew: {REMEDIES['rebuild']}."
     ) from damaged
 
 

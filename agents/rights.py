@@ -119,6 +119,5 @@ def told(rights: Iterable[Right], settings: Settings) -> str:
     rights = list(rights)
     principal = f"User:{settings.sasl_username}" if settings.sasl_username else "User:NAME"
     commands = [right.command(settings.broker, principal) for right in rights]
-    return "\n".join(
-        [f"this client lacks {', '.join(map(str, rights))}. Nothing is lost. Grant it:", *commands]
-    )
+    lacking = f"this client lacks {', '.join(map(str, rights))}. Nothing is lost."
+    return "\n".join([f"{lacking} Grant it (remedy grant-rights):", *commands])

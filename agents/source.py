@@ -26,6 +26,7 @@ from msgspec import Struct
 from agents.errors import TablesWrong, WriteFailed
 from agents.hanging import new_reader
 from agents.microbatch import MicroBatch, fetch
+from agents.remedies import REMEDIES
 from agents.topic_ids import Ask
 from schemas.rows import Position, Witness
 from schemas.topics import shown_id
@@ -37,14 +38,8 @@ AT_ONCE = 16
 METADATA_MS = 10_000
 """How long another broker may lead a partition before that one is asked."""
 
-COUNT_ANEW = (
-    "To count its events from the start, use a new app id: set CALLFUNNEL_APP_ID and run "
-    "`callfunnel topics create`."
-)
-ADOPT = (
-    "If it holds the same records at the same offsets (a restore, a mirror), stop all workers and run "
-    "`callfunnel source adopt`, which compares before it changes anything."
-)
+COUNT_ANEW = f"To count its events from the start, {REMEDIES['count-anew']}."
+ADOPT = f"If it holds the same records at the same offsets (a restore, a mirror), {REMEDIES['adopt']}."
 
 
 GONE = Witness(-1, -1, 0)

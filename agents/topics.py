@@ -18,6 +18,7 @@ from agents import descriptors, rights
 from agents.config import Settings, variable
 from agents.connection import admin_client
 from agents.errors import BrokerUnavailable, Failure, TopicsWrong
+from agents.remedies import REMEDIES
 from schemas.topics import TopicSpec, topics
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def differences(
 
     `options` follow the commands that are named as a remedy; `brokers` is how many could hold a copy.
     """
-    create = f"run `callfunnel topics create{options}`"
+    create = f"run `callfunnel topics create{options}` (remedy create-topics)"
     return tuple(
         difference
         for spec in specs
@@ -277,8 +278,7 @@ def _differences(spec: TopicSpec, found: TopicSpec | None, create: str, options:
             "partitions",
             str(spec.partitions),
             str(found.partitions),
-            "like the source: its leads have moved to other partitions, so fold it afresh under another "
-            "CALLFUNNEL_APP_ID"
+            f"like the source: its leads have moved to other partitions, so {REMEDIES['count-anew']}"
             if spec.config["cleanup.policy"] == "compact"
             else "like the source: name a new one with CALLFUNNEL_DEAD_LETTER_TOPIC",
         )
@@ -295,8 +295,8 @@ def _differences(spec: TopicSpec, found: TopicSpec | None, create: str, options:
         is_value = found.config.get(key, "unknown")
         if not _satisfies(key, value, is_value):
             unreachable = key == "min.insync.replicas" and int(value) > found.replication_factor
-            remedy = TOO_FEW_COPIES if unreachable else f"run `callfunnel topics fix{options}`"
-            yield Difference(spec.name, key, value, is_value, remedy)
+            fix = f"run `callfunnel topics fix{options}` (remedy fix-topics)"
+            yield Difference(spec.name, key, value, is_value, TOO_FEW_COPIES if unreachable else fix)
 
 
 TOO_FEW_COPIES = "with fewer copies than that nothing could be written: add copies first"

@@ -27,6 +27,7 @@ from agents import failpoints
 from agents.batches import Damaged
 from agents.microbatch import FETCH_AGAIN_SECONDS, Fetched, MicroBatch, drain_all, fetch_by, refuse_damaged
 from agents.read_committed import FIRST_BYTES
+from agents.remedies import REMEDIES
 
 log = logging.getLogger(__name__)
 
@@ -228,11 +229,10 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         if before is None or before.first != damaged.first:
             log.critical(
                 "%s/%s stands still: %s They are asked for again every %g s, and it goes on by itself. If "
-                "there is no whole copy, give these records up: delete the partition's records before offset "
-                "%s (kafka-delete-records.sh). Those before offset %s are counted already; these %s are "
-                "lost, and told as a gap of the source.",
+                "there is no whole copy, give these %s records up: %s. That offset is %s; those before "
+                "offset %s are counted already.",
                 *(tp.topic, tp.partition, damaged, FETCH_AGAIN_SECONDS),
-                *(damaged.end, damaged.first, damaged.records),
+                *(damaged.records, REMEDIES["give-up"], damaged.end, damaged.first),
             )
 
 

@@ -18,6 +18,7 @@ from agents.deadletter import CONNECTOR, OFFSET, source_offset
 from agents.errors import Mended, TablesWrong
 from agents.hanging import At, Tail
 from agents.ledger import Ledger
+from agents.remedies import REMEDIES
 from agents.rerouting import REROUTED
 from schemas.rows import decode_position
 
@@ -110,7 +111,7 @@ class Undecided:
         for behind, ahead in ((one, other), (other, one)):
             if ends.get(behind) == positions[ahead][1] is not None:
                 # What hangs in the other one, too, is of a later transaction, of which this one has nothing.
-                return {behind: True, ahead: ahead not in self._hanging}
+                return {at: at == behind or ahead not in self._hanging for at in positions}
         return {}
 
     async def decide(self) -> None:
@@ -153,8 +154,8 @@ class Undecided:
                 if (topic, number) in self._left:
                     raise TablesWrong(
                         f"{topic}/{number} ends with a part of a transaction that has to be {how}, and "
-                        f"{TIMES} times it was in vain: its producer is forgotten, as it seems. Delete both "
-                        "changelogs to rebuild from the source topic, or use a new app id."
+                        f"{TIMES} times it was in vain: its producer is forgotten, as it seems. To build the "
+                        f"tables anew, {REMEDIES['rebuild']}."
                     )
             elif (topic, number) in self._left:
                 log.error("%s/%s: nobody reads past what Kafka left undecided: not %s", topic, number, how)

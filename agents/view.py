@@ -30,6 +30,7 @@ from agents.config import Settings
 from agents.connection import aiokafka_options
 from agents.microbatch import fetch
 from agents.read_committed import FIRST_BYTES, repair
+from agents.remedies import REMEDIES
 from agents.threads import LoopThread
 from schemas.rows import POSITION_KEY, Columns, Position, decode_columns, decode_key, decode_position
 from schemas.topics import funnel_changelog
@@ -189,7 +190,7 @@ class Funnel:
         )
         return (
             f"no numbers: partitions {told}. The tables were made with different settings of the fold. Start "
-            "all workers of this app id with the same settings, under a new app id to build the tables anew"
+            f"all workers of this app id with the same settings; for other ones, {REMEDIES['count-anew']}"
         )
 
     def _calendar(self) -> tuple[tzinfo, int]:

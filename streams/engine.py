@@ -90,27 +90,29 @@ class Partition:
             raise Mismatch(
                 f"the two changelogs of partition {self.number} do not belong together: "
                 f"the funnel's position is {positions[0]}, the leads' is {positions[1]}. One was deleted "
-                "or restored without the other, or lost its only copy for a moment amid a commit: delete "
-                "both to rebuild from the source topic, or use a new app id."
+                "or restored without the other, or lost its only copy for a moment amid a commit",
+                remedy="rebuild",
             )
         position = positions[0]
         if position is None:
             if funnel or leads:
                 raise Mismatch(
-                    f"the changelogs of partition {self.number} hold rows but no position: not ours"
+                    f"the changelogs of partition {self.number} hold rows but no position: not ours",
+                    remedy="count-anew",
                 )
             return
         if position.fold != self._fold.id:
             raise Mismatch(
                 f"the tables of partition {self.number} were made with other settings of the fold "
-                "(hang-up threshold, time zone, retention, partitioner or version): put the old settings "
-                "back, or use a new app id to build new tables from the source topic."
+                "(hang-up threshold, time zone, retention, partitioner or version): put the old ones back",
+                remedy="count-anew",
             )
         if position.partitions not in (0, self._partitions):
             raise Mismatch(
                 f"the tables of partition {self.number} were made of a source with "
                 f"{position.partitions} partitions, and it has {self._partitions} now: leads have other "
-                "home partitions. Use a new app id to build new tables from the source topic."
+                "home partitions",
+                remedy="count-anew",
             )
         self.written = replace(
             position,
@@ -131,7 +133,8 @@ class Partition:
                 f"the tables of partition {self.number} are of a replay that takes events up to "
                 f"{moment(has)}, and CALLFUNNEL_REPLAY_UNTIL says {moment(asked)}: events between the two "
                 f"would count or not by when they were read. Set CALLFUNNEL_REPLAY_UNTIL to {moment(has)} or "
-                "unset it, or use a new app id to build new tables from the source topic."
+                "unset it",
+                remedy="count-anew",
             )
         return asked
 
@@ -216,4 +219,9 @@ def _refuse_to_send(effects: Effects, stuck: Collection[int]) -> None:
 
 
 class Mismatch(Exception):
-    """The changelogs cannot be taken over; the message says what is wrong and what to do."""
+    """The changelogs cannot be taken over: the message says what is wrong, `remedy` what builds new tables
+    (an id of `agents.remedies`)."""
+
+    def __init__(self, told: str, *, remedy: str) -> None:
+        super().__init__(told)
+        self.remedy = remedy

@@ -71,6 +71,8 @@ def _run(lab: Lab, name: str, seed: int, events: int | None, full: bool) -> dict
     try:
         verdict, figures = plan.act(lab, name, seed, size)
         counted, differences, exact = str(verdict), verdict.differences, verdict.exact
+        for remedy in sorted({*plan.remedies} ^ {*figures.get("remedies", ())}):
+            differences.append(f"the remedy {remedy} is not the plan's, or was not carried out")
     except Exception as error:
         traceback.print_exc()
         counted, differences, figures, exact = "no verdict", [repr(error)[:2000]], {}, False

@@ -99,6 +99,7 @@ def markers(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dict[s
                 run.until(lambda it=following: slot.worker is not it, 30, "it ends to start again")
                 code = following.process.returncode
                 run.expect(code == exit_codes.TEMPFAIL, f"it ended with {code}")
+                run.carries_out("start-again")
             said = "\n".join(line for line in following.log.splitlines() if "undecided" in line)
             others = verdict == "committed" or "committed" not in said  # partitions that die in the middle
             run.expect(verdict in said and others, f"not {verdict}: {said}")
@@ -186,6 +187,7 @@ def permission(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dic
             run.expect(took[-1] <= 5, f"it took {took[-1]} s")
             run.expect(topic in slot.last_words, f"{topic} is not named: {slot.last_words}")
             anyway = AclBindingFilter(*rule, AclOperation.WRITE, AclPermissionType.DENY)
+            run.carries_out("grant-rights")
             run.admin.delete_acls([anyway])[anyway].result(20)
             slot.start().wait_until_ready()
         return run.finish(), run.figures | {"ended_after_seconds": took}

@@ -15,6 +15,8 @@ class Plan(Struct, frozen=True):
     act: Callable[[Lab, str, int, Size], tuple[Verdict, dict[str, Any]]]
     short: Size
     full: Size
+    remedies: tuple[str, ...] = ()
+    """What it carries out of `agents.remedies`, as an operator would, before everything is counted."""
 
 
 PLANS = {
@@ -44,12 +46,14 @@ PLANS = {
         brokers.permission,
         Size(10_000, 2, 8),
         Size(20_000, 2, 20),
+        remedies=("grant-rights",),
     ),
     "markers": Plan(
         "changelogs, dead letters never hear how a transaction ended",
         brokers.markers,
         Size(8_000, 4, 0),
         Size(50_000, 12, 0),
+        remedies=("start-again",),
     ),
     "slow": Plan(
         "a full answer takes longer over the link than a client waits for it",
@@ -88,14 +92,15 @@ PLANS = {
         Size(20_000, 1, 130),
     ),
     **{
-        name: Plan(about, act, Size(6_000, 1, 0), Size(30_000, 1, 0))
-        for name, (act, about) in surroundings.ACTS.items()
+        name: Plan(about, act, Size(6_000, 1, 0), Size(30_000, 1, 0), tuple(remedies))
+        for name, (act, about, *remedies) in surroundings.ACTS.items()
     },
     "anew": Plan(
         "a source hashed otherwise grows twice, copies and forged headers in it, and is counted anew",
         routing.anew,
         Size(3_000, 2, 0),
         Size(60_000, 2, 0),
+        remedies=("count-anew",),
     ),
     "input": Plan(
         "a corpus of bad records, each with a known end, and mutations",
@@ -117,6 +122,7 @@ PLANS = {
         poison.stopped,
         Size(12_000, 1, 0),
         Size(60_000, 4, 0),
+        remedies=("resume",),
     ),
     "prometheus": Plan(
         "increase() in a real Prometheus while workers are killed",
@@ -179,6 +185,8 @@ CI = (
     "grown-down",
     "changelog-anew",
     "dead-letters",
+    "settings",
+    "damaged",
     "anew",
     "frozen",
     "orphaned",

@@ -103,6 +103,7 @@ def _resume(run: Run) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     environ = clean | variables(run.settings) | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    run.carries_out("resume")
     run.expect(done.returncode == 0, f"source resume: {done.stdout}{done.stderr}")
 
 

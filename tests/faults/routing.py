@@ -20,7 +20,7 @@ from faults.verify import Reader, Verdict, compare
 from integration.workers import Record, publish
 
 REROUTED = "callfunnel.rerouted"
-ADVICE = "fold it afresh under another CALLFUNNEL_APP_ID"
+ADVICE = "(remedy count-anew)"
 
 
 def anew(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dict[str, Any]]:
@@ -77,6 +77,7 @@ def _counts_anew(run: Run, slot: Slot, partitions: int) -> Verdict:
         run.settings, app_id=app_id, dead_letter_topic=f"{dead_letters}.dlq"
     )
     topics.create(run.settings)
+    run.carries_out("count-anew")
     slot.start().wait_until_ready()
     return _verdict(run, slot, partitions)
 

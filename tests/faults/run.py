@@ -27,6 +27,7 @@ from confluent_kafka.admin import AdminClient
 from agents import exit_codes, topics
 from agents.broker import free_port
 from agents.config import PREFIX, Settings
+from agents.remedies import REMEDIES
 from deploy.kafka import kraft
 from faults import stream
 from faults.stream import PARTITIONS, Expected, Mix, Sent
@@ -295,6 +296,10 @@ class Run:
         """A demand of the plan itself; what does not hold is a difference."""
         if not holds:
             self.differences.append(otherwise)
+
+    def carries_out(self, remedy: str) -> None:
+        """What the last message advises is done next."""
+        self.figures.setdefault("remedies", []).append(REMEDIES[remedy].id)
 
     # what a plan does
 

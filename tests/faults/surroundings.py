@@ -6,10 +6,12 @@ silent.
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -250,6 +252,7 @@ def _copied_and_adopted(run: Run, slot: Slot, unread: list[int]) -> None:
         run.expect(code == 137, f"it did not die at {point}, but ended with {code}: {said}")
     code, said = _adopt(run)
     run.figures["adopted"] = [line.partition(":")[0] for line in said.splitlines()]
+    run.carries_out("adopt")
     run.expect(code == 0, f"adopting ended with {code}: {said}")
     run.expect(run.positions() == before, f"positions moved from {before} to {run.positions()}")
     slot.start().wait_until_ready()
@@ -272,6 +275,7 @@ def _count_anew(run: Run, slot: Slot) -> None:
     app_id = f"{run.settings.app_id}-anew"
     run.settings = replace(run.settings, app_id=app_id, dead_letter_topic=f"{app_id}.dlq")
     topics.create(run.settings)
+    run.carries_out("count-anew")
     slot.start().wait_until_ready()
 
 
@@ -327,7 +331,7 @@ def _grown_while_down(run: Run, slot: Slot, unread: list[int]) -> None:
     slot.stop()
     _grow(run)
     slot.start()
-    ends_with(run, slot, exit_codes.CONFIG, "fold it afresh under another CALLFUNNEL_APP_ID", 40)
+    ends_with(run, slot, exit_codes.CONFIG, "(remedy count-anew)", 40)
 
 
 def _grown_while_up(run: Run, slot: Slot, unread: list[int]) -> None:
@@ -356,12 +360,14 @@ def _changelog_deleted(run: Run, slot: Slot, unread: list[int]) -> None:
     run.publisher.finish()
     slot.start()
     create = f"callfunnel topics create --broker {run.settings.broker} --profile development"
-    ends_with(run, slot, exit_codes.CONFIG, f"is missing; run `{create}`", 40)
+    ends_with(run, slot, exit_codes.CONFIG, f"is missing; run `{create}` (remedy create-topics)", 40)
     topics.create(run.settings)
+    run.carries_out("create-topics")
     slot.start()
-    ends_with(run, slot, exit_codes.CONFIG, "delete both to rebuild from the source topic", 40)
+    ends_with(run, slot, exit_codes.CONFIG, "(remedy rebuild)", 40)
     delete(run, *_changelogs(run), run.settings.dead_letter_topic)
     topics.create(run.settings)
+    run.carries_out("rebuild")
     slot.start().wait_until_ready()
 
 
@@ -374,9 +380,10 @@ def _changelog_made_anew(run: Run, slot: Slot, unread: list[int]) -> None:
     ends_with(run, slot, exit_codes.CONFIG, "it was created anew under this worker", 40)
     run.publisher.finish()
     slot.start()
-    ends_with(run, slot, exit_codes.CONFIG, "delete both to rebuild from the source topic", 40)
+    ends_with(run, slot, exit_codes.CONFIG, "(remedy rebuild)", 40)
     delete(run, *_changelogs(run), run.settings.dead_letter_topic)
     topics.create(run.settings)
+    run.carries_out("rebuild")
     slot.start().wait_until_ready()
 
 
@@ -394,27 +401,95 @@ def _dead_letters_deleted(run: Run, slot: Slot, unread: list[int]) -> None:
         all(at.get(p, 0) >= offset for p, offset in before.items()), f"positions went back: {before}, {at}"
     )
     topics.create(run.settings)
+    run.carries_out("create-topics")
     run.dead_letters_from = at
     slot.start().wait_until_ready()
 
 
+def _settings_changed(run: Run, slot: Slot, unread: list[int]) -> None:
+    """Somebody lets Kafka delete what the tables are made of."""
+    slot.stop()
+    configure(run.admin, funnel_changelog(run.settings.app_id), cleanup_policy="delete")
+    slot.start()
+    ends_with(run, slot, exit_codes.CONFIG, "(remedy fix-topics)", 40)
+    topics.mend(run.settings)
+    run.carries_out("fix-topics")
+    slot.start().wait_until_ready()
+
+
+def _damaged(run: Run, slot: Slot, unread: list[int]) -> None:
+    """A disk changes a bit of a record batch that nobody had read; there is no other copy."""
+    slot.stop()
+    before = run.publisher.ends()
+    publish(run, run.events // 3)
+    partition = run.chance.choice(sorted(before))
+    (node,) = run.cluster.nodes
+    folder = node.log.parent / "data" / f"{run.settings.source_topic}-{partition}"
+    first, last = _flip(folder / f"{0:020}.log", before[partition] + 10)
+    unread += run.publisher.places[partition][first : last + 1]
+    slot.start().wait_until_ready()
+    run.until(lambda: "(remedy give-up)" in slot.worker.log, 30, "the worker tells of the damage")
+    run.expect(
+        f"from offset {first} to {last} are damaged" in slot.worker.log, f"{first} to {last} not named"
+    )
+    others = {number: end for number, end in run.publisher.ends().items() if number != partition}
+    reader = Reader(run.settings)
+    run.expect(reader.wait(others, 60, run.tend), "the other partitions do not go on")
+    reader.close()
+    run.expect(run.positions()[partition] == first, f"it stands at {run.positions()[partition]}, not {first}")
+    given_up = TopicPartition(run.settings.source_topic, partition, last + 1)
+    run.admin.delete_records([given_up])[given_up].result(20)
+    run.carries_out("give-up")
+    gap(run, slot, unread)
+
+
+def _flip(segment: Path, at_least: int) -> tuple[int, int]:
+    """Change the last byte of the first record batch from an offset on; its first and last offset."""
+    data = segment.read_bytes()
+    place = 0
+    while True:
+        first, length = struct.unpack_from(">qi", data, place)
+        (delta,) = struct.unpack_from(">i", data, place + 23)
+        if first >= at_least:
+            with segment.open("r+b") as file:
+                file.seek(place + 12 + length - 1)
+                file.write(bytes([data[place + 12 + length - 1] ^ 0xFF]))
+            return first, first + delta
+        place += 12 + length
+
+
 CASES = {
+    "settings": (
+        _settings_changed,
+        "a changelog gets settings that lose rows, while no worker runs",
+        "fix-topics",
+    ),
+    "damaged": (_damaged, "a disk changes a record batch that nobody had read", "give-up"),
     "truncated": (_truncated_away, "records are deleted that nobody had read"),
     "retention": (_retention, "retention passes while no worker runs"),
     "anew-down": (_made_anew_while_down, "the source is made anew while no worker runs"),
     "anew-filled": (
         _made_anew_and_filled,
         "the source is made anew and filled beyond the old offset while no worker runs",
+        "count-anew",
     ),
-    "refilled": (_refilled, "the source loses its records and is filled beyond the old offset"),
-    "other-source": (_another_source, "another source topic under the same app id"),
-    "adopted": (_copied_and_adopted, "the source is copied to another topic, and the copy is adopted"),
+    "refilled": (_refilled, "the source loses its records and is filled beyond the old offset", "count-anew"),
+    "other-source": (_another_source, "another source topic under the same app id", "count-anew"),
+    "adopted": (
+        _copied_and_adopted,
+        "the source is copied to another topic, and the copy is adopted",
+        "adopt",
+    ),
     "anew-up": (_made_anew_while_up, "the source is made anew under a worker"),
     "grown-down": (_grown_while_down, "the source gets more partitions while no worker runs"),
     "grown-up": (_grown_while_up, "the source gets more partitions under a worker"),
-    "changelog": (_changelog_deleted, "a changelog is deleted under a worker"),
-    "changelog-anew": (_changelog_made_anew, "a changelog is made anew under a worker"),
-    "dead-letters": (_dead_letters_deleted, "the dead-letter topic is deleted under a worker"),
+    "changelog": (_changelog_deleted, "a changelog is deleted under a worker", "create-topics", "rebuild"),
+    "changelog-anew": (_changelog_made_anew, "a changelog is made anew under a worker", "rebuild"),
+    "dead-letters": (
+        _dead_letters_deleted,
+        "the dead-letter topic is deleted under a worker",
+        "create-topics",
+    ),
 }
-ACTS = {name: (_case(act), about) for name, (act, about) in CASES.items()}
-"""Each case as a plan."""
+ACTS = {name: (_case(act), about, *remedies) for name, (act, about, *remedies) in CASES.items()}
+"""Each case as a plan, and what it carries out of `agents.remedies`."""

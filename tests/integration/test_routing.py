@@ -108,7 +108,7 @@ def test_a_source_that_grew_is_counted_anew_as_the_worker_advises(workers):
     assert f"had {PARTITIONS} partitions when this worker started, and has {PARTITIONS + 2} now" in first.log
     second = workers.start()
     assert second.exit_code(60) == 78
-    assert "fold it afresh under another CALLFUNNEL_APP_ID" in second.log
+    assert "(remedy count-anew)" in second.log
     workers.publish(records[1::2], partitioner="consistent_random")
     another = another_app(workers, "anew", partitions=PARTITIONS + 2)
     workers.start(**another)

@@ -20,6 +20,7 @@ from agents.hanging import Tail
 from agents.ingest import Ingest
 from agents.microbatch import MOST_BYTES, MicroBatch
 from agents.poison import Refusals
+from agents.remedies import REMEDIES
 from agents.rerouting import LAPS, REROUTED
 from agents.source import OtherTopic
 from schemas.codec import Decoder, Limits
@@ -475,7 +476,7 @@ def test_a_stopped_partition_has_committed_what_was_judged_and_takes_no_more(sto
         assert worker.consumer.paused == worker.ingest.stopped() == {SOURCE}
         assert worker.ingest.why_stopped() == (
             "call-events/0 is stopped at offset 12 (CALLFUNNEL_DLQ_STOP): 80% of its newest records were "
-            "rejected; `callfunnel source resume --partition 0` lets it go on"
+            "rejected; `callfunnel source resume --partition 0` lets it go on (remedy resume)"
         )
 
     stopping(test)
@@ -955,7 +956,8 @@ def test_a_take_over_that_fails_ends_the_process():
         with pytest.raises(TablesWrong, match="no position"):
             await worker.take_over()
         assert [str(failure) for failure in worker.failures] == [
-            "the changelogs of partition 0 hold rows but no position: not ours"
+            "the changelogs of partition 0 hold rows but no position: not ours. To build the tables anew, "
+            f"{REMEDIES['count-anew']}."
         ]
 
     asyncio.run(main())

@@ -122,11 +122,18 @@ def test_what_no_changelog_has_is_done_again(at, hangs):
         {(LEADS, 0): leads(50)},
         {(LEADS, 0): HALF},
         {(FUNNEL, 0): funnel(40)},
-        {(FUNNEL, 0): funnel(50), (LEADS, 0): leads(40)},
+        {(FUNNEL, 0): funnel(50), (LEADS, 0): leads(50)},
     ],
 )
 def test_what_the_changelogs_do_not_tell_is_left_alone(hangs):
     assert decided((40, 30), hangs)[:2] == (None, [OWNED])
+
+
+@pytest.mark.parametrize("later", [funnel(50), HALF])
+def test_of_two_transactions_that_hang_in_a_row_the_first_is_committed_and_the_second_done_again(later):
+    failure, ended, _ = decided((40, 30), {(FUNNEL, 0): later, (LEADS, 0): leads(40)})
+    assert isinstance(failure, Mended)
+    assert set(ended) == {((DEAD, LEADS), True), ((FUNNEL,), False)}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from aiokafka import TopicPartition
 from agents.arrivals import Told
 from agents.config import Settings
 from agents.document import funnel_document
+from agents.remedies import REMEDIES
 from agents.view import Funnel, View
 from schemas.rows import POSITION_KEY, Position, encode_position
 
@@ -56,8 +57,8 @@ def test_rows_of_different_folds_have_no_sum():
     funnel.apply(1, POSITION_KEY, position(fold="b", timezone="Europe/Berlin"))
     assert funnel.contradiction == (
         "no numbers: partitions 0, 2: fold a (UTC); 1: fold b (Europe/Berlin). The tables were "
-        "made with different settings of the fold. Start all workers of this app id with the same settings, "
-        "under a new app id to build the tables anew"
+        "made with different settings of the fold. Start all workers of this app id with the same settings; "
+        f"for other ones, {REMEDIES['count-anew']}"
     )
     funnel.apply(1, POSITION_KEY, position(offset=2))
     assert funnel.contradiction is None
