@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +21,7 @@ from typing import Protocol, Self
 
 from agents.config import Settings
 from agents.errors import BrokerUnavailable
+from agents.scratch import Scratch
 from agents.versions import pip_install
 
 HOST = "127.0.0.1"
@@ -75,7 +74,7 @@ class EmbeddedBroker:
         self._kept = data_dir
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
-        self._folder: Path | None = None
+        self._scratch: Scratch | None = None
         self.address = ""
 
     def start(self) -> None:
@@ -86,10 +85,12 @@ class EmbeddedBroker:
                 f"The embedded broker is not installed. Install it with `{pip_install(NOIDA)}`, "
                 "or name a running Kafka with --broker HOST:PORT."
             )
-        self._folder = self._kept or Path(tempfile.mkdtemp(prefix="callfunnel-broker-"))
-        self._folder.mkdir(parents=True, exist_ok=True)
+        if self._kept is None:
+            self._scratch = Scratch("broker")
+        folder = self._kept or self._scratch.path  # type: ignore[union-attr]
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._run(program, self._folder)
+            self._run(program, folder)
         except BaseException:
             self.stop()
             raise
@@ -100,9 +101,9 @@ class EmbeddedBroker:
             # noida-db takes its time to end; what is thrown away need not be in order.
             end_process(self._process, patience_seconds=5 if self._kept else 0.2)
             self._process = None
-        if self._folder is not None and self._kept is None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder = None
+        if self._scratch is not None:
+            self._scratch.remove()
+            self._scratch = None
 
     def __enter__(self) -> Self:
         self.start()

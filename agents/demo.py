@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -34,6 +33,7 @@ from agents.errors import Failure, Stalled
 from agents.exposition import Exposition, new_registry
 from agents.pages import Pages
 from agents.publisher import Publisher
+from agents.scratch import Scratch
 from agents.terminal import funnel_table
 from agents.view import View
 from schemas.codec import Decoder, Limits, Rejected
@@ -195,8 +195,8 @@ class Workers:
 @contextmanager
 def started_workers(settings: Settings, count: int, console: Console, **changes: str) -> Iterator[Workers]:
     """`Workers`, ended with the context."""
-    with tempfile.TemporaryDirectory(prefix="callfunnel-demo-") as folder:
-        workers = Workers(settings, count, Path(folder), console, **changes)
+    with Scratch("demo") as scratch:
+        workers = Workers(settings, count, scratch.path, console, **changes)
         pids = ", ".join(str(process.pid) for process in workers.processes.values())
         console.print(f"[dim]workers[/] {count} (pid {pids})")
         try:

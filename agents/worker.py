@@ -10,10 +10,8 @@ import os
 import platform
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import faust
@@ -35,6 +33,7 @@ from agents.ingest import Ingest
 from agents.ledger import Ledger
 from agents.pages import Pages
 from agents.poison import Refusals
+from agents.scratch import Scratch
 from agents.source import Source, is_named
 from agents.tables import ChangelogTable
 from agents.transport import SCHEME, Schema
@@ -376,8 +375,8 @@ def run(settings: Settings) -> int:
         {"version": installed_version(), "python": platform.python_version(), "tables": folds}
     )
     view = View.of(settings) if settings.view else None
-    with tempfile.TemporaryDirectory(prefix="callfunnel-") as folder:
-        app = build(settings, count, tables, metrics, str(Path(folder) / "faust"))
+    with Scratch("worker") as scratch:
+        app = build(settings, count, tables, metrics, str(scratch.path / "faust"))
 
         metrics.ready.set_function(lambda: app.not_ready() is None)
         metrics.broker_answer_timestamp_seconds.set_function(lambda: app.answers.timestamp_seconds or 0.0)

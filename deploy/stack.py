@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.request
@@ -44,6 +43,7 @@ from agents.broker import (  # noqa: E402
 from agents.config import Settings, export  # noqa: E402
 from agents.demo import go_live, program, started_workers  # noqa: E402
 from agents.errors import Failure  # noqa: E402
+from agents.scratch import Scratch  # noqa: E402
 from deploy.kafka import kraft  # noqa: E402
 
 START_SECONDS = 60.0
@@ -244,7 +244,7 @@ def _run(kind: str, seats: int, seed: int, console: Console, stack: ExitStack) -
     )
     topics.wait_for_broker(settings, console.print)
     topics.create(settings)
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="callfunnel-stack-")))
+    folder = stack.enter_context(Scratch("stack")).path
 
     receiver = stack.enter_context(
         Receiver(

@@ -38,6 +38,7 @@ import click  # noqa: E402
 from agents.broker import HOST, end_process, free_port, is_free, speaks_kafka, start_process  # noqa: E402
 from agents.config import Settings, export  # noqa: E402
 from agents.errors import BrokerUnavailable  # noqa: E402
+from agents.scratch import Scratch  # noqa: E402
 
 OLDEST_JAVA = 17
 START_SECONDS = 90.0
@@ -146,7 +147,7 @@ class Cluster:
         self._properties = properties or {}
         self._count = brokers
         self._first_port = port
-        self._folder: Path | None = None
+        self._scratch: Scratch | None = None
         self.nodes: tuple[Node, ...] = ()
 
     @property
@@ -158,11 +159,11 @@ class Cluster:
         """Raises NotInstallable when the machine lacks something, BrokerUnavailable when a node fails."""
         java = find_java()
         jars = fetch()
-        self._folder = (
-            self._kept.resolve() if self._kept else Path(tempfile.mkdtemp(prefix="callfunnel-kafka-"))
-        )
+        if self._kept is None:
+            self._scratch = Scratch("kafka")
+        folder = self._scratch.path if self._kept is None else self._kept.resolve()
         try:
-            self.nodes = tuple(_lay_out(self._folder, self._ports(), [*java, *_jvm(jars)], self._properties))
+            self.nodes = tuple(_lay_out(folder, self._ports(), [*java, *_jvm(jars)], self._properties))
             for node in self.nodes:
                 node.start()
             self.wait()
@@ -196,9 +197,9 @@ class Cluster:
             node.terminate()
         for node in self.nodes:
             node.stop()
-        if self._folder is not None and self._kept is None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder = None
+        if self._scratch is not None:
+            self._scratch.remove()
+            self._scratch = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -297,7 +298,7 @@ def fetch() -> Path:
 def _jvm(jars: Path) -> list[str]:
     # Java itself expands the star of the class path; C1 alone starts twice as fast.
     return [
-        *("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
+        *("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData"),
         f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}",
         *("-cp", f"{jars}/*"),
     ]
@@ -340,7 +341,8 @@ def _lay_out(folder: Path, ports: Sequence[int], java: Sequence[str], more: Mapp
                 text=True,
             )
         )
-        nodes.append(Node(number, port, home, [*java, "kafka.Kafka", str(properties)]))
+        own = f"-Djava.io.tmpdir={home}"
+        nodes.append(Node(number, port, home, [*java, own, "kafka.Kafka", str(properties)]))
     for told in [(process.communicate()[0], process.returncode) for process in formats]:
         if told[1] != 0:
             raise BrokerUnavailable(f"Kafka cannot format {folder}:\n{told[0]}")

@@ -8,16 +8,15 @@ import base64
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
 import pytest
 
 from agents.broker import end_process, start_process
+from agents.scratch import Scratch
 
 PATIENCE_SECONDS = 30.0
 PHONE, DESKTOP = 390, 1200
@@ -42,10 +41,13 @@ class Browser:
         found = program()
         if found is None:
             pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
-        self._folder = Path(tempfile.mkdtemp(prefix="callfunnel-browser-"))
+        self._scratch = Scratch("browser")
+        self._folder = self._scratch.path
         log = self._folder / "chromium.log"
         command = [found, *_OPTIONS, "--remote-debugging-port=0", f"--user-data-dir={self._folder}"]
-        self._process = start_process([*command, "about:blank"], log, os.environ | {"LANGUAGE": "en"})
+        self._process = start_process(
+            [*command, "about:blank"], log, os.environ | {"LANGUAGE": "en", "TMPDIR": str(self._folder)}
+        )
         self._loop = asyncio.new_event_loop()
         told = self._folder / "DevToolsActivePort"
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -63,7 +65,7 @@ class Browser:
             self._loop.run_until_complete(self._connection.close())
         self._loop.close()
         end_process(self._process, patience_seconds=5)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._scratch.remove()
 
     def open(
         self, url: str, *, width: int = DESKTOP, height: int = 900, dark: bool = False, script: bool = True

@@ -1,6 +1,5 @@
 """The Kafka clusters of a session, each started when a plan first asks for it."""
 
-import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from confluent_kafka.admin import (
 from msgspec import Struct
 
 from agents import topics
+from agents.scratch import Scratch
 from deploy.kafka import kraft
 from faults.run import Run
 from faults.stream import Mix
@@ -51,10 +51,8 @@ class Lab:
         self._keep = keep
 
     def __enter__(self) -> Self:
-        self.folder = self._keep or Path(tempfile.mkdtemp(prefix="callfunnel-faults-"))
+        self.folder = self._keep or self._stack.enter_context(Scratch("faults")).path
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self._keep is None:
-            self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
         return self
 
     def __exit__(self, *_: object) -> None:
