@@ -21,6 +21,7 @@ from agents.broker import end_process, free_port
 from agents.cli import callfunnel
 from agents.config import Settings, variable
 from contract.calling_hours import with_usual_hours
+from patience import Deadline
 from schemas.events import STAGES
 from streams.metrics import CATALOGUE, OBSERVED, STANDARDS
 from streams.windows import AGES, WINDOWS
@@ -436,12 +437,12 @@ def inhibited(address: str, wanted: list[dict[str, str]], *alerts: dict[str, str
     body = json.dumps([{"labels": labels} for labels in alerts]).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     urllib.request.urlopen(request, timeout=5).close()
-    deadline = time.monotonic() + 10
+    deadline = Deadline(10)
     while True:
         with urllib.request.urlopen(url, timeout=5) as answer:
             held = {frozenset(one["labels"].items()): one["status"] for one in json.load(answer)}
         found = [one for one in alerts if held.get(frozenset(one.items()), {}).get("inhibitedBy")]
-        if found == wanted or time.monotonic() > deadline:
+        if found == wanted or deadline.is_over:
             return found
         time.sleep(0.05)
 

@@ -17,6 +17,7 @@ import pytest
 
 from agents.broker import end_process, start_process
 from agents.scratch import Scratch
+from patience import Deadline
 
 PATIENCE_SECONDS = 30.0
 PHONE, DESKTOP = 390, 1200
@@ -50,9 +51,9 @@ class Browser:
         )
         self._loop = asyncio.new_event_loop()
         told = self._folder / "DevToolsActivePort"
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = Deadline(PATIENCE_SECONDS)
         while not told.exists() or len(told.read_text().split()) < 2:
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if self._process.poll() is not None or deadline.is_over:
                 self.__exit__()
                 raise AssertionError(f"{found} does not start:\n{log.read_text()[-2000:]}")
             time.sleep(0.05)
@@ -120,9 +121,9 @@ class Page:
 
     def wait(self, expression: str, seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until an expression is true."""
-        deadline = time.monotonic() + seconds
+        deadline = Deadline(seconds)
         while not self.ask(f"Boolean({expression})"):
-            assert time.monotonic() < deadline, f"not true after {seconds:g} s: {expression}"
+            assert not deadline.is_over, f"not true after {seconds:g} s: {expression}"
             time.sleep(0.05)
 
     def press(self, key: str) -> None:

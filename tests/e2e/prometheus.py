@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from agents.broker import end_process, free_port, start_process
+from patience import Deadline
 
 WANTED = os.environ.get("FUNNEL_TEST_PROMETHEUS", "if installed")
 """`required`: a machine without Prometheus fails. Otherwise what needs it is skipped there."""
@@ -112,9 +113,9 @@ class Prometheus:
             ],
             self._folder / "prometheus.log",
         )
-        deadline = time.monotonic() + 30
+        deadline = Deadline(30)
         while not self._is_ready():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if self._process.poll() is not None or deadline.is_over:
                 end_process(self._process, patience_seconds=5)
                 raise AssertionError((self._folder / "prometheus.log").read_text())
             time.sleep(0.1)

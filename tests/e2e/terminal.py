@@ -13,6 +13,7 @@ from typing import Self
 
 from agents.config import PREFIX
 from integration.workers import ROOT
+from patience import Deadline
 
 _TAKE_TERMINAL = """
 import fcntl, os, sys, termios
@@ -60,17 +61,17 @@ class Terminal:
         return self.said
 
     def wait_for(self, text: str, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
+        deadline = Deadline(seconds)
         while text not in self.read():
             assert self.process.poll() is None, self.said
-            assert time.monotonic() < deadline, self.said
+            assert not deadline.is_over, self.said
             time.sleep(0.1)
 
     def _exit_code(self, seconds: float) -> int:
-        deadline = time.monotonic() + seconds
+        deadline = Deadline(seconds)
         while self.process.poll() is None:
             self.read()  # whoever writes to a full terminal waits
-            assert time.monotonic() < deadline, self.said
+            assert not deadline.is_over, self.said
             time.sleep(0.05)
         return self.process.returncode
 

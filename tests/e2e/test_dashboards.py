@@ -34,6 +34,7 @@ from grafana.check import TARGET, UNUSED, Asked, asked, label_values, names_used
 from grafana.frame import ALL
 from grafana.promql import metric_of
 from integration.workers import ROOT, Publishing, Record, Worker, Workers, publish, record
+from patience import Deadline
 from schemas.events import NONE
 from streams.columns import BINS
 from streams.columns import RESPONSE_BOUNDS_SECONDS as BOUNDS
@@ -171,12 +172,12 @@ def openmetrics(url: str) -> str:
 
 
 def wait_for_scrapes(prometheus: Prometheus) -> None:
-    deadline = time.monotonic() + 60
+    deadline = Deadline(60)
     while True:
         found = prometheus.now(f'min(count_over_time(up{{job="{JOB}"}}[1m]))')
         if found and found[0][1] >= SCRAPES:
             return
-        assert time.monotonic() < deadline, "Prometheus does not scrape"
+        assert not deadline.is_over, "Prometheus does not scrape"
         time.sleep(0.5)
 
 
@@ -365,7 +366,7 @@ def test_the_funnel_of_two_replicas_is_the_engines_own(floor: Floor):
     (overview,) = (document for document in DASHBOARDS if document["uid"] == "callfunnel-overview")
     values = chosen(overview, floor.prometheus, window="1d", narrow=False)
     shown = {question.place: filled(question.expr, values) for question in asked(overview)}
-    deadline = time.monotonic() + FEED_SECONDS + 30
+    deadline = Deadline(FEED_SECONDS + 30)
     while True:
         document = json.loads(floor.worker.get("/api/v1/funnel?window=1d")[1])
         stages = {stage["stage"]: stage for stage in document["stages"]}
@@ -390,7 +391,7 @@ def test_the_funnel_of_two_replicas_is_the_engines_own(floor: Floor):
         behind_s = floor.prometheus.now(shown["panel 'Behind by' A"])[0][1]
         if found == pytest.approx(expected, abs=1e-12) and 0 <= behind_s < 15:
             break
-        assert time.monotonic() < deadline, {
+        assert not deadline.is_over, {
             place: (found[place], wanted) for place, wanted in expected.items() if found[place] != wanted
         } | {"behind": behind_s}
         time.sleep(1)
@@ -453,9 +454,9 @@ def test_after_the_engine_died_no_stat_shows_a_number(tmp_path: Path):
         floor.replicas.close()
         processes = ("callfunnel-engine", "Processes up")
         theirs = {(*processes, "up"): 0.0, (*processes, "known"): 2.0}  # Prometheus knows these by itself
-        deadline = time.monotonic() + 60
+        deadline = Deadline(60)
         while (shown := stats_shown(floor.prometheus)) != theirs:
-            assert time.monotonic() < deadline, shown
+            assert not deadline.is_over, shown
             time.sleep(1)
 
 
@@ -562,7 +563,7 @@ def quantile(q: float, counts: list[int]) -> float:
 
 def test_each_kind_of_panel_of_each_board_shows_the_views_own_numbers(floor: Floor):
     """At rest, too: a number that is there and wrong is worse than none."""
-    deadline = time.monotonic() + FEED_SECONDS + 30
+    deadline = Deadline(FEED_SECONDS + 30)
     while True:
         assert floor.view.snapshot
         expected = expected_of(floor.view.snapshot)
@@ -581,6 +582,6 @@ def test_each_kind_of_panel_of_each_board_shows_the_views_own_numbers(floor: Flo
         }
         if not wrong:
             break
-        assert time.monotonic() < deadline, wrong
+        assert not deadline.is_over, wrong
         time.sleep(1)
     assert len(expected["agents", "Leaderboard", "Won"]) > 50

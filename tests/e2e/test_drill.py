@@ -41,6 +41,7 @@ from agents.pages import Pages
 from agents.view import View
 from deploy.stack import HERE, Alert, Missing, Monitoring, Programs, Receiver
 from integration.workers import Event, Record, Worker, Workers, publish, record
+from patience import Deadline
 
 MINUTE = 60
 LEADS_PER_MINUTE = 10
@@ -232,11 +233,11 @@ class Drill:
         return list(answer["data"]["result"])
 
     def wait(self, holds: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = Deadline(PATIENCE_SECONDS)
         while not holds():
             self.monitoring.look()
             assert self.floor.failure is None
-            assert time.monotonic() < deadline, (
+            assert not deadline.is_over, (
                 f"not after {PATIENCE_SECONDS:g} s: {what}\ntold:\n{self.log}\nfiring: {self.firing()}, "
                 f"inhibited: {self.inhibited()}, pending and firing: {self.ask('ALERTS')}"
             )
@@ -260,9 +261,9 @@ def serving(settings: Settings, port: int) -> Iterator[None]:
     view.start()
     pages.start()
     try:
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = Deadline(PATIENCE_SECONDS)
         while view.current is None:
-            assert time.monotonic() < deadline, view.not_ready()
+            assert not deadline.is_over, view.not_ready()
             time.sleep(0.1)
         yield
     finally:

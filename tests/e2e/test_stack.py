@@ -19,6 +19,7 @@ from agents.errors import Failure
 from deploy import stack
 from deploy.kafka import kraft
 from integration.workers import ROOT
+from patience import Deadline
 
 START_SECONDS = 120
 
@@ -41,9 +42,9 @@ def test_the_stack_says_where_everything_is_and_ctrl_c_ends_it_all(kind):
         terminal.wait_for("Ctrl-C ends everything", START_SECONDS)
         said = dict(re.findall(r"(the funnel|Prometheus|Alertmanager) +(http://\S+?)/", terminal.read()))
         up = f"{said['Prometheus']}/api/v1/query?query=callfunnel_events_total>0"
-        deadline = time.monotonic() + 60
+        deadline = Deadline(60)
         while not get(up)["data"]["result"]:
-            assert time.monotonic() < deadline, terminal.read()
+            assert not deadline.is_over, terminal.read()
             time.sleep(0.5)
         rules = get(f"{said['Prometheus']}/api/v1/rules")["data"]["groups"]
         assert {rule["health"] for group in rules for rule in group["rules"]} <= {"ok", "unknown"}

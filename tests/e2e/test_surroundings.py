@@ -32,6 +32,7 @@ from integration.workers import (
     publish,
     variables,
 )
+from patience import Deadline
 from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY
 from schemas.topics import funnel_changelog, leads_changelog
 
@@ -89,9 +90,9 @@ def test_a_port_that_is_taken_is_named(workers):
 def test_two_workers_under_one_name_are_told_so(workers):
     first = workers.start(instance="one").wait_until_ready()
     second = workers.start(instance="one")
-    deadline = time.monotonic() + 60
+    deadline = Deadline(60)
     while first.process.poll() is None and second.process.poll() is None:
-        assert time.monotonic() < deadline, workers.logs()
+        assert not deadline.is_over, workers.logs()
         time.sleep(0.1)
     ended = first if first.process.poll() is not None else second
     assert ended.exit_code(1) == 64
@@ -115,8 +116,8 @@ def worked(workers):
 def delete(settings, topic: str) -> None:
     with admin_client(settings) as admin:
         admin.delete_topics([topic])
-        deadline = time.monotonic() + 20
-        while topic in admin.list_topics() and time.monotonic() < deadline:
+        deadline = Deadline(20)
+        while topic in admin.list_topics() and not deadline.is_over:
             time.sleep(0.1)
     time.sleep(0.5)  # a broker tells of a deletion before it is through with it
 

@@ -16,6 +16,7 @@ from faults.processes import kill_at_random
 from faults.run import PARTITIONS, Run, Slot
 from faults.verify import Verdict
 from integration.workers import ROOT, Worker
+from patience import Deadline
 
 WORKERS = 3
 MIX = stream.Mix(poison=0.0)
@@ -111,9 +112,9 @@ def _read(run: Run, patience_seconds: float) -> tuple[Counts, bool]:
     consumer.assign([TopicPartition(changelog, number, OFFSET_BEGINNING) for number in range(PARTITIONS)])
     source = [TopicPartition(run.settings.source_topic, number) for number in range(PARTITIONS)]
     rows: dict[tuple[int, bytes], bytes] = {}
-    ends, quiet_since, deadline = run.publisher.ends(), time.monotonic(), time.monotonic() + patience_seconds
+    ends, quiet_since, deadline = run.publisher.ends(), time.monotonic(), Deadline(patience_seconds)
     done = False
-    while time.monotonic() < deadline and not done:
+    while not deadline.is_over and not done:
         run.tend()
         for message in consumer.consume(10_000, 0.5):
             if message.error():

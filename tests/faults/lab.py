@@ -21,6 +21,7 @@ from agents.scratch import Scratch
 from deploy.kafka import kraft
 from faults.run import Run
 from faults.stream import Mix
+from patience import Deadline
 from schemas.topics import funnel_changelog, leads_changelog
 
 CLEANS_QUICKLY = {"log.cleaner.backoff.ms": "500", "log.segment.delete.delay.ms": "1000"}
@@ -94,9 +95,9 @@ def compact(cluster: kraft.Cluster, run: Run) -> int:
         configure(
             run.admin, topic, segment_ms="200", min_compaction_lag_ms="0", min_cleanable_dirty_ratio="0.001"
         )
-    deadline = time.monotonic() + 60
+    deadline = Deadline(60)
     while not all(then < now for then, now in zip(before, _cleaned(cluster, changelogs), strict=True)):
-        if time.monotonic() > deadline:
+        if deadline.is_over:
             run.expect(False, "the changelogs were not compacted within 60 s")
             break
         time.sleep(0.1)

@@ -34,6 +34,7 @@ from faults.stream import PARTITIONS, Expected, Mix, Sent
 from faults.verify import Reader, Verdict, compare
 from faults.watch import Answers, Promtool, Watch, business, fetch
 from integration.workers import PROGRAM, Worker, variables
+from patience import Deadline
 
 HELD_BACK = 0.05
 """The share of the stream that only the fresh worker gets to see."""
@@ -350,9 +351,9 @@ class Run:
 
     def until(self, holds: Callable[[], object], seconds: float, what: str) -> float:
         """Wait until it holds; how long it took. That it does not is a difference."""
-        began = time.monotonic()
+        began, deadline = time.monotonic(), Deadline(seconds)
         while not holds():
-            if time.monotonic() - began > seconds:
+            if deadline.is_over:
                 self.expect(False, f"{what}: not within {seconds:g} s")
                 break
             self.tend()

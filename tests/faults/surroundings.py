@@ -26,6 +26,7 @@ from faults.run import PARTITIONS, Run, Slot
 from faults.verify import Reader, Verdict
 from grafana import build, check
 from integration.workers import PROGRAM, ROOT, variables
+from patience import Deadline
 from schemas.topics import funnel_changelog, leads_changelog
 
 Act = Callable[[Run, Slot, list[int]], None]
@@ -83,8 +84,8 @@ def ends_with(run: Run, slot: Slot, code: int, words: str, seconds: float) -> No
 def delete(run: Run, *names: str) -> None:
     for future in run.admin.delete_topics(list(names)).values():
         future.result(20)
-    deadline = time.monotonic() + 20
-    while set(names) & run.admin.list_topics(timeout=20).topics.keys() and time.monotonic() < deadline:
+    deadline = Deadline(20)
+    while set(names) & run.admin.list_topics(timeout=20).topics.keys() and not deadline.is_over:
         time.sleep(0.1)
     time.sleep(0.5)
 
@@ -159,8 +160,8 @@ def _retention(run: Run, slot: Slot, unread: list[int]) -> None:
 
     def expire(lows: dict[int, int]) -> None:
         configure(run.admin, source, retention_ms="1000", segment_ms="100")
-        deadline = time.monotonic() + 40
-        while not any(_lows(run).values()) and time.monotonic() < deadline:
+        deadline = Deadline(40)
+        while not any(_lows(run).values()) and not deadline.is_over:
             time.sleep(0.5)
         time.sleep(2)
         configure(run.admin, source, retention_ms="-1", segment_ms="604800000")

@@ -4,7 +4,6 @@ The reader is librdkafka (the product reads with aiokafka), the rows are parsed 
 msgspec), and each cell is compared with the oracle's.
 """
 
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartiti
 
 from agents.config import Settings
 from faults.stream import Expected
+from patience import Deadline
 from schemas.topics import funnel_changelog, leads_changelog
 from streams import oracle
 
@@ -120,8 +120,8 @@ class Reader:
 
     def wait(self, ends: Mapping[int, int], seconds: float, tend: Callable[[], object]) -> bool:
         """Read until the tables cover the source up to `ends`; False when they do not in time."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        deadline = Deadline(seconds)
+        while not deadline.is_over:
             tend()
             self.read(0.2)
             if self.is_at_end and all(self._covers(partition, end) for partition, end in ends.items()):

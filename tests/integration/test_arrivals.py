@@ -10,12 +10,13 @@ from agents import topics
 from agents.arrivals import Source
 from agents.connection import admin_client, aiokafka_options
 from integration.workers import calls
+from patience import Deadline
 
 
 def until(condition, seconds=30.0):
-    deadline = time.monotonic() + seconds
+    deadline = Deadline(seconds)
     while not condition():
-        assert time.monotonic() < deadline, "did not come true in time"
+        assert not deadline.is_over, "did not come true in time"
         time.sleep(0.05)
 
 

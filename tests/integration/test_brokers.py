@@ -28,6 +28,7 @@ from agents.errors import BrokerUnavailable
 from agents.microbatch import fetch
 from agents.read_committed import repair
 from deploy.kafka import kraft
+from patience import Deadline
 
 
 def committed(address: str | list[str], topic: str) -> list[bytes]:
@@ -100,8 +101,8 @@ def test_who_begins_between_an_abort_and_an_open_transaction_misses_nothing(brok
         try:
             consumer.assign([tp])
             consumer.seek(tp, start)
-            deadline = time.monotonic() + 10
-            while b"committed" not in values and time.monotonic() < deadline:
+            deadline = Deadline(10)
+            while b"committed" not in values and not deadline.is_over:
                 for batch in (await fetch(consumer, 100, 0.1)).values():
                     values += batch.since(start).values
         finally:
@@ -158,8 +159,8 @@ def test_dead_members_are_taken_out_of_the_group_and_living_ones_are_not(broker,
 
 
 def eventually(holds, timeout_seconds=10.0) -> bool:
-    deadline = time.monotonic() + timeout_seconds
-    while not holds() and time.monotonic() < deadline:
+    deadline = Deadline(timeout_seconds)
+    while not holds() and not deadline.is_over:
         time.sleep(0.05)
     return holds()
 

@@ -50,7 +50,7 @@ def test_large_and_odd_records_keep_nothing_back(workers, published, codec):
         refused += each.records - each.reasons.count(None)
         away += "away" in each.name
         expected |= {(0, offset + n, why): 1 for n, why in enumerate(each.reasons) if why is not None}
-    worker = workers.start(dlq_max_run=1_000_000, dlq_max_share=1.0)
+    worker = workers.start(dlq_max_share=1.0)
     left = published.left(rerouted=away)
     assert left.dead == expected
     assert (left.total("applied"), left.total("rejected"), left.total("rerouted")) == (applied, refused, away)

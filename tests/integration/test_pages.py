@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from agents.broker import end_process, free_port, start_process
+from patience import Deadline
 
 ROOT = Path(__file__).parents[2]
 FEW = 256
@@ -57,10 +58,10 @@ def start(tmp_path):
             environ = {f"CALLFUNNEL_{name.upper()}": str(value) for name, value in settings.items()}
             view = start_process(command, log, {"PYTHONPATH": str(ROOT)} | environ)
             stack.callback(end_process, view, 10)
-            deadline = time.monotonic() + 60
+            deadline = Deadline(60)
             while ask(port) is None:
                 assert view.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, log.read_text()
+                assert not deadline.is_over, log.read_text()
                 time.sleep(0.1)
             start.process = view
             start.log = log

@@ -22,6 +22,7 @@ from agents.connection import admin_client
 from agents.errors import BrokerUnavailable, TopicsWrong
 from agents.publish_file import publish_file
 from agents.publisher import Publisher, Refused
+from patience import Deadline
 
 PARTITIONS = 4
 LONG_AGO_MS = 1_209_978_000_000
@@ -48,8 +49,8 @@ def records(address, topic):
     ends, starts = consumer.end_offsets(partitions), consumer.beginning_offsets(partitions)
     missing = sum(ends.values()) - sum(starts.values())
     found = []
-    deadline = time.monotonic() + 30
-    while len(found) < missing and time.monotonic() < deadline:
+    deadline = Deadline(30)
+    while len(found) < missing and not deadline.is_over:
         for batch in consumer.poll(timeout_ms=500).values():
             found.extend(batch)
     consumer.close()
@@ -273,13 +274,13 @@ def publish_again(broker, topic, stopped, *options):
 def make_anew(broker, topic):
     with admin_client(broker.settings()) as admin:
         admin.delete_topics([topic])
-        deadline = time.monotonic() + 30
+        deadline = Deadline(30)
         while topic in admin.list_topics():
-            assert time.monotonic() < deadline
+            assert not deadline.is_over
             time.sleep(0.05)
         wanted = {"num_partitions": PARTITIONS, "replication_factor": 1, "configs": {"retention.ms": "-1"}}
         while admin.create_topics({topic: wanted}, raise_errors=False)["topics"][0]["error_code"]:
-            assert time.monotonic() < deadline
+            assert not deadline.is_over
             time.sleep(0.05)
         admin.wait_for_topics([topic])
 

@@ -24,6 +24,7 @@ from agents.errors import BrokerUnavailable
 from agents.rights import needed
 from agents.view import View
 from integration.workers import PARTITIONS, Workers, calls, publish
+from patience import Deadline
 
 HOST = "127.0.0.1"
 USER, PASSWORD = "callfunnel", "right"
@@ -229,8 +230,8 @@ def test_a_view_that_lacks_a_right_names_it(worker_rights):
     view = View.of(workers.settings)
     view.start()
     try:
-        deadline = time.monotonic() + 30
-        while str(right) not in (view.not_ready() or "") and time.monotonic() < deadline:
+        deadline = Deadline(30)
+        while str(right) not in (view.not_ready() or "") and not deadline.is_over:
             time.sleep(0.1)
         assert str(right) in view.not_ready()
     finally:

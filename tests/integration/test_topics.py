@@ -10,13 +10,14 @@ from agents.broker import free_port
 from agents.config import Settings
 from agents.connection import admin_client
 from agents.errors import BrokerUnavailable, TopicsWrong
+from patience import Deadline
 from schemas.topics import TopicSpec
 
 
 def eventually(find):
     """What a broker tells once its metadata has caught up."""
-    deadline = time.monotonic() + 10
-    while not (found := find()) and time.monotonic() < deadline:
+    deadline = Deadline(10)
+    while not (found := find()) and not deadline.is_over:
         time.sleep(0.1)
     return found
 

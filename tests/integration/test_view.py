@@ -23,6 +23,7 @@ from agents.exposition import Exposition, new_registry
 from agents.pages import Pages
 from agents.read_committed import repair
 from agents.view import Funnel, View
+from patience import Deadline
 from schemas.rows import POSITION_KEY
 from schemas.topics import funnel_changelog
 
@@ -88,9 +89,9 @@ def viewing(settings, topic, refresh_seconds=0.05, **options):
 
 
 async def until(condition, seconds=20.0):
-    deadline = time.monotonic() + seconds
+    deadline = Deadline(seconds)
     while not condition():
-        assert time.monotonic() < deadline, "did not come true in time"
+        assert not deadline.is_over, "did not come true in time"
         await asyncio.sleep(0.02)
 
 
@@ -424,14 +425,14 @@ def test_the_command_serves_until_it_is_stopped_and_leaves_with_0(broker, stop):
         "--broker", settings.broker, "--http-port", "0", CALLFUNNEL_APP_ID=settings.app_id
     ) as process:
         url = process.stdout.readline().split()[5]
-        deadline = time.monotonic() + 20
+        deadline = Deadline(20)
         while True:
             try:
                 with urllib.request.urlopen(f"{url}-/ready", timeout=5) as answer:
                     assert answer.read() == b"ready\n"
                     break
             except OSError:
-                assert time.monotonic() < deadline
+                assert not deadline.is_over
                 time.sleep(0.1)
         process.send_signal(stop)
         _, errors = process.communicate(timeout=10)

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from integration.workers import PARTITIONS, Worker, assert_equal, calls
+from patience import Deadline
 from schemas.events import STAGES
 from streams import oracle
 
@@ -42,8 +43,8 @@ def test_metrics_are_the_numbers_of_the_oracle_over_all_time(told):
         if (resolution, rollup) == ("all", "campaign+source")
         for stage in STAGES
     }
-    deadline = time.monotonic() + 10
-    while samples(worker, "callfunnel_events_total") != expected and time.monotonic() < deadline:
+    deadline = Deadline(10)
+    while samples(worker, "callfunnel_events_total") != expected and not deadline.is_over:
         time.sleep(0.2)
     assert samples(worker, "callfunnel_events_total") == expected
     assert sum(samples(worker, "callfunnel_worker_events_consumed_total").values()) == len(records)

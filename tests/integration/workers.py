@@ -9,7 +9,6 @@ import heapq
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -33,6 +32,7 @@ from agents import bank_marketing, generator, read_committed, topics
 from agents.broker import free_port, start_process
 from agents.config import PREFIX, Settings, variable
 from agents.connection import admin_client, aiokafka_options
+from patience import Deadline
 from schemas.codec import Decoder, Limits
 from schemas.rows import (
     LEADS_POSITION_KEY,
@@ -207,12 +207,12 @@ class Worker:
     def wait_until(
         self, holds: Callable[[], object], seconds: float, otherwise: str, every_seconds: float = 0.03
     ) -> None:
-        deadline = time.monotonic() + seconds
+        deadline = Deadline(seconds)
         while not holds():
             assert self.process.poll() is None, (
                 f"the worker ended with {self.process.returncode}:\n{self.log}"
             )
-            assert time.monotonic() < deadline, f"the worker {otherwise} after {seconds} s:\n{self.log}"
+            assert not deadline.is_over, f"the worker {otherwise} after {seconds} s:\n{self.log}"
             time.sleep(every_seconds)
 
     def kill(self) -> None:
@@ -224,10 +224,11 @@ class Worker:
 
     def exit_code(self, seconds: float) -> int:
         """Wait for the end."""
-        try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"the worker still runs after {seconds} s:\n{self.log}") from None
+        deadline = Deadline(seconds)
+        while (code := self.process.poll()) is None:
+            assert not deadline.is_over, f"the worker still runs after {seconds} s:\n{self.log}"
+            time.sleep(0.02)
+        return code
 
 
 class Workers:
@@ -349,7 +350,7 @@ async def _read(
     try:
         partitions = [TopicPartition(name, number) for name in names for number in left.source]
         consumer.assign(partitions)
-        deadline = time.monotonic() + seconds
+        deadline = Deadline(seconds)
         while True:
             for tp, records in (await consumer.getmany(timeout_ms=100)).items():
                 _take(left, names[tp.topic], tp.partition, records)
@@ -359,7 +360,7 @@ async def _read(
                 if not behind:
                     return left
             positions = {number: left.position(number) for number in left.source}
-            assert time.monotonic() < deadline, (
+            assert not deadline.is_over, (
                 f"after {seconds} s the tables do not cover the source: seen "
                 f"{ {n: records[-1].offset + 1 for n, records in left.source.items() if records} }, "
                 f"tables {positions}\n{logs()}"

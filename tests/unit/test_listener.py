@@ -16,6 +16,7 @@ from agents import listener
 from agents.errors import SettingError
 from agents.listener import Listener
 from agents.pages import Pages
+from patience import Deadline
 
 ASK = b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LARGE = b"x" * 30_000_000
@@ -76,9 +77,9 @@ class Client:
 
 
 def until(holds):
-    deadline = time.monotonic() + 30
+    deadline = Deadline(30)
     while not holds():
-        assert time.monotonic() < deadline, "it did not come true"
+        assert not deadline.is_over, "it did not come true"
         time.sleep(0.01)
 
 
