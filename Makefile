@@ -20,7 +20,7 @@ help: ## What there is to do
 demo: $(READY) ## See it work: embedded broker, worker, real data, live floor (ARGS="--once --json")
 	@[ ! -t 0 ] || set -m; $(BIN)/callfunnel demo $(ARGS); exit $$?
 
-compiled: $(READY) ## Build the tables in C++ (Cython and a C++ compiler): a worker takes less than half the CPU
+compiled: $(TOOLS) ## Build the tables in C++ (Cython and a C++ compiler): a worker takes less than half the CPU
 	@$(BIN)/python deploy/compile.py
 
 test: $(COMPILED) ## All tests; those against Apache Kafka where Java 17 and Maven are there (ARGS="-k name")

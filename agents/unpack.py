@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from struct import unpack_from
 
 import cramjam
-import zstandard
+from backports import zstd
 from lz4.frame import LZ4FrameDecompressor
 
 PIECE_BYTES = 1 << 20
@@ -19,10 +19,13 @@ LARGEST_BYTES = 32 << 20
 _FEED_BYTES = 1 << 18
 """What a decompressor gets at a time: it copies what it has not used yet."""
 
-_WINDOW_BYTES = 8 << 20
-"""How far zstd looks back up to level 19, and what a decoder holds for as long as it is not at the end."""
+_WINDOW_LOG = 23
+"""How far zstd looks back up to level 19 (8 MiB), and what a decoder holds until it is at the end."""
 
-_WINDOW_AT_MOST = 128 << 20
+_WINDOW_LOG_AT_MOST = 27
+_LOOKS_BACK_FARTHER = "requires too much memory"
+"""What zstd says of a frame with a larger window."""
+
 _XERIAL = b"\x82SNAPPY\0\0\0\0\1\0\0\0\1"
 
 
@@ -34,7 +37,7 @@ class TooLarge(Unreadable):
     """The bytes unpack to more than can be held, and the format has no smaller pieces."""
 
 
-ERRORS = (Unreadable, zlib.error, RuntimeError, zstandard.ZstdError, cramjam.DecompressionError)
+ERRORS = (Unreadable, zlib.error, RuntimeError, zstd.ZstdError, cramjam.DecompressionError)
 """What is raised by damaged bytes: that of lz4 has no name of its own."""
 
 
@@ -83,31 +86,44 @@ def _lz4(packed: memoryview, size: int) -> Iterator[bytes]:
 
 
 def _zstd(packed: memoryview, size: int) -> Iterator[bytes]:
-    window = zstandard.get_frame_parameters(packed).window_size
-    if window <= _WINDOW_BYTES:
-        yield from _zstd_pieces(packed, size, _WINDOW_BYTES)
+    pieces = _zstd_pieces(packed, size, _WINDOW_LOG)
+    try:
+        first = next(pieces, b"")
+    except zstd.ZstdError as error:
+        if _LOOKS_BACK_FARTHER not in str(error):
+            raise
+    else:
+        yield first
+        yield from pieces
         return
-    pieces, total = [], 0
-    for piece in _zstd_pieces(packed, size, _WINDOW_AT_MOST):
-        pieces.append(piece)
+    held, total = [], 0
+    for piece in _zstd_pieces(packed, size, _WINDOW_LOG_AT_MOST):
+        held.append(piece)
         total += len(piece)
         if total > LARGEST_BYTES:
-            raise TooLarge(f"zstd with a window of {window} bytes unpacks to more than {LARGEST_BYTES} bytes")
-    yield from pieces
+            raise TooLarge(
+                f"zstd that looks back more than {1 << _WINDOW_LOG} bytes unpacks to more than "
+                f"{LARGEST_BYTES} bytes"
+            )
+    yield from held
 
 
-_idle: dict[int, list[zstandard.ZstdDecompressor]] = {_WINDOW_BYTES: [], _WINDOW_AT_MOST: []}
-"""By window: those that are at the end of what they had. To make one takes longer than a small batch."""
-
-
-def _zstd_pieces(packed: memoryview, size: int, window: int) -> Iterator[bytes]:
-    idle = _idle[window]
-    decompressor = idle.pop() if idle else zstandard.ZstdDecompressor(max_window_size=window)
-    reader = decompressor.stream_reader(packed, read_across_frames=True)
-    while piece := reader.read(size):
-        yield piece
-        size = PIECE_BYTES
-    idle.append(decompressor)
+def _zstd_pieces(packed: memoryview, size: int, window_log: int) -> Iterator[bytes]:
+    frame = None
+    for at in range(0, len(packed), _FEED_BYTES):
+        rest = bytes(packed[at : at + _FEED_BYTES])
+        while rest or (frame and not frame.needs_input):
+            frame = frame or zstd.ZstdDecompressor(
+                options={zstd.DecompressionParameter.window_log_max: window_log}
+            )
+            if piece := frame.decompress(rest, size):
+                yield piece
+                size = PIECE_BYTES
+            rest = b""
+            if frame.eof:
+                rest, frame = frame.unused_data, None
+    if frame:
+        raise Unreadable("zstd ends in the middle")
 
 
 def _snappy(packed: memoryview, size: int) -> Iterator[bytes]:

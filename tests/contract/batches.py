@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import cramjam
 import lz4.frame
-import zstandard
 from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
+from backports.zstd import CompressionParameter, ZstdCompressor
 
 from agents import read_committed
 from agents.batches import Batches
@@ -90,8 +90,8 @@ def xerial(data, size=32_768):
 
 def zstd(data, window_log=None):
     """As Java's clients and librdkafka write it: without the size in front."""
-    parameters = window_log and zstandard.ZstdCompressionParameters(window_log=window_log)
-    stream = zstandard.ZstdCompressor(compression_params=parameters or None).compressobj()
+    options = {CompressionParameter.window_log: window_log} if window_log else {}
+    stream = ZstdCompressor(options=options)
     return stream.compress(data) + stream.flush()
 
 
