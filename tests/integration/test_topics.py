@@ -69,7 +69,7 @@ def test_a_setting_that_differs_is_told_and_mended(broker):
     (difference,) = eventually(lambda: topics.compare(settings))
     assert str(difference) == (
         f"{changelog}: cleanup.policy is delete, not compact; run "
-        f"`callfunnel topics fix --broker {broker.address} --profile development`"
+        f"`callfunnel topics fix --broker {broker.address} --profile development` (remedy fix-topics)"
     )
     with pytest.raises(TopicsWrong, match=r"cleanup\.policy is delete, not compact") as error:
         topics.require(settings)
@@ -106,7 +106,7 @@ def test_a_source_whose_partitions_were_raised_is_never_taken_for_right(broker):
     assert [(difference.what, difference.wanted, difference.found) for difference in found] == [
         ("partitions", "4", "2")
     ] * 3
-    assert "another CALLFUNNEL_APP_ID" in found[1].remedy
+    assert "(remedy count-anew)" in found[1].remedy
     assert topics.mend(settings) == ()
 
 
