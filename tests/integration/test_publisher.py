@@ -220,7 +220,8 @@ def test_an_interrupted_command_goes_on_where_it_stopped(broker, topic, tmp_path
     file.write_text("".join(json.dumps(dial(number)) + "\n" for number in range(20_000)))
     run = callfunnel_publish(broker, topic, tmp_path, str(file), "--replay", "--rate", "3000")
     saved = tmp_path / "callfunnel" / "publish"
-    while not any(json.loads(one.read_text() or "null") for one in saved.glob("*.json")):
+    nothing = '{"done": {"line": 0}}'
+    while not any(json.loads(one.read_text() or nothing)["done"]["line"] for one in saved.glob("*.json")):
         assert run.poll() is None
         time.sleep(0.05)
     run.send_signal(how)
