@@ -170,17 +170,12 @@ PLANS = {
 
 CI = (
     "kills",
-    "rebalances",
-    "zombies",
-    "prometheus",
     "crowd",
     "restarts",
     "permission",
     "markers",
-    "truncated",
     "anew-filled",
     "adopted",
-    "grown-down",
     "changelog-anew",
     "dead-letters",
     "damaged",
