@@ -308,15 +308,21 @@ class RecordBatch:
             yield from self._read_one(stream, stream.number(), offset + n, HELD_BYTES)
 
     def _read_one(self, stream: "_Stream", length: int, expected: int, room: int) -> Iterator[Portion]:
+        fields = self._fields(stream, stream.position + length, room)
+        return self._record_or_lump(stream, length, expected, fields)
+
+    def _record_or_lump(
+        self, stream: "_Stream", length: int, offset: int, fields: Generator[Portion, None, Record]
+    ) -> Iterator[Portion]:
         """Yields portions without a record until there is the one with it, or with a lump instead."""
         start = stream.position
         value = stream.ahead(length)
         try:
-            record = yield from self._fields(stream, start + length, room)
+            record = yield from fields
         except Unreadable as error:
             stream.end = None
             yield from stream.skip(start + length - stream.position)
-            yield Portion(lump=self._lump(expected, expected, 1, error, length, value))
+            yield Portion(lump=self._lump(offset, offset, 1, error, length, value))
         else:
             yield Portion.of(record)
 
@@ -399,16 +405,8 @@ class RecordBatch:
                 yield portion._replace(in_bomb=in_bomb).since(position, work)
 
     def _message(self, stream: "_Stream", size: int, offset: int, room: int) -> Iterator[Portion]:
-        start = stream.position
-        value = stream.ahead(size)
-        try:
-            record = yield from self._message_fields(stream, start + size, offset, room)
-        except Unreadable as error:
-            stream.end = None
-            yield from stream.skip(start + size - stream.position)
-            yield Portion(lump=self._lump(offset, offset, 1, error, size, value))
-        else:
-            yield Portion.of(record)
+        fields = self._message_fields(stream, stream.position + size, offset, room)
+        return self._record_or_lump(stream, size, offset, fields)
 
     def _message_fields(
         self, stream: "_Stream", end: int, offset: int, room: int

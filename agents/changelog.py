@@ -64,6 +64,14 @@ def _tables(held: dict[bytes, bytes]) -> Tables:
     return Tables(decode_position(position) if position else None, rows)
 
 
+async def funnel_positions(
+    client: Mapping[str, Any], app_id: str, partitions: Iterable[int]
+) -> Mapping[int, Position]:
+    """How far the tables of `app_id` go, of those partitions that have any. Raises as `last_positions`."""
+    rows = await last_positions(client, funnel_changelog(app_id), POSITION_KEY, partitions)
+    return {number: decode_position(row) for number, row in rows.items() if row is not None}
+
+
 async def last_positions(
     client: Mapping[str, Any], topic: str, key: bytes, partitions: Iterable[int]
 ) -> Mapping[int, bytes | None]:

@@ -19,7 +19,6 @@ from agents.config import Settings, variable
 from agents.connection import admin_client, aiokafka_options, kafka_python_options
 from agents.errors import Failure, SettingError
 from agents.versions import pip_install, unsuitable
-from schemas.rows import POSITION_KEY, decode_position
 from schemas.topics import funnel_changelog
 from streams.choice import SLOWER, not_built
 from streams.partitioning import home
@@ -138,7 +137,7 @@ async def _tables(settings: Settings, partitions: int) -> Finding:
     """Whether the tables were made from the topic that is the source now."""
     from aiokafka.errors import KafkaError
 
-    from agents.changelog import last_positions
+    from agents.changelog import funnel_positions
     from agents.read_committed import repair
     from agents.source import OtherTopic, Source, resume_at, witnessed
 
@@ -147,10 +146,7 @@ async def _tables(settings: Settings, partitions: int) -> Finding:
     source = Source(client, settings.source_topic, settings.transaction_timeout_seconds)
     wrong: list[OtherTopic] = []
     try:
-        rows = await last_positions(
-            client, funnel_changelog(settings.app_id), POSITION_KEY, range(partitions)
-        )
-        held = {number: decode_position(row) for number, row in rows.items() if row is not None}
+        held = await funnel_positions(client, settings.app_id, range(partitions))
         found = await source.found(range(partitions))
         records = await witnessed(source, held, found)
     except (Failure, KafkaError, TimeoutError) as error:

@@ -35,7 +35,7 @@ PATIENCE_SECONDS = 2.0
 
 def ask(settings: Settings) -> Mapping[str, str | None]:
     """What is wrong with each address of `broker`, in words; None where the settings fit."""
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it meets is told here, once
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its failures are told here, once
     with ThreadPoolExecutor(1) as thread:  # the caller may be in an event loop
         return thread.submit(asyncio.run, _ask_all(settings)).result()
 

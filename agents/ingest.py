@@ -399,7 +399,7 @@ class Ingest:
         return None
 
     def reads_on(self, partition: int) -> None:
-        """A large record of the partition is amid being skipped: that is progress, too."""
+        """A large record of the partition is just being skipped: that is progress, too."""
         if lane := self.lanes.get(partition):
             lane.progress_at = time.monotonic()
 
@@ -481,7 +481,7 @@ class Ingest:
         log.error("%s. The other partitions go on; nothing is lost", self._why_stopped(lane))
         while not await self._may_go_on(lane, tp):  # noqa: ASYNC110  (Kafka has to be asked)
             await asyncio.sleep(LOOK_SECONDS)
-        # Without an await: amid a recovery, nothing of the source may flow.
+        # No await from here on: during a recovery, nothing of the source may flow.
         lane.state.accept_poison()
         lane.is_stopped = False
         self._app.consumer.resume_partitions({tp})

@@ -160,7 +160,7 @@ Fetched = dict[TopicPartition, MicroBatch]
 def drain(result: FetchResult, limit: int, generation: int) -> MicroBatch | None:
     """Take records out of aiokafka's buffer: up to `limit`, or `MOST_BYTES`, or somewhat more.
 
-    A batch that ends where it starts says that a large record is amid being skipped. Raises `Damaged` when
+    A batch that ends where it starts says that a large record is just being skipped. Raises `Damaged` when
     what comes next is; what comes before it was taken by then.
     """
     tp = result._topic_partition

@@ -25,7 +25,7 @@ from mode.supervisors import CrashingSupervisor
 
 from agents import connection, exit_codes, exposition, failpoints, log, read_committed, resume, topics
 from agents.answers import Answers
-from agents.changelog import last_positions
+from agents.changelog import funnel_positions
 from agents.config import Settings
 from agents.errors import BrokerUnavailable, Failure, SettingError, Stalled, TakenOver, TopicsWrong
 from agents.exposition import EngineMetrics
@@ -40,8 +40,6 @@ from agents.transport import SCHEME, Schema
 from agents.versions import installed_version
 from agents.view import View
 from schemas.codec import Decoder
-from schemas.rows import POSITION_KEY, decode_position
-from schemas.topics import funnel_changelog
 from streams.choice import SLOWER, NotBuilt, not_built, tables_for
 from streams.engine import Partition
 from streams.lead import MOST_EVENTS
@@ -343,17 +341,15 @@ async def _refuse_another_source(settings: Settings, partitions: int) -> None:
     read_committed.repair()
     client = connection.aiokafka_options(settings)
     source = Source(client, settings.source_topic, settings.transaction_timeout_seconds)
-    topic = funnel_changelog(settings.app_id)
     try:
-        rows = await last_positions(client, topic, POSITION_KEY, range(partitions))
+        positions = await funnel_positions(client, settings.app_id, range(partitions))
         topic_id = await source.topic_id(0)
     except (Failure, KafkaError, TimeoutError):
         return
     finally:
         await source.close()
-    for number, row in rows.items():
-        if row is not None:
-            is_named(number, decode_position(row), source.topic, topic_id)
+    for number, position in positions.items():
+        is_named(number, position, source.topic, topic_id)
 
 
 def run(settings: Settings) -> int:

@@ -1,12 +1,10 @@
 """A worker in surroundings that are wrong: it ends with the code that says whose turn it is, and a remedy."""
 
 import asyncio
-import os
 import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import orjson
@@ -17,17 +15,16 @@ from msgspec.structs import replace
 from agents import checks, topics
 from agents.broker import EmbeddedBroker, embedded_program
 from agents.changelog import last_positions
-from agents.config import PREFIX
 from agents.connection import admin_client, aiokafka_options
 from agents.ledger import Ledger
 from agents.read_committed import repair
 from integration.workers import (
     BATCH_EVENTS,
     PARTITIONS,
-    ROOT,
     SEED,
     Workers,
     assert_equal,
+    callfunnel,
     calls,
     publish,
     variables,
@@ -40,11 +37,7 @@ DEAD = "127.0.0.1:1"
 
 
 def callfunnel_worker(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    command = [sys.executable, "-m", "agents.cli", "worker", "--http-port", "0", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env=clean | variables, capture_output=True, text=True, timeout=60
-    )
+    return callfunnel(variables, "worker", "--http-port", "0", *arguments)
 
 
 def test_a_broker_that_is_down_is_waited_for_with_a_word_every_5_seconds():
@@ -206,11 +199,7 @@ def test_tables_of_the_last_version_go_on_and_are_told_once(worked):
 
 
 def adopt(settings, *arguments) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    command = [sys.executable, "-m", "agents.cli", "source", "adopt", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env=clean | variables(settings), capture_output=True, text=True, timeout=60
-    )
+    return callfunnel(variables(settings), "source", "adopt", *arguments)
 
 
 def rewrite_positions(settings) -> None:

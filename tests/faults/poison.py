@@ -1,22 +1,18 @@
 """One partition gets nothing but poison for a while: the others are not touched, and it is exact, too."""
 
-import os
-import subprocess
-import sys
 import time
 from typing import Any
 
 import msgspec
 
 from agents import exit_codes
-from agents.config import PREFIX
 from faults import stream
 from faults.lab import Lab, Size
 from faults.processes import kill_at_random
 from faults.run import Run
 from faults.stream import FLOODED, PARTITIONS
 from faults.verify import Reader, Verdict
-from integration.workers import ROOT, variables
+from integration.workers import callfunnel, variables
 
 FLOOD = 0.4
 STOPS = {"dlq_stop": True, "dlq_share_window": 200}
@@ -99,10 +95,7 @@ def _lag_is_known(page: str) -> bool:
 
 
 def _resume(run: Run) -> None:
-    command = [sys.executable, "-m", "agents.cli", "source", "resume", "--partition", str(FLOODED)]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    environ = clean | variables(run.settings) | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    done = callfunnel(variables(run.settings), "source", "resume", "--partition", str(FLOODED))
     run.carries_out("resume")
     run.expect(done.returncode == 0, f"source resume: {done.stdout}{done.stderr}")
 

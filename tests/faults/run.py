@@ -26,14 +26,14 @@ from confluent_kafka.admin import AdminClient
 
 from agents import exit_codes, topics
 from agents.broker import free_port
-from agents.config import PREFIX, Settings
+from agents.config import Settings
 from agents.remedies import REMEDIES
 from deploy.kafka import kraft
 from faults import stream
 from faults.stream import PARTITIONS, Expected, Mix, Sent
 from faults.verify import Reader, Verdict, compare
 from faults.watch import Answers, Promtool, Watch, business, fetch
-from integration.workers import PROGRAM, Worker, variables
+from integration.workers import PROGRAM, Worker, variables, with_only
 from patience import Deadline
 
 HELD_BACK = 0.05
@@ -75,10 +75,9 @@ class Slot:
         self.starts += 1
         named = {"instance": self.name} if run.static else {}
         settings = msgspec.structs.replace(run.settings, **{"http_port": self.port, **named} | changes)
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-        own = clean | variables(settings) | {"TMPDIR": str(run.folder)} | dict(environ or {})
+        own = variables(settings) | {"TMPDIR": str(run.folder)} | dict(environ or {})
         log = run.folder / f"{self.name}-{self.starts}.log"
-        self.worker = Worker(settings, log, own, program, self.command)
+        self.worker = Worker(settings, log, with_only(own), program, self.command)
         self.wanted = True
         return self.worker
 

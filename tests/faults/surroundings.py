@@ -5,10 +5,7 @@ silent.
 """
 
 import json
-import os
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,12 +17,11 @@ from e2e.prometheus import Prometheus
 from msgspec.structs import replace
 
 from agents import exit_codes, topics
-from agents.config import PREFIX
 from faults.lab import Lab, Size, configure
 from faults.run import PARTITIONS, Run, Slot
 from faults.verify import Reader, Verdict
 from grafana import build, check
-from integration.workers import PROGRAM, ROOT, variables
+from integration.workers import callfunnel, variables
 from patience import Deadline
 from schemas.topics import funnel_changelog, leads_changelog
 
@@ -290,12 +286,7 @@ def _refuses_to_adopt(run: Run) -> None:
 
 def _adopt(run: Run, **changes: Any) -> tuple[int, str]:
     """The exit code of `callfunnel source adopt`, and what it said."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    environ = clean | variables(replace(run.settings, **changes)) | {"PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(
-        [sys.executable, *PROGRAM, "source", "adopt"],
-        env=environ, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    ended = callfunnel(variables(replace(run.settings, **changes)), "source", "adopt", seconds=120)
     return ended.returncode, ended.stdout + ended.stderr
 
 

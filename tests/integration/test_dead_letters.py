@@ -1,24 +1,22 @@
 """Records that are refused: each is in the dead letters once, as it came, and in nobody's way."""
 
-import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
 from agents import generator
 from agents.broker import remove_dead_members
-from agents.config import PREFIX, Settings
+from agents.config import Settings
 from integration.workers import (
     PARTITIONS,
-    ROOT,
     SEED,
     Left,
     Record,
     Worker,
     assert_equal,
+    callfunnel,
     calls,
     home,
     record,
@@ -178,11 +176,7 @@ def lag(worker: Worker, partition: int) -> str:
 
 
 def resume(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "agents.cli", "source", "resume", *arguments]
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    return subprocess.run(
-        command, env=environ | variables(settings), cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+    return callfunnel(variables(settings), "source", "resume", *arguments)
 
 
 def test_a_partition_that_does_not_exist_cannot_go_on(workers):

@@ -9,6 +9,7 @@ import heapq
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -242,10 +243,9 @@ class Workers:
     def start(self, environ: Mapping[str, str] | None = None, **changes: Any) -> Worker:
         """Start a worker with the settings, `changes` to them and further variables."""
         settings = msgspec.structs.replace(self.settings, **{"http_port": free_port()} | changes)
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         log = self._folder / f"worker-{len(self._started) + 1}.log"
-        clean["TMPDIR"] = str(self._folder)  # what a killed worker leaves goes with the test's folder
-        worker = Worker(settings, log, clean | variables(settings) | dict(environ or {}))
+        own = {"TMPDIR": str(self._folder)}  # what a killed worker leaves goes with the test's folder
+        worker = Worker(settings, log, with_only(own | variables(settings) | dict(environ or {})))
         self._started.append(worker)
         return worker
 
@@ -280,6 +280,19 @@ class Workers:
 
 def _ends(log: str) -> str:
     return log if len(log) <= 6000 else f"{log[:3000]}\n[…]\n{log[-3000:]}"
+
+
+def with_only(own: Mapping[str, str]) -> dict[str, str]:
+    """The environment with these settings of callfunnel and no others."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)} | {**own}
+
+
+def callfunnel(own: Mapping[str, str], *words: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run a command with these settings and no others."""
+    command = [sys.executable, *PROGRAM, *words]
+    return subprocess.run(
+        command, cwd=ROOT, env=with_only(own), capture_output=True, text=True, timeout=seconds, check=False
+    )
 
 
 def variables(settings: Settings) -> dict[str, str]:
