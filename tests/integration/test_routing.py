@@ -158,12 +158,11 @@ def test_apps_with_other_partitioners_work_on_one_source_and_moving_ends(workers
     others = {name: another_app(workers, name, partitioner=name) for name in ("crc32", "trust")}
     for changes in ({}, *others.values()):
         workers.start(**changes)
-    left, digests = workers.wait(len(records)), {}
-    before = -1
-    while before != everything(left):  # what one sends home is another's to send home
-        before = everything(left)
-        left = workers.wait(before)
-        digests = {name: workers.wait(before, **changes) for name, changes in others.items()}
+    left, digests, seen = workers.wait(len(records)), {}, 0
+    while everything(left) > seen:  # what one sends home is another's to send home
+        seen = everything(left)
+        digests = {name: workers.wait(seen, **changes) for name, changes in others.items()}
+        left = workers.wait(seen)
     assert_counted_once(left, records)
     assert_counted_once(digests["crc32"], records, zlib.crc32)
     trusting = digests["trust"]
