@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import click
 
-from agents import exit_codes, memory
+from callfunnel.agents import exit_codes, memory
 
 _COMMANDS = Path(__file__).parent / "commands"
 
@@ -26,7 +26,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
             return None
-        command = importlib.import_module(f"agents.commands.{cmd_name.replace('-', '_')}").command
+        command = importlib.import_module(f"callfunnel.agents.commands.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
 

@@ -14,7 +14,7 @@ Failure (click prints the message, the process leaves with `exit_code`)
 
 import click
 
-from agents import exit_codes
+from callfunnel.agents import exit_codes
 
 
 class Failure(click.ClickException):

@@ -17,10 +17,10 @@ _LIBRARIES = (
     "kafka",
     "aiohttp",
     "asyncio",
-    "agents.listener",
-    "agents.recovery",
-    "agents.transport",
-    "agents.tables",
+    "callfunnel.agents.view.listener",
+    "callfunnel.agents.kafka.recovery",
+    "callfunnel.agents.kafka.transport",
+    "callfunnel.agents.kafka.tables",
 )
 
 

@@ -17,7 +17,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from streams.choice import NotBuilt, digest, tables_for  # noqa: E402
+from callfunnel.streams.choice import NotBuilt, digest, tables_for  # noqa: E402
 
 STREAMS = ROOT / "streams"
 MODULE = STREAMS / f"compiled{sysconfig.get_config_var('EXT_SUFFIX')}"
@@ -26,7 +26,7 @@ MODULE = STREAMS / f"compiled{sysconfig.get_config_var('EXT_SUFFIX')}"
 class CompiledTables(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         build()
-        build_data["force_include"][str(MODULE)] = f"streams/{MODULE.name}"
+        build_data["force_include"][str(MODULE)] = f"callfunnel/streams/{MODULE.name}"
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
 
@@ -69,7 +69,7 @@ def main() -> None:
             raise
         print(f"{error}. Going on in plain Python.", file=sys.stderr)
         return
-    use = "from streams.choice import tables_for; tables_for('compiled')"
+    use = "from callfunnel.streams.choice import tables_for; tables_for('compiled')"
     if subprocess.run([sys.executable, "-c", use], cwd=ROOT).returncode:
         raise SystemExit("built, but of no use: see above. Does schemas/codec.hpp know every type and field?")
 

@@ -30,8 +30,9 @@ import click  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.markup import escape  # noqa: E402
 
-from agents import exit_codes, topics  # noqa: E402
-from agents.broker import (  # noqa: E402
+from callfunnel.agents import exit_codes  # noqa: E402
+from callfunnel.agents.config import Settings, export  # noqa: E402
+from callfunnel.agents.demo.broker import (  # noqa: E402
     HOST,
     Broker,
     EmbeddedBroker,
@@ -40,10 +41,10 @@ from agents.broker import (  # noqa: E402
     is_free,
     start_process,
 )
-from agents.config import Settings, export  # noqa: E402
-from agents.demo import go_live, program, started_workers  # noqa: E402
-from agents.errors import Failure  # noqa: E402
-from agents.scratch import Scratch  # noqa: E402
+from callfunnel.agents.demo.run import go_live, program, started_workers  # noqa: E402
+from callfunnel.agents.errors import Failure  # noqa: E402
+from callfunnel.agents.kafka import topics  # noqa: E402
+from callfunnel.agents.scratch import Scratch  # noqa: E402
 from deploy.kafka import kraft  # noqa: E402
 
 START_SECONDS = 60.0

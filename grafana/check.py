@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from typing import Any, NamedTuple
 
+from callfunnel.schemas.events import STAGES
+from callfunnel.streams.metrics import CATALOGUE, OUTCOMES, Metric
+from callfunnel.streams.windows import AGES, WINDOWS
 from grafana.frame import FRESH
 from grafana.panels import NO_DATA
 from grafana.promql import PARTS, metric_of
-from schemas.events import STAGES
-from streams.metrics import CATALOGUE, OUTCOMES, Metric
-from streams.windows import AGES, WINDOWS
 
 Document = dict[str, Any]
 Multiple = Mapping[Any, Mapping[str, bool]]

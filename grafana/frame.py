@@ -8,9 +8,9 @@ from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models import dashboard
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel, RowPanel, VariableOption
 
+from callfunnel.streams.windows import WINDOWS
 from grafana.panels import COLOURS, COUNT, DATASOURCE, MOMENT, SECONDS, Query, limits, stat
 from grafana.promql import Scope
-from streams.windows import WINDOWS
 
 TITLES = {
     "callfunnel-overview": "Funnel overview",

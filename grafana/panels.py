@@ -26,9 +26,9 @@ from grafana_foundation_sdk.models.dashboard import Panel, Threshold
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 from grafana_foundation_sdk.models.text import TextMode
 
+from callfunnel.streams.metrics import COUNTED, STANDARDS, Band
+from callfunnel.streams.windows import DUE_SECONDS
 from grafana.promql import Scope
-from streams.metrics import COUNTED, STANDARDS, Band
-from streams.windows import DUE_SECONDS
 
 DATASOURCE = common.DataSourceRef(type_val="prometheus", uid="${datasource}")
 COLOURS: dict[Band, str] = {"critical": "red", "watch": "orange", "standard": "green", "very good": "blue"}

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from schemas.events import NONE, STAGES
-from streams.metrics import BY_NAME, COUNTED, OBSERVED, Metric
+from callfunnel.schemas.events import NONE, STAGES
+from callfunnel.streams.metrics import BY_NAME, COUNTED, OBSERVED, Metric
 
 NAMED_BY_LEADS = ("campaign", "source")
 """Labels that an event may leave out although its lead has them."""

@@ -23,8 +23,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from schemas.events import FIRST_MS, TYPES, VERSION, Envelope, Event
-from schemas.fields import Field, fields
+from callfunnel.schemas.events import FIRST_MS, TYPES, VERSION, Envelope, Event
+from callfunnel.schemas.fields import Field, fields
 
 CROWDED = "crowded_lead"
 """The reason that the tables give: how many events a lead has only they know."""

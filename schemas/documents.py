@@ -7,10 +7,10 @@ limits, the decimals of a currency) the descriptions say.
 import json
 from typing import Any
 
-from schemas.codec import REASONS, Limits
-from schemas.events import TYPES, VERSION, Envelope
-from schemas.fields import Field, fields
-from schemas.money import DECIMALS
+from callfunnel.schemas.codec import REASONS, Limits
+from callfunnel.schemas.events import TYPES, VERSION, Envelope
+from callfunnel.schemas.fields import Field, fields
+from callfunnel.schemas.money import DECIMALS
 
 _NO_CONTROL = r"^[^\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
 _ABSENT = {"enum": [None, ""]}

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
-from schemas.money import PLAIN_DECIMAL, minor_units
+from callfunnel.schemas.money import PLAIN_DECIMAL, minor_units
 
 VERSION = 1
 """The major version of the contract that this code speaks."""

@@ -6,7 +6,7 @@ from typing import Any, get_type_hints
 import msgspec
 from msgspec import Struct
 
-from schemas.events import TYPES, Envelope
+from callfunnel.schemas.events import TYPES, Envelope
 
 _KINDS = {
     "string": {"a string"},

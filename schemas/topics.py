@@ -53,6 +53,11 @@ def leads_changelog(app_id: str) -> str:
     return f"{app_id}-leads-changelog"
 
 
+def resume_group(app_id: str) -> str:
+    """The consumer group, without members, whose offsets say up to where poison stops a partition no more."""
+    return f"{app_id}-resume"
+
+
 def topics(
     *,
     app_id: str,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from streams.tables import Tables
+    from callfunnel.streams.tables import Tables
 
 Choice = Literal["auto", "python", "compiled"]
 
@@ -34,7 +34,7 @@ def digest() -> str:
 def not_built() -> str:
     """Why there are no compiled tables here that can be used, and what to do; empty where there are."""
     try:
-        compiled = import_module("streams.compiled")
+        compiled = import_module("callfunnel.streams.compiled")
     except ImportError:
         wrong = "are not built"
     except AssertionError:  # what they know by name is not what there is
@@ -52,7 +52,7 @@ def not_built() -> str:
 
 def tables_for(choice: Choice) -> "type[Tables]":
     """Raises `NotBuilt` for the choice "compiled" alone: "auto" falls back on plain Python."""
-    from streams.tables import Tables  # not where a build asks for the digest: there is no msgspec
+    from callfunnel.streams.tables import Tables  # not where a build asks for the digest: there is no msgspec
 
     if choice == "python":
         return Tables
@@ -60,4 +60,4 @@ def tables_for(choice: Choice) -> "type[Tables]":
         if choice == "auto":
             return Tables
         raise NotBuilt(f"{lacking}; CALLFUNNEL_TABLES=auto does without")
-    return import_module("streams.compiled").Tables  # type: ignore[no-any-return]
+    return import_module("callfunnel.streams.compiled").Tables  # type: ignore[no-any-return]

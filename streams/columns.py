@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 
-from schemas.events import STAGES
+from callfunnel.schemas.events import STAGES
 
 EVENTS = tuple(f"events_{stage}" for stage in STAGES)
 EVENTS_DISQUALIFIED = "events_disqualified"

@@ -15,11 +15,11 @@ from libcpp.vector cimport vector
 
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
-from schemas.codec import Rejected
-from schemas.events import TYPES, CallEnded, Connect
-from schemas.rows import decode_columns, key_head, split_key
-from streams import columns, funnel, tables
-from streams.panes import pane_start
+from callfunnel.schemas.codec import Rejected
+from callfunnel.schemas.events import TYPES, CallEnded, Connect
+from callfunnel.schemas.rows import decode_columns, key_head, split_key
+from callfunnel.streams import columns, funnel, tables
+from callfunnel.streams.panes import pane_start
 
 
 cdef extern from "<string_view>" namespace "std" nogil:

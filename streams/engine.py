@@ -13,8 +13,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from schemas.codec import Decoder, Rejected, moment
-from schemas.rows import (
+from callfunnel.schemas.codec import Decoder, Rejected, moment
+from callfunnel.schemas.rows import (
     LEADS_POSITION_KEY,
     POSITION_KEY,
     Position,
@@ -22,9 +22,9 @@ from schemas.rows import (
     decode_position,
     encode_position,
 )
-from streams.partitioning import homes
-from streams.poison import EXCUSED, Tolerance
-from streams.tables import Effects, Fold, Tables
+from callfunnel.streams.partitioning import homes
+from callfunnel.streams.poison import EXCUSED, Tolerance
+from callfunnel.streams.tables import Effects, Fold, Tables
 
 MISROUTED = Rejected(
     "misrouted",
@@ -166,9 +166,9 @@ class Partition:
         """Fold the records up to (not including) source offset `end`.
 
         `timestamps` are the records' own, in ms. `stuck` are the indices of records that must not be sent on
-        (`agents.rerouting` says which): those that are not at home are refused. So many more records among
-        them were `unreadable`. `witness` is the last of the records that came whole; without one, that of
-        before stays. Without records, nothing but the position is written.
+        (`agents.engine.rerouting` says which): those that are not at home are refused. So many more records
+        among them were `unreadable`. `witness` is the last of the records that came whole; without one, that
+        of before stays. Without records, nothing but the position is written.
         """
         verdicts = self.tables.decode(values, keys, timestamps)
         if self._homes is None and stuck:  # at home where they were published, and that is not here

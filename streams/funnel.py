@@ -12,7 +12,7 @@ from datetime import tzinfo
 
 from msgspec import Struct
 
-from schemas.rows import (
+from callfunnel.schemas.rows import (
     Columns,
     RowKey,
     decode_columns,
@@ -22,8 +22,8 @@ from schemas.rows import (
     key_tail,
     split_key,
 )
-from streams.counts import Counts, Delta
-from streams.panes import OF_ALL_TIME, Resolution, pane_start
+from callfunnel.streams.counts import Counts, Delta
+from callfunnel.streams.panes import OF_ALL_TIME, Resolution, pane_start
 
 Change = tuple[bytes, bytes | None]
 """A changelog record: key and value, None to delete."""

@@ -9,7 +9,7 @@ no case of their own. Definitions: `streams/README.md`.
 import msgspec
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
-from schemas.events import (
+from callfunnel.schemas.events import (
     NONE,
     STAGES,
     CallEnded,
@@ -21,7 +21,7 @@ from schemas.events import (
     Qualified,
     Won,
 )
-from streams.columns import (
+from callfunnel.streams.columns import (
     AGENT_HANGUPS,
     ATTEMPT_BINS,
     ATTEMPT_MS,
@@ -35,7 +35,7 @@ from streams.columns import (
     UNCALLED,
     bin_of,
 )
-from streams.counts import Counts, Delta
+from callfunnel.streams.counts import Counts, Delta
 
 Arrival = tuple[int, int, str, str, str]
 """(at_ms, rank, event_id, team, agent): compares in the order of events."""

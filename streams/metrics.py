@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from operator import ge, gt
 from typing import Literal
 
-from schemas.codec import REASONS
-from schemas.events import STAGES
-from streams.columns import RESPONSE_BOUNDS_SECONDS
-from streams.windows import AGES, WINDOWS
+from callfunnel.schemas.codec import REASONS
+from callfunnel.schemas.events import STAGES
+from callfunnel.streams.columns import RESPONSE_BOUNDS_SECONDS
+from callfunnel.streams.windows import AGES, WINDOWS
 
 OUTCOMES = ("applied", "duplicate", "rejected", "rerouted")
 """What becomes of a record that is read: each has one outcome, for good."""

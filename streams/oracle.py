@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
-from schemas.events import (
+from callfunnel.schemas.events import (
     NONE,
     STAGES,
     CallEnded,

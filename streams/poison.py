@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from schemas.codec import CROWDED
-from schemas.rows import Poison
+from callfunnel.schemas.codec import CROWDED
+from callfunnel.schemas.rows import Poison
 
 EXCUSED = frozenset({CROWDED, "misrouted"})
 """Reasons that poison no partition: one lead's trouble, and that of workers who disagree."""

@@ -13,14 +13,14 @@ from msgspec.json import encode
 from msgspec.structs import replace
 from xxhash import xxh3_64_hexdigest
 
-from schemas.codec import CROWDED, Decoder, Rejected
-from schemas.events import NONE, TYPES, CallEnded, Connect, Disqualified, Envelope, Lost
-from streams.columns import EVENTS, EVENTS_DISQUALIFIED, EVENTS_LOST, MACHINE_ANSWERS
-from streams.counts import Counts
-from streams.funnel import Change, Funnel
-from streams.lead import Lead, contribute, fingerprint, pack, unpack
-from streams.panes import Resolution
-from streams.partitioning import murmur2_of_all
+from callfunnel.schemas.codec import CROWDED, Decoder, Rejected
+from callfunnel.schemas.events import NONE, TYPES, CallEnded, Connect, Disqualified, Envelope, Lost
+from callfunnel.streams.columns import EVENTS, EVENTS_DISQUALIFIED, EVENTS_LOST, MACHINE_ANSWERS
+from callfunnel.streams.counts import Counts
+from callfunnel.streams.funnel import Change, Funnel
+from callfunnel.streams.lead import Lead, contribute, fingerprint, pack, unpack
+from callfunnel.streams.panes import Resolution
+from callfunnel.streams.partitioning import murmur2_of_all
 
 Verdict = Envelope | Rejected
 

@@ -9,8 +9,8 @@ from datetime import tzinfo
 from itertools import pairwise
 from typing import NamedTuple
 
-from schemas.rows import Columns
-from streams.panes import LENGTH_SECONDS, pane_start
+from callfunnel.schemas.rows import Columns
+from callfunnel.streams.panes import LENGTH_SECONDS, pane_start
 
 WINDOWS = ("5m", "1h", "1d", "today")
 """The windows of the metrics. A fifth, `all`, is the time since the beginning."""

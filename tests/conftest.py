@@ -17,11 +17,11 @@ from typing import Any
 import hypothesis
 import pytest
 
-from agents.broker import Broker, EmbeddedBroker, embedded_program
-from agents.config import Settings
+from callfunnel.agents.config import Settings
+from callfunnel.agents.demo.broker import Broker, EmbeddedBroker, embedded_program
+from callfunnel.streams.choice import NotBuilt, tables_for
+from callfunnel.streams.tables import Tables
 from deploy.kafka import kraft
-from streams.choice import NotBuilt, tables_for
-from streams.tables import Tables
 
 ASKED_FOR = tuple(os.environ.get("FUNNEL_TEST_BROKERS", "embedded,kafka").split(","))
 """The brokers to test on; `FUNNEL_TEST_BROKERS=embedded` leaves the others out."""
@@ -71,7 +71,7 @@ class Cluster:
         self, *names: str, partitions: int = 1, config: dict[str, str] | None = None
     ) -> tuple[str, ...]:
         """Create topics; their full names."""
-        from agents.connection import admin_client
+        from callfunnel.agents.kafka.connection import admin_client
 
         full = tuple(f"{self.prefix}-{name}" for name in names)
         options = {"num_partitions": partitions, "replication_factor": 1, "configs": config or {}}
@@ -124,7 +124,7 @@ def clock() -> str:
 @pytest.fixture
 def workers(broker: Cluster, tmp_path: Path, clock: str) -> Iterator[Any]:
     """Topics of the test's own, and workers to start on them: small batches, a short session, no view."""
-    from agents import topics
+    from callfunnel.agents.kafka import topics
     from integration.workers import BATCH_EVENTS, PARTITIONS, Workers
 
     settings = broker.settings(

@@ -2,7 +2,7 @@
 
 import click
 
-from agents import exit_codes
+from callfunnel.agents import exit_codes
 
 
 @click.command("check")
@@ -22,8 +22,8 @@ def command(broker: str | None, profile: str | None) -> int:
     """
     import os
 
-    from agents import checks
-    from agents.config import Settings
+    from callfunnel.agents.config import Settings
+    from callfunnel.agents.engine import checks
 
     all_well = True
     for finding in checks.run(Settings.from_environ(os.environ, broker=broker, profile=profile)):

@@ -17,7 +17,7 @@ def command(defaults: bool, as_json: bool) -> None:
     """
     import os
 
-    from agents.config import in_force
+    from callfunnel.agents.config import in_force
 
     settings = in_force({} if defaults else os.environ)
     if as_json:

@@ -40,7 +40,7 @@ def command(as_json: bool, once: bool, **options: Any) -> int:
       callfunnel demo --once --json
       callfunnel demo --broker localhost:9092 --workers 2
     """
-    from agents import demo
+    from callfunnel.agents.demo import run as demo
 
     if as_json and not once:
         raise click.UsageError("--json goes with --once")

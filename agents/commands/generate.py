@@ -49,8 +49,9 @@ def command(
     import orjson
     from msgspec.structs import replace
 
-    from agents import exit_codes, generator
-    from schemas.events import FIRST_MS
+    from callfunnel.agents import exit_codes
+    from callfunnel.agents.demo import generator
+    from callfunnel.schemas.events import FIRST_MS
 
     if not events and not live:
         raise click.UsageError("Say how much: --events N for a file, --live for a stream without end.")

@@ -2,7 +2,7 @@
 
 import click
 
-from agents.event_file import EventFile
+from callfunnel.agents.publish.event_file import EventFile
 
 
 @click.command("publish")
@@ -48,9 +48,9 @@ def command(
     import os
     from pathlib import Path
 
-    from agents.checkpoint import Checkpoint, state_folder
-    from agents.config import Settings
-    from agents.publish_file import Start, publish_file, publish_stdin
+    from callfunnel.agents.config import Settings
+    from callfunnel.agents.publish.file import Start, publish_file, publish_stdin
+    from callfunnel.agents.publish.resume import Checkpoint, state_folder
 
     settings = Settings.from_environ(os.environ, broker=broker, source_topic=topic)
     if file == "-":

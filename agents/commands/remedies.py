@@ -2,7 +2,7 @@
 
 import click
 
-from agents import exit_codes
+from callfunnel.agents import exit_codes
 
 
 @click.command("remedies")
@@ -18,7 +18,7 @@ def command(ids: tuple[str, ...]) -> int:
       callfunnel remedies
       callfunnel remedies rebuild
     """
-    from agents.remedies import REMEDIES
+    from callfunnel.agents.remedies import REMEDIES
 
     if unknown := set(ids) - REMEDIES.keys():
         raise click.UsageError(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from agents import exit_codes
+from callfunnel.agents import exit_codes
 
 
 @click.command("schema")
@@ -21,7 +21,7 @@ def command(write_to: Path | None, check: Path | None) -> int:
     Example: check payloads in another language's tests
       callfunnel schema > event.schema.json
     """
-    from schemas.documents import documents
+    from callfunnel.schemas.documents import documents
 
     texts = documents()
     if write_to:

@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agents import exit_codes
+from callfunnel.agents import exit_codes
 
 if TYPE_CHECKING:
-    from agents.adopt import Adopted
-    from agents.config import Settings
+    from callfunnel.agents.config import Settings
+    from callfunnel.agents.engine.adopt import Adopted
 
 
 @click.group("source")
@@ -46,8 +46,9 @@ def adopt(broker: str | None, profile: str | None, dry_run: bool) -> int:
     import asyncio
     import os
 
-    from agents import failpoints, topics
-    from agents.config import Settings
+    from callfunnel.agents import failpoints
+    from callfunnel.agents.config import Settings
+    from callfunnel.agents.kafka import topics
 
     settings = Settings.from_environ(os.environ, broker=broker, profile=profile)
     failpoints.arm(settings.failpoint)
@@ -60,30 +61,30 @@ def adopt(broker: str | None, profile: str | None, dry_run: bool) -> int:
 async def _adopt(settings: "Settings", count: int, dry_run: bool) -> None:
     from aiokafka.errors import KafkaError
 
-    from agents.adopt import adopt
-    from agents.connection import aiokafka_options
-    from agents.errors import Failure
-    from agents.ledger import Ledger
-    from agents.read_committed import repair
-    from agents.source import Source
+    from callfunnel.agents.engine.adopt import adopt
+    from callfunnel.agents.engine.source import Source
+    from callfunnel.agents.engine.transactions import Transactions
+    from callfunnel.agents.errors import Failure
+    from callfunnel.agents.kafka.connection import aiokafka_options
+    from callfunnel.agents.kafka.read_committed import repair
 
     repair()
     client, timeout_seconds = aiokafka_options(settings), settings.transaction_timeout_seconds
-    ledger = Ledger(settings.app_id, client, timeout_seconds)
+    transactions = Transactions(settings.app_id, client, timeout_seconds)
     source = Source(client, settings.source_topic, timeout_seconds)
 
     def tell(partition: "Adopted") -> None:
         click.echo(_line(f"{settings.source_topic}/{partition.number}", partition, dry_run))
 
     try:
-        await adopt(ledger, source, client, settings.app_id, count, only_compare=dry_run, tell=tell)
+        await adopt(transactions, source, client, settings.app_id, count, only_compare=dry_run, tell=tell)
     except (KafkaError, TimeoutError) as error:
         raise Failure(
             f"Kafka at {settings.broker} does not answer: {error!r}. Check the brokers and the permissions "
             "to read the source and to write the changelogs, then run this again: it goes on."
         ) from error
     finally:
-        await ledger.close()
+        await transactions.close()
         await source.close()
 
 
@@ -121,8 +122,8 @@ def resume(broker: str | None, partitions: tuple[int, ...]) -> int:
     """
     import os
 
-    from agents.config import Settings
-    from agents.resume import resume
+    from callfunnel.agents.config import Settings
+    from callfunnel.agents.engine.resume import resume
 
     settings = Settings.from_environ(os.environ, broker=broker)
     for partition, end in sorted(resume(settings, partitions).items()):

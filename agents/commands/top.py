@@ -2,7 +2,7 @@
 
 import click
 
-from agents import exit_codes
+from callfunnel.agents import exit_codes
 
 
 @click.command("top")
@@ -36,7 +36,7 @@ def command(url: str, window: str, campaign: str | None, source: str | None, onc
     from rich.live import Live
     from rich.text import Text
 
-    from agents.terminal import funnel_table
+    from callfunnel.agents.view.terminal import funnel_table
 
     asked = {"window": window, "campaign": campaign, "source": source}
     query = urlencode({name: value for name, value in asked.items() if value is not None})

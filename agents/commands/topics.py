@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agents import exit_codes
+from callfunnel.agents import exit_codes
 
 if TYPE_CHECKING:
-    from agents.config import Settings
-    from agents.topics import Difference
+    from callfunnel.agents.config import Settings
+    from callfunnel.agents.kafka.topics import Difference
 
 _broker = click.option("--broker", metavar="HOST:PORT", help="Where Kafka listens.")
 _profile = click.option(
@@ -37,7 +37,7 @@ def create(broker: str | None, profile: str | None, partitions: int | None, wait
 
     An existing topic is left as it is. Where it is not as it has to be, that is told, with exit code 78.
     """
-    from agents import topics
+    from callfunnel.agents.kafka import topics
 
     settings = _settings(broker=broker, profile=profile, partitions=partitions, wait_seconds=wait)
     topics.wait_for_broker(settings, lambda message: click.echo(message, err=True))
@@ -52,8 +52,8 @@ def create(broker: str | None, profile: str | None, partitions: int | None, wait
 @_broker
 def list_(broker: str | None) -> None:
     """Show the topics as they are on the broker."""
-    from agents import topics
-    from schemas.topics import WHY
+    from callfunnel.agents.kafka import topics
+    from callfunnel.schemas.topics import WHY
 
     settings = _settings(broker=broker)
     found = {spec.name: spec for spec in topics.existing(settings)}
@@ -73,7 +73,7 @@ def list_(broker: str | None) -> None:
 @_profile
 def check(broker: str | None, profile: str | None) -> int:
     """Compare the topics with what they have to be; exit code 78 when they differ."""
-    from agents import topics
+    from callfunnel.agents.kafka import topics
 
     found = topics.compare(_settings(broker=broker, profile=profile))
     if not found:
@@ -86,7 +86,7 @@ def check(broker: str | None, profile: str | None) -> int:
 @_profile
 def fix(broker: str | None, profile: str | None) -> int:
     """Set the settings of existing topics right; retention is never shortened."""
-    from agents import topics
+    from callfunnel.agents.kafka import topics
 
     settings = _settings(broker=broker, profile=profile)
     for change in topics.mend(settings):
@@ -103,7 +103,7 @@ def rights_(broker: str | None, principal: str) -> None:
     Nothing is asked of the broker. Create is only needed for `callfunnel topics create`, AlterConfigs for
     `callfunnel topics fix`.
     """
-    from agents import rights
+    from callfunnel.agents.kafka import rights
 
     settings = _settings(broker=broker)
     for role, needed in rights.needed(settings).items():
@@ -115,7 +115,7 @@ def rights_(broker: str | None, principal: str) -> None:
 def _settings(**options: object) -> "Settings":
     import os
 
-    from agents.config import Settings
+    from callfunnel.agents.config import Settings
 
     return Settings.from_environ(os.environ, **options)
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from agents import exit_codes
-from agents.event_file import EventFile
+from callfunnel.agents import exit_codes
+from callfunnel.agents.publish.event_file import EventFile
 
 if TYPE_CHECKING:
-    from agents.config import Settings
-    from agents.validation import Validation
+    from callfunnel.agents.config import Settings
+    from callfunnel.agents.publish.validation import Validation
 
 _TOLD = 10
 
@@ -42,8 +42,8 @@ def command(file: str, replay: bool, as_json: bool, quiet: bool) -> int:
 
     import orjson
 
-    from agents.config import Settings
-    from agents.validation import Validation, batches, records
+    from callfunnel.agents.config import Settings
+    from callfunnel.agents.publish.validation import Validation, batches, records
 
     settings = Settings.from_environ(os.environ, clock="event" if replay else None)
     limits = settings.limits

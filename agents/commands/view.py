@@ -2,7 +2,7 @@
 
 import click
 
-from agents import exit_codes
+from callfunnel.agents import exit_codes
 
 _TELL_SECONDS = 5.0
 
@@ -29,11 +29,12 @@ def command(broker: str | None, http_host: str | None, http_port: int | None, wa
     import threading
     import time
 
-    from agents import log, topics
-    from agents.config import Settings
-    from agents.exposition import Exposition, new_registry
-    from agents.pages import Pages
-    from agents.view import View
+    from callfunnel.agents import log
+    from callfunnel.agents.config import Settings
+    from callfunnel.agents.kafka import topics
+    from callfunnel.agents.view.exposition import Exposition, new_registry
+    from callfunnel.agents.view.http import Pages
+    from callfunnel.agents.view.snapshot import View
 
     settings = Settings.from_environ(
         os.environ, broker=broker, http_host=http_host, http_port=http_port, wait_seconds=wait

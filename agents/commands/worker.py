@@ -40,7 +40,7 @@ def command(**options: str | float | bool | None) -> int:
     """
     import os
 
-    from agents import worker
-    from agents.config import Settings
+    from callfunnel.agents.config import Settings
+    from callfunnel.agents.engine import worker
 
     return worker.run(Settings.from_environ(os.environ, **options))

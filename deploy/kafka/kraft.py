@@ -35,10 +35,10 @@ sys.path.append(str(HERE.parents[1]))  # for a run as a script, from a checkout 
 
 import click  # noqa: E402
 
-from agents.broker import HOST, end_process, free_port, is_free, speaks_kafka, start_process  # noqa: E402
-from agents.config import Settings, export  # noqa: E402
-from agents.errors import BrokerUnavailable  # noqa: E402
-from agents.scratch import Scratch  # noqa: E402
+from callfunnel.agents.config import Settings, export  # noqa: E402
+from callfunnel.agents.demo.broker import HOST, end_process, free_port, is_free, speaks_kafka, start_process  # noqa: E402
+from callfunnel.agents.errors import BrokerUnavailable  # noqa: E402
+from callfunnel.agents.scratch import Scratch  # noqa: E402
 
 OLDEST_JAVA = 17
 START_SECONDS = 90.0

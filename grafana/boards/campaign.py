@@ -2,6 +2,8 @@
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from callfunnel.schemas.events import STAGES
+from callfunnel.streams.windows import DUE_SECONDS
 from grafana import frame
 from grafana.boards.speed import leads_due_and_met
 from grafana.frame import Section
@@ -19,8 +21,6 @@ from grafana.panels import (
     table,
 )
 from grafana.promql import Scope, ratio, steps
-from schemas.events import STAGES
-from streams.windows import DUE_SECONDS
 
 UID = "callfunnel-campaign"
 _ALL_SOURCES = " Of all sources: hang-ups are not counted by source."

@@ -2,6 +2,9 @@
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from callfunnel.schemas.events import STAGES
+from callfunnel.streams.metrics import WHEN_RED
+from callfunnel.streams.windows import DUE_SECONDS
 from grafana import frame
 from grafana.frame import Section
 from grafana.panels import (
@@ -22,9 +25,6 @@ from grafana.panels import (
     words,
 )
 from grafana.promql import Scope, ratio
-from schemas.events import STAGES
-from streams.metrics import WHEN_RED
-from streams.windows import DUE_SECONDS
 
 UID = "callfunnel-overview"
 

@@ -5,11 +5,11 @@ All of it is activity, what happened in the window: only there is won ÷ dials t
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from callfunnel.streams.metrics import COUNTED
 from grafana import frame
 from grafana.frame import Section
 from grafana.panels import COUNT, SECONDS, SHARE, Column, Query, bars, lines, standard, stat, table
 from grafana.promql import Scope, judged, ratio, share_bound
-from streams.metrics import COUNTED
 
 UID = "callfunnel-plan"
 

@@ -2,6 +2,8 @@
 
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel, Threshold
 
+from callfunnel.streams.metrics import STANDARDS
+from callfunnel.streams.windows import AGES, DUE_SECONDS
 from grafana import frame
 from grafana.frame import Section
 from grafana.panels import (
@@ -22,8 +24,6 @@ from grafana.panels import (
     table,
 )
 from grafana.promql import Scope, ratio
-from streams.metrics import STANDARDS
-from streams.windows import AGES, DUE_SECONDS
 
 UID = "callfunnel-speed"
 

@@ -21,17 +21,19 @@ from pathlib import Path
 import click
 import msgspec
 
-from agents import generator, memory, topics
-from agents.broker import Broker, EmbeddedBroker, RunningBroker
-from agents.config import Settings
 from bench import machine
+from callfunnel.agents import memory
+from callfunnel.agents.config import Settings
+from callfunnel.agents.demo import generator
+from callfunnel.agents.demo.broker import Broker, EmbeddedBroker, RunningBroker
+from callfunnel.agents.kafka import topics
+from callfunnel.schemas.codec import Decoder, Limits
+from callfunnel.schemas.events import TYPES
+from callfunnel.streams import oracle
+from callfunnel.streams.choice import Choice, tables_for
+from callfunnel.streams.tables import Tables
 from deploy.kafka import kraft
 from integration.workers import PARTITIONS, Record, Workers, home, publish, record
-from schemas.codec import Decoder, Limits
-from schemas.events import TYPES
-from streams import oracle
-from streams.choice import Choice, tables_for
-from streams.tables import Tables
 
 ROOT = Path(__file__).parents[2]
 PEERS = Path(os.environ.get("FUNNEL_PEERS_PYTHON", ROOT / ".venv/peers/bin/python"))

@@ -20,12 +20,12 @@ from urllib.request import Request, urlopen
 
 import click
 
-from agents import memory
-from agents.exposition import Exposition, new_registry
-from agents.pages import Pages
-from agents.view import LOCATION, PERSON, SEGMENT, Funnel, Standing, View
 from bench import machine
-from schemas.rows import POSITION_KEY, Position, encode_columns, encode_key, encode_position
+from callfunnel.agents import memory
+from callfunnel.agents.view.exposition import Exposition, new_registry
+from callfunnel.agents.view.http import Pages
+from callfunnel.agents.view.snapshot import LOCATION, PERSON, SEGMENT, Funnel, Standing, View
+from callfunnel.schemas.rows import POSITION_KEY, Position, encode_columns, encode_key, encode_position
 
 NOW_S = 1_780_300_800
 TICK_SECONDS = 0.001

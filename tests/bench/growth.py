@@ -21,14 +21,14 @@ from pathlib import Path
 import click
 import msgspec
 
-from agents import topics
-from agents.changelog import read_tables
-from agents.config import Settings
 from bench import load, machine
+from callfunnel.agents.config import Settings
+from callfunnel.agents.kafka import topics
+from callfunnel.agents.kafka.changelog import read_tables
+from callfunnel.schemas.events import Event
+from callfunnel.streams import oracle
 from deploy.kafka import kraft
 from integration.workers import ROOT, Worker, Workers, publish, record
-from schemas.events import Event
-from streams import oracle
 
 CONSUMED = "callfunnel_worker_events_consumed_total"
 BATCHES = "callfunnel_worker_batch_events_count"

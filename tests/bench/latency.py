@@ -20,9 +20,9 @@ import click
 import msgspec
 from confluent_kafka import Producer
 
-from agents import topics
-from agents.config import Settings
 from bench import load, machine
+from callfunnel.agents.config import Settings
+from callfunnel.agents.kafka import topics
 from deploy.kafka import kraft
 from faults.stream import home
 from integration.workers import PARTITIONS, Event, Worker, Workers, record

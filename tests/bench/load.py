@@ -1,6 +1,6 @@
 """Events whose every size is a number: leads, agents, and how many happen in a second.
 
-On the floor of `agents/generator.py` agents, leads and rate hang together, as on a real
+On the floor of `agents/demo/generator.py` agents, leads and rate hang together, as on a real
 one; to see what each of them costs, it must change alone.
 """
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from agents.versions import installed_version
+from callfunnel.agents.versions import installed_version
 from deploy.kafka import kraft
 
 _TICKS = os.sysconf("SC_CLK_TCK")

@@ -13,8 +13,8 @@ from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
 from backports.zstd import CompressionParameter, ZstdCompressor
 
-from agents import read_committed
-from agents.batches import Batches
+from callfunnel.agents.kafka import read_committed
+from callfunnel.agents.kafka.batches import Batches
 
 TP = TopicPartition("call-events", 3)
 _CRC, _ATTRIBUTES, _LAST_OFFSET, _COUNT = 17, 21, 23, 57

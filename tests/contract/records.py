@@ -6,8 +6,8 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-import schemas
-from schemas.events import TYPES, Envelope
+from callfunnel import schemas
+from callfunnel.schemas.events import TYPES, Envelope
 
 EXAMPLES = Path(schemas.__file__).parent / "examples"
 ACCEPTED = sorted((EXAMPLES / "accepted").iterdir())

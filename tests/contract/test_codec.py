@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from callfunnel.schemas.codec import REASONS, Decoder, Limits, Rejected
+from callfunnel.schemas.events import TYPES, CallEnded, Connect, Dial, Won
+from callfunnel.schemas.money import minor_units
 from contract.records import events, fields_of, mutated
-from schemas.codec import REASONS, Decoder, Limits, Rejected
-from schemas.events import TYPES, CallEnded, Connect, Dial, Won
-from schemas.money import minor_units
 
 NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
 NOON_MS = 1_740_830_400_000

@@ -11,9 +11,9 @@ import click
 import pytest
 from packaging.requirements import Requirement
 
-from agents.cli import callfunnel
-from agents.config import PREFIX, Settings
-from agents.errors import SettingError
+from callfunnel.agents.cli import callfunnel
+from callfunnel.agents.config import PREFIX, Settings
+from callfunnel.agents.errors import SettingError
 from contract.commands import ROOT, Told, all_told, told_in
 from deploy import stack
 from deploy.kafka import kraft
@@ -178,7 +178,12 @@ def test_a_command_that_is_told_can_be_run(where, tmp_path, monkeypatch):
 
 def test_commands_are_found_in_documents_and_in_messages():
     assert len(BY_FILE) > 50
-    assert {"README.md", "agents/topics.py", "deploy/runbooks/RejectedHigh.md", "Makefile"} <= BY_FILE.keys()
+    assert {
+        "README.md",
+        "agents/kafka/topics.py",
+        "deploy/runbooks/RejectedHigh.md",
+        "Makefile",
+    } <= BY_FILE.keys()
     found = [" ".join(told.words) for told in BY_FILE["README.md"]]
     for told in ("callfunnel topics fix", "make demo ARGS=--once --json", "callfunnel publish FILE"):
         assert told in found

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from callfunnel.schemas.codec import Decoder, Limits
+from callfunnel.schemas.events import TYPES
+from callfunnel.schemas.rows import decode_columns
+from callfunnel.streams.engine import Partition
+from callfunnel.streams.tables import Tables
 from contract.records import mutated
 from faults import corpus
 from property.test_fold import FOLD
-from schemas.codec import Decoder, Limits
-from schemas.events import TYPES
-from schemas.rows import decode_columns
-from streams.engine import Partition
-from streams.tables import Tables
 
 NOON_MS = 1_740_830_400_000
 LEAD = "lead"

@@ -16,12 +16,12 @@ from e2e.prometheus import find
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from callfunnel.schemas.events import STAGES
+from callfunnel.streams.metrics import STANDARDS, band
 from grafana import build, frame
 from grafana.check import asked, panels, problems, selectors
 from grafana.panels import COLOURS, bands
 from grafana.promql import Scope
-from schemas.events import STAGES
-from streams.metrics import STANDARDS, band
 
 ROOT = Path(__file__).parents[2]
 FILES = {path.name: json.loads(path.read_text()) for path in sorted(build.FOLDER.glob("*.json"))}

@@ -8,11 +8,11 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 
-import schemas
+from callfunnel import schemas
+from callfunnel.schemas.codec import REASONS, Decoder, Limits, Rejected
+from callfunnel.schemas.documents import asyncapi, documents, json_schema
+from callfunnel.schemas.events import TYPES, Envelope
 from contract.records import ACCEPTED, REJECTED, events
-from schemas.codec import REASONS, Decoder, Limits, Rejected
-from schemas.documents import asyncapi, documents, json_schema
-from schemas.events import TYPES, Envelope
 
 FOLDER = Path(schemas.__file__).parent
 VALIDATOR = jsonschema.Draft7Validator(json_schema())

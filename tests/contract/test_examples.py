@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from callfunnel.schemas.codec import NOT_OF_THE_GATE, REASONS, Decoder, Limits, Rejected
+from callfunnel.schemas.events import TYPES
 from contract.records import ACCEPTED, REJECTED
-from schemas.codec import NOT_OF_THE_GATE, REASONS, Decoder, Limits, Rejected
-from schemas.events import TYPES
 
 
 def judged(path: Path):

@@ -32,23 +32,24 @@ from faust.tables import manager, recovery
 from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import aiokafka as driver
 
-from agents import ledger, microbatch, read_committed, transport
-from agents.answers import Answers
-from agents.batches import Batches, Damaged
-from agents.errors import TopicsWrong
-from agents.microbatch import drain, drain_all, fetch
-from agents.recovery import Recovery, TableManager
-from agents.tables import ChangelogTable, RestoredRows
-from agents.topic_ids import Answer, Ask
+from callfunnel.agents.errors import TopicsWrong
+from callfunnel.agents.kafka import microbatch, read_committed, transport
+from callfunnel.agents.kafka import producer as transactional
+from callfunnel.agents.kafka.answers import Answers
+from callfunnel.agents.kafka.batches import Batches, Damaged
+from callfunnel.agents.kafka.microbatch import drain, drain_all, fetch
+from callfunnel.agents.kafka.recovery import Recovery, TableManager
+from callfunnel.agents.kafka.tables import ChangelogTable, RestoredRows
+from callfunnel.agents.kafka.topic_ids import Answer, Ask
+from callfunnel.schemas.topics import shown_id
 from contract.batches import TP, batch, fetched, packed, record
-from schemas.topics import shown_id
 
 REPAIRED = read_committed.Repaired
 ANOTHER = TopicPartition(TP.topic, TP.partition + 1)
 PARTITION_RECORDS = {cls.__name__: cls for cls in (REPAIRED, REPAIRED.__mro__[1])}
 
 LEANT_ON = {
-    # agents/transport.py
+    # agents/kafka/transport.py
     group_coordinator.GroupCoordinator._do_commit_offsets: "c3a3ea5613f3",
     group_coordinator.GroupCoordinator._do_heartbeat: "dc1d6632aaa6",
     group_coordinator.GroupCoordinator._do_rejoin_group: "3cb016c98a08",
@@ -74,10 +75,10 @@ LEANT_ON = {
     faust_consumer.Consumer.pause_partitions: "27a1c94bdacd",
     faust_consumer.Consumer.stop_flow: "cf7e875a2b0d",
     faust_consumer.Consumer.ack: "5fcf41cf4515",
-    # agents/batches.py, agents/microbatch.py and agents/read_committed.py
+    # agents/kafka/batches.py, agents/kafka/microbatch.py and agents/kafka/read_committed.py
     PARTITION_RECORDS["PartitionRecords"]: "94aa0da0dbec",
     read_committed._fetch: "59bf948fff47",
-    # agents/recovery.py
+    # agents/kafka/recovery.py
     recovery.Recovery.on_recovery_completed: "6ef567acf072",
     recovery.Recovery.on_rebalance: "aa4d997a1795",
     recovery.Recovery._restart_recovery.fun: "6bd8a8558a2d",
@@ -87,7 +88,7 @@ LEANT_ON = {
     recovery.Recovery.active_remaining: "0dcc38568ad5",
     manager.TableManager.recovery.fget: "f0bf5de78b4c",
     manager.TableManager.on_rebalance: "2d2c23a07bf5",
-    # agents/ledger.py and agents/transport.py
+    # agents/engine/transactions.py and agents/kafka/transport.py
     ClusterMetadata.partitions_for_topic: "5a3e84a15bc0",
     AIOKafkaClient._metadata_update: "06dc51ed3e0d",
     AIOKafkaClient.__init__: "edf3d0229560",
@@ -106,15 +107,15 @@ LEANT_ON = {
     TransactionManager.error_transaction: "5c72d40ab25e",
     TransactionManager.fatal_error: "8e9fd08dc500",
     TransactionManager.wait_for_transaction_end: "67dc578aafc3",
-    # agents/diagnosis.py
+    # agents/kafka/diagnosis.py
     conn.create_conn: "673276cbddb4",
     conn.AIOKafkaConnection._do_sasl_handshake: "d4f7b5acbbec",
-    # agents/source.py and agents/topic_ids.py
+    # agents/engine/source.py and agents/kafka/topic_ids.py
     AIOKafkaClient.send: "246b277687d7",
     conn.AIOKafkaConnection.send: "5909ea32f4ef",
     Request.prepare: "3a65d9fdefe3",
     RequestStruct: "0c94b7d19018",
-    # agents/tables.py
+    # agents/kafka/tables.py
     recovery.Recovery._slurp_changelogs.fun: "7825c7e50f76",
     recovery.Recovery.flush_buffers: "6fa9c17f1071",
     stores.Store: "1ae56041fe0e",
@@ -146,8 +147,8 @@ def test_the_libraries_are_the_pinned_ones(library, pinned):
 def test_what_we_lean_on_reads_as_it_did(part):
     found = fingerprint(part)
     assert found == LEANT_ON[part], (
-        f"{name_of(part)} changed. Compare it with transport, batches, microbatch, recovery, ledger, tables, "
-        "source, topic_ids and read_committed in agents, run the integration tests, then note its new "
+        f"{name_of(part)} changed. Compare it with what uses it in agents/kafka, run the integration tests, "
+        "then note its new "
         f"fingerprint: {found!r}"
     )
 
@@ -634,7 +635,7 @@ def test_an_answered_fetch_is_heard_and_an_unanswered_one_is_not():
 
 def test_sequence_numbers_begin_again_as_the_broker_wants_it():
     async def main():
-        manager = ledger.client.TransactionManager("app-0", 1_000)
+        manager = transactional.client.TransactionManager("app-0", 1_000)
         manager.increment_sequence_number(TP, 2**31 - 3)
         manager.increment_sequence_number(TP, 10)
         assert manager.sequence_number(TP) == 7

@@ -18,14 +18,14 @@ import orjson
 import pytest
 from prometheus_client import CollectorRegistry
 
-from agents import generator
-from agents.config import Settings
-from agents.exposition import Exposition
-from agents.view import Funnel, Standing
-from agents.worker import partitions_of
+from callfunnel.agents.config import Settings
+from callfunnel.agents.demo import generator
+from callfunnel.agents.engine.worker import partitions_of
+from callfunnel.agents.view.exposition import Exposition
+from callfunnel.agents.view.snapshot import Funnel, Standing
+from callfunnel.schemas.rows import POSITION_KEY
+from callfunnel.streams.tables import Tables
 from contract.calling_hours import with_usual_hours
-from schemas.rows import POSITION_KEY
-from streams.tables import Tables
 
 PROMETHEUS = Path(__file__).parents[2] / "deploy/prometheus"
 DAY_S = 1_735_776_000

@@ -1,4 +1,4 @@
-"""What is installed: three packages with everything that they read, and nothing that breaks their layers.
+"""What is installed: one package with everything that it reads, and nothing that breaks its layers.
 
 And with what: the versions that are tested, whoever installs it and however.
 """
@@ -16,7 +16,8 @@ from hatchling.builders.wheel import WheelBuilder
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from agents import broker, versions
+from callfunnel.agents import versions
+from callfunnel.agents.demo import broker
 from deploy import install
 
 ROOT = Path(__file__).parents[2]
@@ -48,16 +49,18 @@ def packed(wheel) -> set[str]:
     return {name for name in wheel.namelist() if ".dist-info/" not in name}
 
 
-def test_the_wheel_owns_exactly_the_three_packages(packed):
-    assert {name.split("/")[0] for name in packed} == {"schemas", "streams", "agents"}
+def test_the_wheel_owns_one_name_and_its_three_folders(packed):
+    assert {name.split("/")[1] for name in packed} == {"__init__.py", "schemas", "streams", "agents"}
+    assert {name.split("/")[0] for name in packed} == {"callfunnel"}
 
 
 @pytest.mark.parametrize(
-    "folder", ["agents/data", "agents/static", "agents/commands", "schemas/json", "schemas/examples"]
+    "folder",
+    ["agents/demo/data", "agents/view/static", "agents/commands", "schemas/json", "schemas/examples"],
 )
 def test_the_wheel_ships_every_file_of(packed, folder):
     there = {
-        str(path.relative_to(ROOT))
+        f"callfunnel/{path.relative_to(ROOT)}"
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
@@ -66,12 +69,19 @@ def test_the_wheel_ships_every_file_of(packed, folder):
 
 
 def test_the_wheel_ships_the_definitions_and_the_contract(packed):
-    assert {"schemas/asyncapi.yaml", "schemas/README.md", "streams/README.md"} <= packed
+    assert {
+        f"callfunnel/{name}" for name in ("schemas/asyncapi.yaml", "schemas/README.md", "streams/README.md")
+    } <= packed
 
 
 def test_the_wheel_installs_one_command(wheel):
     (points,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
-    assert wheel.read(points).decode().split() == ["[console_scripts]", "callfunnel", "=", "agents.cli:main"]
+    assert wheel.read(points).decode().split() == [
+        "[console_scripts]",
+        "callfunnel",
+        "=",
+        "callfunnel.agents.cli:main",
+    ]
 
 
 def test_the_layers_hold():
@@ -79,7 +89,7 @@ def test_the_layers_hold():
     linter = Path(sys.executable).with_name("lint-imports")
     checked = subprocess.run([linter], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert checked.returncode == 0, checked.stdout
-    assert "2 kept, 0 broken" in checked.stdout
+    assert "3 kept, 0 broken" in checked.stdout
 
 
 def test_the_licence_is_the_one_that_is_named_and_goes_with_the_wheel(wheel):

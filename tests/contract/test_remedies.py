@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from agents.cli import callfunnel
-from agents.remedies import REMEDIES
+from callfunnel.agents.cli import callfunnel
+from callfunnel.agents.remedies import REMEDIES
 from faults.plans import CI, PLANS
 
 ROOT = Path(__file__).parents[2]

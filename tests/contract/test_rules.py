@@ -17,14 +17,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from agents.broker import end_process, free_port
-from agents.cli import callfunnel
-from agents.config import Settings, variable
+from callfunnel.agents.cli import callfunnel
+from callfunnel.agents.config import Settings, variable
+from callfunnel.agents.demo.broker import end_process, free_port
+from callfunnel.schemas.events import STAGES
+from callfunnel.streams.metrics import CATALOGUE, OBSERVED, STANDARDS
+from callfunnel.streams.windows import AGES, WINDOWS
 from contract.calling_hours import with_usual_hours
 from patience import Deadline
-from schemas.events import STAGES
-from streams.metrics import CATALOGUE, OBSERVED, STANDARDS
-from streams.windows import AGES, WINDOWS
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"

@@ -21,9 +21,9 @@ import msgspec
 import pytest
 import yaml
 
-from agents.cli import callfunnel
-from agents.config import PREFIX, Settings
-from agents.hosts import Hosts
+from callfunnel.agents.cli import callfunnel
+from callfunnel.agents.config import PREFIX, Settings
+from callfunnel.agents.view.hosts import Hosts
 from deploy.kafka import kraft
 
 ROOT = Path(__file__).parents[2]

@@ -15,8 +15,8 @@ from typing import Any, Self
 import aiohttp
 import pytest
 
-from agents.broker import end_process, start_process
-from agents.scratch import Scratch
+from callfunnel.agents.demo.broker import end_process, start_process
+from callfunnel.agents.scratch import Scratch
 from patience import Deadline
 
 PATIENCE_SECONDS = 30.0

@@ -17,7 +17,7 @@ from typing import Any, NoReturn, Self
 import pytest
 import yaml
 
-from agents.broker import end_process, free_port, start_process
+from callfunnel.agents.demo.broker import end_process, free_port, start_process
 from patience import Deadline
 
 WANTED = os.environ.get("FUNNEL_TEST_PROMETHEUS", "if installed")

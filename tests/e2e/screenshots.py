@@ -19,10 +19,11 @@ import orjson
 from e2e.browser import PHONE, Browser, Page, program
 from rich.console import Console
 
-from agents import generator, topics
-from agents.broker import EmbeddedBroker
-from agents.config import Settings
-from agents.terminal import funnel_table
+from callfunnel.agents.config import Settings
+from callfunnel.agents.demo import generator
+from callfunnel.agents.demo.broker import EmbeddedBroker
+from callfunnel.agents.kafka import topics
+from callfunnel.agents.view.terminal import funnel_table
 from integration.workers import ROOT, Publishing, Record, Workers, publish
 
 FOLDER = ROOT / ".github/pictures"

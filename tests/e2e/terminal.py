@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from agents.config import PREFIX
+from callfunnel.agents.config import PREFIX
 from integration.workers import ROOT
 from patience import Deadline
 
@@ -80,7 +80,7 @@ class Terminal:
         (told,) = re.findall(r" export (.+)", self.read())
         environ = dict(word.split("=", 1) for word in shlex.split(told))
         return subprocess.run(
-            [sys.executable, "-m", "agents.cli", "check"],
+            [sys.executable, "-m", "callfunnel.agents.cli", "check"],
             cwd=ROOT,
             env=self._environ | environ,
             capture_output=True,

@@ -23,23 +23,24 @@ import pytest
 import yaml
 from e2e.prometheus import Prometheus, Refused, find, leave_out, to_wednesday_afternoon
 
-from agents import bank_marketing, generator, topics
-from agents.broker import EmbeddedBroker, embedded_program
-from agents.config import Settings
-from agents.exposition import Exposition, new_registry
-from agents.pages import Pages
-from agents.view import LOCATION, PERSON, SEGMENT, Snapshot, View
+from callfunnel.agents.config import Settings
+from callfunnel.agents.demo import bank_marketing, generator
+from callfunnel.agents.demo.broker import EmbeddedBroker, embedded_program
+from callfunnel.agents.kafka import topics
+from callfunnel.agents.view.exposition import Exposition, new_registry
+from callfunnel.agents.view.http import Pages
+from callfunnel.agents.view.snapshot import LOCATION, PERSON, SEGMENT, Snapshot, View
+from callfunnel.schemas.events import NONE
+from callfunnel.streams.columns import BINS
+from callfunnel.streams.columns import RESPONSE_BOUNDS_SECONDS as BOUNDS
+from callfunnel.streams.metrics import CATALOGUE
+from callfunnel.streams.windows import AGES, WINDOWS
 from grafana import build
 from grafana.check import TARGET, UNUSED, Asked, asked, label_values, names_used
 from grafana.frame import ALL
 from grafana.promql import metric_of
 from integration.workers import ROOT, Publishing, Record, Worker, Workers, publish, record
 from patience import Deadline
-from schemas.events import NONE
-from streams.columns import BINS
-from streams.columns import RESPONSE_BOUNDS_SECONDS as BOUNDS
-from streams.metrics import CATALOGUE
-from streams.windows import AGES, WINDOWS
 
 JOB = "callfunnel"
 DASHBOARDS = [json.loads(path.read_text()) for path in sorted(build.FOLDER.glob("*.json"))]

@@ -7,12 +7,12 @@ import urllib.request
 import pytest
 from e2e.terminal import Terminal
 
-from agents.broker import embedded_program
+from callfunnel.agents.demo.broker import embedded_program
 
 
 @pytest.mark.skipif(embedded_program() is None, reason="the embedded broker is not installed (noida-db)")
 def test_the_demo_says_where_everything_is_before_it_replays_and_ctrl_c_ends_it_all():
-    with Terminal(sys.executable, "-m", "agents.cli", "demo", "--http-port", "0") as terminal:
+    with Terminal(sys.executable, "-m", "callfunnel.agents.cli", "demo", "--http-port", "0") as terminal:
         terminal.wait_for("publishing", 120)
         told, _, _ = terminal.read().partition("publishing")
         assert "Ctrl-C ends everything." in told

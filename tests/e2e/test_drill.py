@@ -33,12 +33,12 @@ import pytest
 import yaml
 from e2e.prometheus import leave_out, to_wednesday_afternoon
 
-from agents import topics
-from agents.broker import EmbeddedBroker, embedded_program, free_port, remove_dead_members
-from agents.config import Settings
-from agents.exposition import Exposition, new_registry
-from agents.pages import Pages
-from agents.view import View
+from callfunnel.agents.config import Settings
+from callfunnel.agents.demo.broker import EmbeddedBroker, embedded_program, free_port, remove_dead_members
+from callfunnel.agents.kafka import topics
+from callfunnel.agents.view.exposition import Exposition, new_registry
+from callfunnel.agents.view.http import Pages
+from callfunnel.agents.view.snapshot import View
 from deploy.stack import HERE, Alert, Missing, Monitoring, Programs, Receiver
 from integration.workers import Event, Record, Worker, Workers, publish, record
 from patience import Deadline

@@ -15,15 +15,16 @@ import pytest
 from e2e.browser import DESKTOP, PHONE, Browser, Page
 from prometheus_client import CollectorRegistry
 
-from agents import generator, topics
-from agents.broker import EmbeddedBroker, embedded_program
-from agents.config import Settings
-from agents.exposition import Exposition
-from agents.pages import Pages
-from agents.view import Funnel, Snapshot, Standing
+from callfunnel.agents.config import Settings
+from callfunnel.agents.demo import generator
+from callfunnel.agents.demo.broker import EmbeddedBroker, embedded_program
+from callfunnel.agents.kafka import topics
+from callfunnel.agents.view.exposition import Exposition
+from callfunnel.agents.view.http import Pages
+from callfunnel.agents.view.snapshot import Funnel, Snapshot, Standing
+from callfunnel.schemas.rows import POSITION_KEY
 from integration.workers import Workers, publish, record
 from patience import Deadline
-from schemas.rows import POSITION_KEY
 
 NASTY = '<img src="x" onerror="document.title=1">'
 GRAFANA = "http://grafana.example:3000"

@@ -14,8 +14,8 @@ from e2e.prometheus import leave_out
 from e2e.terminal import Terminal
 from rich.console import Console
 
-from agents.broker import embedded_program
-from agents.errors import Failure
+from callfunnel.agents.demo.broker import embedded_program
+from callfunnel.agents.errors import Failure
 from deploy import stack
 from deploy.kafka import kraft
 from integration.workers import ROOT

@@ -12,12 +12,15 @@ import pytest
 from conftest import Cluster
 from msgspec.structs import replace
 
-from agents import checks, topics
-from agents.broker import EmbeddedBroker, embedded_program
-from agents.changelog import last_positions
-from agents.connection import admin_client, aiokafka_options
-from agents.ledger import Ledger
-from agents.read_committed import repair
+from callfunnel.agents.demo.broker import EmbeddedBroker, embedded_program
+from callfunnel.agents.engine import checks
+from callfunnel.agents.engine.transactions import Transactions
+from callfunnel.agents.kafka import topics
+from callfunnel.agents.kafka.changelog import last_positions
+from callfunnel.agents.kafka.connection import admin_client, aiokafka_options
+from callfunnel.agents.kafka.read_committed import repair
+from callfunnel.schemas.rows import LEADS_POSITION_KEY, POSITION_KEY
+from callfunnel.schemas.topics import funnel_changelog, leads_changelog
 from integration.workers import (
     BATCH_EVENTS,
     PARTITIONS,
@@ -30,8 +33,6 @@ from integration.workers import (
     variables,
 )
 from patience import Deadline
-from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY
-from schemas.topics import funnel_changelog, leads_changelog
 
 DEAD = "127.0.0.1:1"
 
@@ -215,15 +216,15 @@ def rewrite_positions(settings) -> None:
         rows = await last_positions(
             client, funnel_changelog(settings.app_id), POSITION_KEY, range(PARTITIONS)
         )
-        ledger = Ledger(settings.app_id, client, 15.0)
-        await ledger.own(range(PARTITIONS))
+        transactions = Transactions(settings.app_id, client, 15.0)
+        await transactions.own(range(PARTITIONS))
         for number, row in rows.items():
             old = orjson.loads(row)
             data = orjson.dumps({name: old[name] for name in kept})
-            await ledger.write(
+            await transactions.write(
                 number, {(topic, number): [((key, data), [], None)] for topic, key in keys.items()}
             )
-        await ledger.close()
+        await transactions.close()
 
     repair()
     asyncio.run(main())

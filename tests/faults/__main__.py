@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from agents.versions import installed_version
+from callfunnel.agents.versions import installed_version
 from deploy.kafka import kraft
 from faults.lab import Lab
 from faults.plans import PLANS, SETS

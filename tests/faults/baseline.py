@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
-from agents.broker import start_process
+from callfunnel.agents.demo.broker import start_process
 from faults import stream
 from faults.lab import Lab, Size
 from faults.processes import kill_at_random

@@ -17,13 +17,13 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from agents import exit_codes
-from agents.broker import HOST, free_port
+from callfunnel.agents import exit_codes
+from callfunnel.agents.demo.broker import HOST, free_port
+from callfunnel.schemas.topics import funnel_changelog, leads_changelog
 from faults.lab import Lab, Size, configure, kraft
 from faults.link import SlowLink
 from faults.run import PARTITIONS, Run
 from faults.verify import Verdict
-from schemas.topics import funnel_changelog, leads_changelog
 
 OUTAGE_SECONDS = 5.0
 SLOW_BYTES_A_SECOND = 128 * 1024

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from callfunnel.schemas.events import TYPES
 from contract.batches import PACK, assembled, record
-from schemas.events import TYPES
 
 Event = dict[str, Any]
 

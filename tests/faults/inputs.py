@@ -7,13 +7,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from callfunnel.schemas.codec import REASONS, Decoder, Limits, Rejected
 from faults import corpus, stream
 from faults.lab import Lab, Size, configure
 from faults.run import PARTITIONS, Run
 from faults.stream import Sent
 from faults.verify import Reader, Verdict
 from integration import raw
-from schemas.codec import REASONS, Decoder, Limits, Rejected
 
 CONSUMED = "callfunnel_worker_events_consumed_total"
 HOME = 0

@@ -16,13 +16,13 @@ from confluent_kafka.admin import (
 )
 from msgspec import Struct
 
-from agents import topics
-from agents.scratch import Scratch
+from callfunnel.agents.kafka import topics
+from callfunnel.agents.scratch import Scratch
+from callfunnel.schemas.topics import funnel_changelog, leads_changelog
 from deploy.kafka import kraft
 from faults.run import Run
 from faults.stream import Mix
 from patience import Deadline
-from schemas.topics import funnel_changelog, leads_changelog
 
 CLEANS_QUICKLY = {"log.cleaner.backoff.ms": "500", "log.segment.delete.delay.ms": "1000"}
 """Compaction is tried at once where a topic's settings allow it."""

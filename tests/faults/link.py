@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import Callable
 
-from agents.threads import LoopThread
+from callfunnel.agents.threads import LoopThread
 
 HOST = "127.0.0.1"
 CHUNK = 8_192

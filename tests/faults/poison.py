@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from agents import exit_codes
+from callfunnel.agents import exit_codes
 from faults import stream
 from faults.lab import Lab, Size
 from faults.processes import kill_at_random

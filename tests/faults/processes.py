@@ -4,7 +4,7 @@ import signal
 import time
 from typing import Any
 
-from agents import exit_codes
+from callfunnel.agents import exit_codes
 from faults.lab import Lab, Size, compact
 from faults.run import Run, Slot
 from faults.verify import Verdict

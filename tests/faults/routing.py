@@ -11,7 +11,8 @@ import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import NewPartitions
 
-from agents import exit_codes, topics
+from callfunnel.agents import exit_codes
+from callfunnel.agents.kafka import topics
 from faults import stream
 from faults.lab import Lab, Size
 from faults.run import PARTITIONS, Run, Slot

@@ -24,10 +24,11 @@ import msgspec
 from confluent_kafka import Message, Producer
 from confluent_kafka.admin import AdminClient
 
-from agents import exit_codes, topics
-from agents.broker import free_port
-from agents.config import Settings
-from agents.remedies import REMEDIES
+from callfunnel.agents import exit_codes
+from callfunnel.agents.config import Settings
+from callfunnel.agents.demo.broker import free_port
+from callfunnel.agents.kafka import topics
+from callfunnel.agents.remedies import REMEDIES
 from deploy.kafka import kraft
 from faults import stream
 from faults.stream import PARTITIONS, Expected, Mix, Sent

@@ -22,14 +22,14 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from agents import generator
+from callfunnel.agents.demo import generator
+from callfunnel.schemas.events import Event
 from faults import stream
 from faults.lab import Lab, Size
 from faults.run import PARTITIONS, Run, Slot
 from faults.stream import Sent
 from faults.verify import Verdict
 from faults.watch import business, fetch
-from schemas.events import Event
 
 RIGHT_AGAIN_SECONDS = 15.0
 """Within so long after the broker answers again, every number is right."""

@@ -15,10 +15,10 @@ import msgspec
 import orjson
 from kafka.partitioner.default import murmur2
 
-from agents import generator
-from schemas.events import NONE, STAGES
-from schemas.events import Event as Accepted
-from streams import oracle
+from callfunnel.agents.demo import generator
+from callfunnel.schemas.events import NONE, STAGES
+from callfunnel.schemas.events import Event as Accepted
+from callfunnel.streams import oracle
 
 START_MS = 1_717_200_000_000
 MINUTE_MS = 60_000

@@ -16,14 +16,15 @@ from confluent_kafka.admin import NewPartitions
 from e2e.prometheus import Prometheus
 from msgspec.structs import replace
 
-from agents import exit_codes, topics
+from callfunnel.agents import exit_codes
+from callfunnel.agents.kafka import topics
+from callfunnel.schemas.topics import funnel_changelog, leads_changelog
 from faults.lab import Lab, Size, configure
 from faults.run import PARTITIONS, Run, Slot
 from faults.verify import Reader, Verdict
 from grafana import build, check
 from integration.workers import callfunnel, variables
 from patience import Deadline
-from schemas.topics import funnel_changelog, leads_changelog
 
 Act = Callable[[Run, Slot, list[int]], None]
 

@@ -4,11 +4,11 @@ import orjson
 import pytest
 from msgspec.structs import replace
 
+from callfunnel.schemas.codec import NOT_OF_THE_GATE, REASONS, Decoder, Limits, Rejected
+from callfunnel.schemas.rows import encode_columns, encode_key
 from faults import corpus, stream
 from faults.verify import POSITION, Left, compare
 from faults.watch import Answers, Promtool, Watch, business
-from schemas.codec import NOT_OF_THE_GATE, REASONS, Decoder, Limits, Rejected
-from schemas.rows import encode_columns, encode_key
 
 PARTITIONS = 3
 RECORDS = 400

@@ -10,12 +10,14 @@ from collections.abc import Iterable
 
 from aiokafka import TopicPartition
 
-from agents import cli, ledger
+from callfunnel.agents import cli
+from callfunnel.agents.engine import transactions
+from callfunnel.agents.kafka import producer
 
 LEFT_OUT, DIES = os.environ["LEFT_OUT"].split(), os.environ["DIES"]
 
 
-class Producer(ledger.Producer):
+class Producer(producer.Producer):
     _has_letters = False
 
     async def add_partitions(self, partitions: Iterable[tuple[str, int]]) -> None:
@@ -36,5 +38,5 @@ class Producer(ledger.Producer):
             os._exit(137)
 
 
-ledger.Producer = Producer  # type: ignore[misc]
+transactions.Producer = Producer  # type: ignore[misc]
 cli.main()

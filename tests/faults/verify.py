@@ -12,11 +12,11 @@ import msgspec
 import orjson
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
-from agents.config import Settings
+from callfunnel.agents.config import Settings
+from callfunnel.schemas.topics import funnel_changelog, leads_changelog
+from callfunnel.streams import oracle
 from faults.stream import Expected
 from patience import Deadline
-from schemas.topics import funnel_changelog, leads_changelog
-from streams import oracle
 
 POSITION = b'["position"]'
 LEADS_POSITION = b"\x00position"

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 
 from aiokafka import AIOKafkaProducer
 
-from agents import topics
-from agents.arrivals import Source
-from agents.connection import admin_client, aiokafka_options
+from callfunnel.agents.kafka import topics
+from callfunnel.agents.kafka.connection import admin_client, aiokafka_options
+from callfunnel.agents.view.arrivals import Source
 from integration.workers import calls
 from patience import Deadline
 

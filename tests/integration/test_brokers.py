@@ -12,8 +12,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from agents import broker as brokers
-from agents.broker import (
+from callfunnel.agents.config import Settings
+from callfunnel.agents.demo import broker as brokers
+from callfunnel.agents.demo.broker import (
     EmbeddedBroker,
     RunningBroker,
     choose,
@@ -22,11 +23,10 @@ from agents.broker import (
     remove_dead_members,
     speaks_kafka,
 )
-from agents.config import Settings
-from agents.connection import admin_client
-from agents.errors import BrokerUnavailable
-from agents.microbatch import fetch
-from agents.read_committed import repair
+from callfunnel.agents.errors import BrokerUnavailable
+from callfunnel.agents.kafka.connection import admin_client
+from callfunnel.agents.kafka.microbatch import fetch
+from callfunnel.agents.kafka.read_committed import repair
 from deploy.kafka import kraft
 from patience import Deadline
 
@@ -49,7 +49,7 @@ def committed(address: str | list[str], topic: str) -> list[bytes]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ports are kept for a process on Linux")
 def test_a_port_is_given_to_one_process_until_it_ends(monkeypatch):
-    source = "from agents.broker import free_port; print(free_port(), flush=True); input()"
+    source = "from callfunnel.agents.demo.broker import free_port; print(free_port(), flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", source], stdin=-1, stdout=-1, text=True) as other:
         port = int(other.stdout.readline())
         monkeypatch.setattr(brokers, "_PORTS", range(port, port + 1))
@@ -60,7 +60,9 @@ def test_a_port_is_given_to_one_process_until_it_ends(monkeypatch):
 
 
 def test_a_machine_without_the_loopback_of_ipv4_is_told_so(monkeypatch):
-    monkeypatch.setattr("agents.broker.HOST", "192.0.2.1")  # an address for documents, no machine's own
+    monkeypatch.setattr(
+        "callfunnel.agents.demo.broker.HOST", "192.0.2.1"
+    )  # an address for documents, no machine's own
     with pytest.raises(BrokerUnavailable, match=r"Nothing can listen at 192\.0\.2\.1 .*\[::1\]:9092"):
         free_port()
 
@@ -199,7 +201,7 @@ def test_the_embedded_broker_keeps_a_folder_it_was_given(embedded, tmp_path):
 
 STARTER = """
 import time
-from agents.broker import EmbeddedBroker
+from callfunnel.agents.demo.broker import EmbeddedBroker
 broker = EmbeddedBroker()
 broker.start()
 print(broker._process.pid, broker._scratch.path, flush=True)
@@ -227,7 +229,7 @@ def test_a_port_that_is_taken_is_named(embedded):
 
 
 def test_without_noida_db_the_embedded_broker_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("agents.broker.embedded_program", lambda: None)
+    monkeypatch.setattr("callfunnel.agents.demo.broker.embedded_program", lambda: None)
     with pytest.raises(BrokerUnavailable, match=r"-m pip install noida-db==[\d.]+`") as error:
         EmbeddedBroker().start()
     assert error.value.exit_code == 69

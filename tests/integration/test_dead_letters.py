@@ -6,9 +6,11 @@ import time
 
 import pytest
 
-from agents import generator
-from agents.broker import remove_dead_members
-from agents.config import Settings
+from callfunnel.agents.config import Settings
+from callfunnel.agents.demo import generator
+from callfunnel.agents.demo.broker import remove_dead_members
+from callfunnel.schemas.codec import NOT_OF_THE_GATE, REASONS
+from callfunnel.streams.lead import MOST_EVENTS
 from integration.workers import (
     PARTITIONS,
     SEED,
@@ -22,8 +24,6 @@ from integration.workers import (
     record,
     variables,
 )
-from schemas.codec import NOT_OF_THE_GATE, REASONS
-from streams.lead import MOST_EVENTS
 
 GOOD = {"event_id": "e1", "type": "dial", "occurred_at": 1_210_000_000_000, "lead_id": "bad-lead"}
 AT_MS = GOOD["occurred_at"]

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from agents.failpoints import POINTS
+from callfunnel.agents.failpoints import POINTS
 from integration.workers import assert_equal, calls
 
 HITS = int(os.environ.get("FUNNEL_FAILPOINT_HITS", "0"))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.broker import end_process, free_port, start_process
+from callfunnel.agents.demo.broker import end_process, free_port, start_process
 from patience import Deadline
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +52,7 @@ def start(tmp_path):
                 "sh",
                 sys.executable,
                 "-m",
-                "agents.cli",
+                "callfunnel.agents.cli",
             ]
             command += ["view", "--broker", "127.0.0.1:1", "--http-port", str(port), "--wait", "600"]
             environ = {f"CALLFUNNEL_{name.upper()}": str(value) for name, value in settings.items()}

@@ -15,13 +15,13 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition
 from kafka.partitioner import murmur2
 
-from agents.broker import EmbeddedBroker
-from agents.checkpoint import Checkpoint
-from agents.config import Settings
-from agents.connection import admin_client
-from agents.errors import BrokerUnavailable, TopicsWrong
-from agents.publish_file import publish_file
-from agents.publisher import Publisher, Refused
+from callfunnel.agents.config import Settings
+from callfunnel.agents.demo.broker import EmbeddedBroker
+from callfunnel.agents.errors import BrokerUnavailable, TopicsWrong
+from callfunnel.agents.kafka.connection import admin_client
+from callfunnel.agents.publish.file import publish_file
+from callfunnel.agents.publish.publisher import Publisher, Refused
+from callfunnel.agents.publish.resume import Checkpoint
 from patience import Deadline
 
 PARTITIONS = 4
@@ -182,7 +182,7 @@ def test_a_broker_that_goes_away_ends_the_run_and_the_next_one_loses_nothing(tmp
 
 
 def callfunnel_publish(broker, topic, state, *arguments):
-    command = [sys.executable, "-m", "agents.cli", "publish", *arguments]
+    command = [sys.executable, "-m", "callfunnel.agents.cli", "publish", *arguments]
     command += ["--broker", broker.address, "--topic", topic]
     return subprocess.Popen(
         command,
@@ -259,7 +259,7 @@ def stopped(broker, topic, tmp_path, monkeypatch):
     checkpoint = Checkpoint.in_folder(tmp_path / "callfunnel", file, f"{topic} at {broker.address}")
     settings = broker.settings(source_topic=topic)
     with monkeypatch.context() as patched:
-        patched.setattr("agents.publish_file.Publisher", Stopped)
+        patched.setattr("callfunnel.agents.publish.file.Publisher", Stopped)
         assert publish_file(settings, file, checkpoint, replay=True, rate=None, as_json=False) == 130
     assert msgspec.json.decode(checkpoint.path.read_bytes())["done"]["line"] == STOPPED
     assert len(records(broker.address, topic)) == STOPPED
@@ -397,7 +397,7 @@ def test_a_progress_file_of_an_earlier_version_does_not_fit_a_topic_with_fewer_r
 def test_at_a_terminal_it_asks(broker, topic, stopped, answer, code, published):
     make_anew(broker, topic)
     terminal, end = pty.openpty()
-    command = [sys.executable, "-m", "agents.cli", "publish", str(stopped.file), "--replay"]
+    command = [sys.executable, "-m", "callfunnel.agents.cli", "publish", str(stopped.file), "--replay"]
     command += ["--broker", broker.address, "--topic", topic]
     run = subprocess.Popen(
         command,

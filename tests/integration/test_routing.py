@@ -13,8 +13,8 @@ import msgspec
 import pytest
 from kafka import KafkaProducer
 
-from agents import topics
-from agents.rerouting import REROUTED
+from callfunnel.agents.engine.rerouting import REROUTED
+from callfunnel.agents.kafka import topics
 from integration.workers import PARTITIONS, SEED, Record, assert_counted_once, assert_equal, calls, grow
 
 KAFKAJS = "2.2.4"

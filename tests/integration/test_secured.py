@@ -17,12 +17,12 @@ from confluent_kafka.admin import (
 from conftest import Cluster, kraft
 from msgspec.structs import asdict, replace
 
-from agents import diagnosis, topics
-from agents.broker import free_port
-from agents.config import Settings
-from agents.errors import BrokerUnavailable
-from agents.rights import needed
-from agents.view import View
+from callfunnel.agents.config import Settings
+from callfunnel.agents.demo.broker import free_port
+from callfunnel.agents.errors import BrokerUnavailable
+from callfunnel.agents.kafka import diagnosis, topics
+from callfunnel.agents.kafka.rights import needed
+from callfunnel.agents.view.snapshot import View
 from integration.workers import PARTITIONS, Workers, calls, publish
 from patience import Deadline
 

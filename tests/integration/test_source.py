@@ -9,12 +9,12 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from kafka import TopicPartition
 
-from agents.changelog import LOOK_BACK, last_positions
-from agents.connection import admin_client, aiokafka_options
-from agents.errors import WriteFailed
-from agents.read_committed import repair
-from agents.source import GONE, Source
-from schemas.rows import POSITION_KEY, Witness
+from callfunnel.agents.engine.source import GONE, Source
+from callfunnel.agents.errors import WriteFailed
+from callfunnel.agents.kafka.changelog import LOOK_BACK, last_positions
+from callfunnel.agents.kafka.connection import admin_client, aiokafka_options
+from callfunnel.agents.kafka.read_committed import repair
+from callfunnel.schemas.rows import POSITION_KEY, Witness
 
 
 def asked(settings, topic, ask):

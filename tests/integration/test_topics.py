@@ -5,13 +5,13 @@ import time
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from agents import topics
-from agents.broker import free_port
-from agents.config import Settings
-from agents.connection import admin_client
-from agents.errors import BrokerUnavailable, TopicsWrong
+from callfunnel.agents.config import Settings
+from callfunnel.agents.demo.broker import free_port
+from callfunnel.agents.errors import BrokerUnavailable, TopicsWrong
+from callfunnel.agents.kafka import topics
+from callfunnel.agents.kafka.connection import admin_client
+from callfunnel.schemas.topics import TopicSpec
 from patience import Deadline
-from schemas.topics import TopicSpec
 
 
 def eventually(find):

@@ -16,16 +16,16 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from kafka.errors import TopicAlreadyExistsError
 
-from agents.broker import EmbeddedBroker, embedded_program, free_port
-from agents.connection import admin_client, aiokafka_options
-from agents.errors import Failure
-from agents.exposition import Exposition, new_registry
-from agents.pages import Pages
-from agents.read_committed import repair
-from agents.view import Funnel, View
+from callfunnel.agents.demo.broker import EmbeddedBroker, embedded_program, free_port
+from callfunnel.agents.errors import Failure
+from callfunnel.agents.kafka.connection import admin_client, aiokafka_options
+from callfunnel.agents.kafka.read_committed import repair
+from callfunnel.agents.view.exposition import Exposition, new_registry
+from callfunnel.agents.view.http import Pages
+from callfunnel.agents.view.snapshot import Funnel, View
+from callfunnel.schemas.rows import POSITION_KEY
+from callfunnel.schemas.topics import funnel_changelog
 from patience import Deadline
-from schemas.rows import POSITION_KEY
-from schemas.topics import funnel_changelog
 
 NOW = 1_750_000_020
 SPRING = ("spring", "web")
@@ -270,7 +270,9 @@ def test_a_view_catches_up_beside_an_open_transaction_and_shows_it_once_it_is_co
 
 
 def test_every_snapshot_stands_at_the_end_of_a_batch(broker, monkeypatch):
-    monkeypatch.setattr("agents.view._RECORDS_AT_ONCE", 2)  # so that a batch arrives in pieces
+    monkeypatch.setattr(
+        "callfunnel.agents.view.snapshot._RECORDS_AT_ONCE", 2
+    )  # so that a batch arrives in pieces
     settings = broker.settings()
     (topic,) = broker.topics("changelog")
     torn, seen = [], set()
@@ -302,7 +304,7 @@ def test_every_snapshot_stands_at_the_end_of_a_batch(broker, monkeypatch):
 
 
 def test_the_first_numbers_are_the_whole_sum(broker, monkeypatch):
-    monkeypatch.setattr("agents.view._RECORDS_AT_ONCE", 3)
+    monkeypatch.setattr("callfunnel.agents.view.snapshot._RECORDS_AT_ONCE", 3)
     taken = []
     take = Funnel.snapshot
     monkeypatch.setattr(
@@ -373,7 +375,7 @@ def test_a_changelog_that_is_made_anew_is_read_from_its_beginning(broker):
 
 @pytest.mark.skipif(embedded_program() is None, reason="the embedded broker is not installed (noida-db)")
 def test_a_broker_that_comes_back_is_followed_again(tmp_path):
-    from agents.config import Settings
+    from callfunnel.agents.config import Settings
 
     port = free_port()
     settings = Settings.from_environ({}, broker=f"127.0.0.1:{port}", profile="development")
@@ -402,7 +404,7 @@ def test_a_broker_that_comes_back_is_followed_again(tmp_path):
 @contextmanager
 def command(*arguments, **environ):
     process = subprocess.Popen(
-        [sys.executable, "-m", "agents.cli", "view", *arguments],
+        [sys.executable, "-m", "callfunnel.agents.cli", "view", *arguments],
         env=os.environ | environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -5,7 +5,7 @@ import re
 import signal
 import time
 
-from agents.broker import remove_dead_members
+from callfunnel.agents.demo.broker import remove_dead_members
 from integration.workers import BATCH_EVENTS, PARTITIONS, SEED, assert_equal, calls
 
 CONSUMED = "callfunnel_worker_events_consumed_total"

@@ -7,10 +7,10 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from callfunnel.schemas.events import STAGES
+from callfunnel.streams import oracle
 from integration.workers import PARTITIONS, Worker, assert_equal, calls
 from patience import Deadline
-from schemas.events import STAGES
-from streams import oracle
 
 
 def samples(worker: Worker, name: str) -> dict[tuple[str, ...], float]:

@@ -29,13 +29,13 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from confluent_kafka import Producer
 from kafka.partitioner import murmur2
 
-from agents import bank_marketing, generator, read_committed, topics
-from agents.broker import free_port, start_process
-from agents.config import PREFIX, Settings, variable
-from agents.connection import admin_client, aiokafka_options
-from patience import Deadline
-from schemas.codec import Decoder, Limits
-from schemas.rows import (
+from callfunnel.agents.config import PREFIX, Settings, variable
+from callfunnel.agents.demo import bank_marketing, generator
+from callfunnel.agents.demo.broker import free_port, start_process
+from callfunnel.agents.kafka import read_committed, topics
+from callfunnel.agents.kafka.connection import admin_client, aiokafka_options
+from callfunnel.schemas.codec import Decoder, Limits
+from callfunnel.schemas.rows import (
     LEADS_POSITION_KEY,
     POSITION_KEY,
     Position,
@@ -43,15 +43,16 @@ from schemas.rows import (
     decode_key,
     decode_position,
 )
-from schemas.topics import funnel_changelog, leads_changelog
-from streams import oracle
+from callfunnel.schemas.topics import funnel_changelog, leads_changelog
+from callfunnel.streams import oracle
+from patience import Deadline
 
 ROOT = Path(__file__).parents[2]
 SEED = int(os.environ.get("FUNNEL_TEST_SEED", "20080505"))
 PARTITIONS = 4
 BATCH_EVENTS = 100
 
-PROGRAM = ("-m", "agents.cli")
+PROGRAM = ("-m", "callfunnel.agents.cli")
 """What Python runs as a worker."""
 
 Event = dict[str, Any]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from aiokafka.errors import ProducerFenced
 from faust.types import TP
 
-from agents.microbatch import MicroBatch
+from callfunnel.agents.kafka.microbatch import MicroBatch
 
 
 class Name(str):

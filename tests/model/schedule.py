@@ -39,13 +39,13 @@ from model.worker import (
     leads_of,
 )
 
-from agents.errors import Mended, Stalled, TablesWrong, TakenOver, TopicsWrong, WriteFailed
-from agents.ingest import Ingest
-from agents.ledger import Ledger
-from agents.rerouting import LAPS, REROUTED
-from schemas.codec import Rejected
-from schemas.events import TYPES, Event
-from schemas.rows import (
+from callfunnel.agents.engine.ingest import Ingest
+from callfunnel.agents.engine.rerouting import LAPS, REROUTED
+from callfunnel.agents.engine.transactions import Transactions
+from callfunnel.agents.errors import Mended, Stalled, TablesWrong, TakenOver, TopicsWrong, WriteFailed
+from callfunnel.schemas.codec import Rejected
+from callfunnel.schemas.events import TYPES, Event
+from callfunnel.schemas.rows import (
     LEADS_POSITION_KEY,
     POSITION_KEY,
     Position,
@@ -53,15 +53,15 @@ from schemas.rows import (
     decode_key,
     decode_position,
 )
-from streams import oracle
-from streams.partitioning import home
+from callfunnel.streams import oracle
+from callfunnel.streams.partitioning import home
 
 
 class Rules(NamedTuple):
     """The law as the product keeps it, or with one rule switched off."""
 
     ingest: type[Ingest] = Ingest
-    ledger: type[Ledger] = Ledger
+    transactions: type[Transactions] = Transactions
     patches: tuple[tuple[str, Any], ...] = ()
 
 
@@ -77,14 +77,15 @@ CHANGES = {
 }
 """What becomes of the source in a schedule, and how often."""
 WORLD = {
-    "agents.ledger.SharedClient": lambda *_: None,
-    "agents.ledger.Producer": Producer,
-    "agents.hanging.hanging": hanging,
-    "agents.hanging.last": last,
-    "agents.adopt.last_positions": last_positions,
-    "agents.adopt.funnel_changelog": funnel_of,
-    "agents.adopt.leads_changelog": leads_of,
-    "agents.ingest.LOOK_SECONDS": 0,  # nothing sleeps here: who asks Kafka is woken by the schedule
+    "callfunnel.agents.engine.transactions.SharedClient": lambda *_: None,
+    "callfunnel.agents.engine.transactions.Producer": Producer,
+    "callfunnel.agents.kafka.hanging.hanging": hanging,
+    "callfunnel.agents.kafka.hanging.last": last,
+    "callfunnel.agents.engine.adopt.last_positions": last_positions,
+    "callfunnel.agents.engine.adopt.funnel_changelog": funnel_of,
+    "callfunnel.agents.engine.adopt.leads_changelog": leads_of,
+    # Nothing sleeps here: who asks Kafka is woken by the schedule.
+    "callfunnel.agents.engine.ingest.LOOK_SECONDS": 0,
 }
 """What the product finds in place of Kafka's clients."""
 

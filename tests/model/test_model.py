@@ -14,14 +14,14 @@ from model.schedule import Rules, Runner, run_all
 from model.worker import SOURCE, hanging
 from msgspec.structs import replace
 
-from agents.adopt import _adopted
-from agents.errors import WriteFailed
-from agents.ingest import Ingest
-from agents.ledger import Ledger
-from agents.rerouting import REROUTED
-from agents.source import resume_at
-from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, decode_position, encode_position
-from streams.engine import Partition
+from callfunnel.agents.engine.adopt import _adopted
+from callfunnel.agents.engine.ingest import Ingest
+from callfunnel.agents.engine.rerouting import REROUTED
+from callfunnel.agents.engine.source import resume_at
+from callfunnel.agents.engine.transactions import Transactions
+from callfunnel.agents.errors import WriteFailed
+from callfunnel.schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, decode_position, encode_position
+from callfunnel.streams.engine import Partition
 
 SCHEDULES = int(os.environ.get("FUNNEL_MODEL_SCHEDULES", "6000"))
 CAUGHT_WITHIN = 5_000
@@ -65,7 +65,7 @@ def test_no_schedule_breaks_the_law():
 # Each rule switched off
 
 
-class TablesApart(Ledger):
+class TablesApart(Transactions):
     async def write(self, partition: int, records: Any) -> Any:
         last: dict[Any, int] = {}
         for tp, its_records in records.items():
@@ -73,12 +73,12 @@ class TablesApart(Ledger):
         return last
 
 
-class NotFenced(Ledger):
+class NotFenced(Transactions):
     def __init__(self, app_id: str, client: Any, timeout: float) -> None:
         super().__init__(app_id + client["worker"].name, client, timeout)
 
 
-class FailureIgnored(Ledger):
+class FailureIgnored(Transactions):
     async def write(self, partition: int, records: Any) -> Any:
         try:
             return await super().write(partition, records)
@@ -186,7 +186,7 @@ def unseen(topics: str) -> Rules:
         found = await hanging(client, partitions, headers)
         return {at: tail for at, tail in found.items() if not at[0].startswith(topics)}
 
-    return Rules(patches=(("agents.hanging.hanging", but_one),))
+    return Rules(patches=(("callfunnel.agents.kafka.hanging.hanging", but_one),))
 
 
 async def nothing_found(*_: Any) -> None: ...
@@ -208,9 +208,9 @@ def aborted_too(log: Any, start: int, end: int) -> list[Any]:
 
 
 SWITCHED_OFF = {
-    "one transaction for all of a batch": Rules(ledger=TablesApart),
-    "a former owner is fenced": Rules(ledger=NotFenced),
-    "a failed write ends the worker": Rules(ledger=FailureIgnored),
+    "one transaction for all of a batch": Rules(transactions=TablesApart),
+    "a former owner is fenced": Rules(transactions=NotFenced),
+    "a failed write ends the worker": Rules(transactions=FailureIgnored),
     "the state says where to resume": Rules(ingest=GroupOffset),
     "a hole is fetched again": Rules(ingest=HolesIgnored),
     "an overlap is skipped": Rules(ingest=OverlapsApplied),
@@ -218,28 +218,40 @@ SWITCHED_OFF = {
     "recovery is not believed": Rules(ingest=RecoveryBelieved),
     "a partition is taken over in one generation": Rules(ingest=RebalanceMissed),
     "a source that was cut off is noticed": Rules(ingest=CutOffUnseen),
-    "tables go on with their own topic alone": Rules(patches=(("agents.ingest.resume_all", believed),)),
-    "the id of the topic is that of the tables": Rules(patches=(("agents.source.resume_at", without_ids),)),
-    "the witness lies where it lay": Rules(patches=(("agents.source.resume_at", without_witness),)),
+    "tables go on with their own topic alone": Rules(
+        patches=(("callfunnel.agents.engine.ingest.resume_all", believed),)
+    ),
+    "the id of the topic is that of the tables": Rules(
+        patches=(("callfunnel.agents.engine.source.resume_at", without_ids),)
+    ),
+    "the witness lies where it lay": Rules(
+        patches=(("callfunnel.agents.engine.source.resume_at", without_witness),)
+    ),
     "a batch is of the topic that has its id after it came": Rules(ingest=FetchedBelieved),
-    "a topic is adopted by its records": Rules(patches=(("agents.adopt._adopted", adopted_unseen),)),
-    "an adopted topic is read behind the witness": Rules(patches=(("agents.adopt._adopted", at_its_end),)),
+    "a topic is adopted by its records": Rules(
+        patches=(("callfunnel.agents.engine.adopt._adopted", adopted_unseen),)
+    ),
+    "an adopted topic is read behind the witness": Rules(
+        patches=(("callfunnel.agents.engine.adopt._adopted", at_its_end),)
+    ),
     "what retention took is counted": Rules(ingest=HolesNotCounted),
     "what Kafka left undecided is decided first": unseen("leads"),
     "rerouted events that hang are committed": unseen(SOURCE),
     "dead letters that hang are decided as the tables say": unseen("dead letters"),
-    "both changelogs are decided as letters say": Rules(patches=(("agents.hanging.last", nothing_found),)),
+    "both changelogs are decided as letters say": Rules(
+        patches=(("callfunnel.agents.kafka.hanging.last", nothing_found),)
+    ),
     "an event counts at its lead's home alone": Rules(ingest=MarksBelieved),
     "a source that has grown is noticed": Rules(ingest=GrowthUnseen),
     "tables are of the source's number of partitions": Rules(
-        patches=(("streams.engine.Partition.restore", restored_anyway),)
+        patches=(("callfunnel.streams.engine.Partition.restore", restored_anyway),)
     ),
-    "moving ends": Rules(patches=(("agents.rerouting.LAPS", 1_000_000),)),
+    "moving ends": Rules(patches=(("callfunnel.agents.engine.rerouting.LAPS", 1_000_000),)),
     "where publishers are trusted, what was moved is refused": Rules(
-        patches=(("streams.tables.Tables.refuse", lambda *_: None),)
+        patches=(("callfunnel.streams.tables.Tables.refuse", lambda *_: None),)
     ),
     "a poisoned partition stands still until it may go on": Rules(ingest=PoisonIgnored),
-    "an event counts once": Rules(patches=(("streams.lead.Lead.has_seen", lambda *_: False),)),
+    "an event counts once": Rules(patches=(("callfunnel.streams.lead.Lead.has_seen", lambda *_: False),)),
     "what was aborted is never read": Rules(patches=(("model.kafka.Log.committed", aborted_too),)),
     "a rebalance waits for no refused batch": Rules(patches=(("model.worker.Worker.drop", lambda *_: None),)),
 }

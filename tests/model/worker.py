@@ -1,4 +1,4 @@
-"""One worker of the model: the real ingest, ledger, tables and recovery, in a process that can die anywhere.
+"""One worker of the model: the real ingest, transactions, tables and recovery, in a process that may die.
 
 What is modelled is what surrounds them: Faust's stream and rebalance listener, the consumer, the producer.
 Each call to the broker is a turn, where the schedule may let others act, lose the answer, or end the process.
@@ -11,23 +11,22 @@ from itertools import islice
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from aiokafka.cluster import ClusterMetadata
 from faust.types import TP
 from model.kafka import Entry, Kafka, Name, Transaction
 from msgspec.structs import replace
 
-from agents.adopt import adopt
-from agents.hanging import Tail
-from agents.poison import Refusals
-from agents.recovery import Recovery
-from agents.source import GONE, Found
-from agents.tables import RestoredRows
-from schemas.codec import Decoder, Limits
-from schemas.rows import Position, Witness, encode_position
-from streams.engine import Partition
-from streams.panes import resolutions
-from streams.poison import Tolerance
-from streams.tables import Effects, Fold
+from callfunnel.agents.engine.adopt import adopt
+from callfunnel.agents.engine.poison import Refusals
+from callfunnel.agents.engine.source import GONE, Found
+from callfunnel.agents.kafka.hanging import Tail
+from callfunnel.agents.kafka.recovery import Recovery
+from callfunnel.agents.kafka.tables import RestoredRows
+from callfunnel.schemas.codec import Decoder, Limits
+from callfunnel.schemas.rows import Position, Witness, encode_position
+from callfunnel.streams.engine import Partition
+from callfunnel.streams.panes import resolutions
+from callfunnel.streams.poison import Tolerance
+from callfunnel.streams.tables import Effects, Fold
 
 SOURCE = Name("call events")
 
@@ -150,7 +149,6 @@ class Producer:
         self._kafka = worker.kafka
         self._name = transactional_id
         self._number = int(transactional_id.split("-")[1])
-        self.client = self
         self._epoch = 0
         self._transaction: Transaction | None = None
         self._on_their_way: set[TP] = set()
@@ -164,15 +162,14 @@ class Producer:
     async def stop(self) -> None:
         await self._worker.turn("stop " + self._name)
 
-    async def _metadata_update(self, heard: ClusterMetadata, topics: Iterable[str]) -> None:
+    async def partitions_of(self, topic: str) -> int:
         """A broker may still tell the former number of partitions."""
 
         def ask() -> int:
             lags = not self._worker.schedule.is_calm and self._worker.schedule.flip(0.2)
             return self._worker.started_as.partitions if lags else self._worker.schedule.partitions
 
-        partitions = await self._worker.call("asks for the number of partitions", ask)
-        heard._partitions = {topic: dict.fromkeys(range(partitions)) for topic in topics}
+        return await self._worker.call("asks for the number of partitions", ask)
 
     def create_batch(self) -> RecordBatch:
         return RecordBatch()
@@ -415,8 +412,8 @@ class Operator(Process):
 
     async def _run(self) -> None:
         client, app = {"worker": self}, self.started_as
-        ledger = self.schedule.rules.ledger(app.name, client, 15.0)
-        await adopt(ledger, Source(self), client, app.name, app.partitions)
+        transactions = self.schedule.rules.transactions(app.name, client, 15.0)
+        await adopt(transactions, Source(self), client, app.name, app.partitions)
         self.group.is_refused = False
         self.schedule.counts["adoptions"] += 1
         self.die()
@@ -460,7 +457,7 @@ class Worker(Process):
             self,
             source=Source(self),
             dead_letters=app.dead_letters,
-            ledger=schedule.rules.ledger(app.name, {"worker": self}, 15.0),
+            transactions=schedule.rules.transactions(app.name, {"worker": self}, 15.0),
             batch_events=8,
             new_partition=lambda number: tables(
                 number, app.partitions, app.fold, DECODER, tolerance=TOLERANCE

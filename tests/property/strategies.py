@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
-from schemas.events import TYPES, Event
+from callfunnel.schemas.events import TYPES, Event
 
 T = TypeVar("T")
 

@@ -5,13 +5,13 @@ from hypothesis import strategies as st
 from msgspec.json import encode
 from msgspec.structs import replace
 
+from callfunnel.schemas.codec import Decoder, Limits
+from callfunnel.schemas.rows import decode_columns, decode_key
+from callfunnel.streams import oracle
+from callfunnel.streams.engine import Partition
+from callfunnel.streams.panes import resolutions
+from callfunnel.streams.tables import Fold, Tables
 from property.strategies import batches, deliveries, event_sets
-from schemas.codec import Decoder, Limits
-from schemas.rows import decode_columns, decode_key
-from streams import oracle
-from streams.engine import Partition
-from streams.panes import resolutions
-from streams.tables import Fold, Tables
 
 ZONE = "Europe/Berlin"
 KEPT = {"minute_hours": 6, "hour_days": 3, "day_days": 400}

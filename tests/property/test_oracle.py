@@ -5,9 +5,17 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
+from callfunnel.schemas.events import STAGES, CallEnded, Event
+from callfunnel.streams.oracle import (
+    Tables,
+    differences,
+    lost_and_doubled,
+    partitioned,
+    stage_summary,
+    tables,
+    total,
+)
 from property.strategies import deliveries, event_sets, keep_everything, settings
-from schemas.events import STAGES, CallEnded, Event
-from streams.oracle import Tables, differences, lost_and_doubled, partitioned, stage_summary, tables, total
 
 
 def only_all_time(rows: Tables) -> Tables:

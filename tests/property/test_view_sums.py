@@ -7,9 +7,9 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.view import Funnel
-from schemas.rows import POSITION_KEY
-from streams.windows import WINDOWS, due_panes, window_panes
+from callfunnel.agents.view.snapshot import Funnel
+from callfunnel.schemas.rows import POSITION_KEY
+from callfunnel.streams.windows import WINDOWS, due_panes, window_panes
 
 NOW = 1_750_000_020
 MINUTE, HOUR, DAY = NOW - NOW % 60, NOW - NOW % 3_600, NOW - NOW % 86_400

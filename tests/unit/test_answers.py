@@ -1,6 +1,6 @@
 from aiokafka import TopicPartition
 
-from agents.answers import Answers
+from callfunnel.agents.kafka.answers import Answers
 
 A, B, C = (TopicPartition("call-events", number) for number in range(3))
 

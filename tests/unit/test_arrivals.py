@@ -1,5 +1,5 @@
-from agents.arrivals import Arrivals, Told
-from schemas.rows import Position
+from callfunnel.agents.view.arrivals import Arrivals, Told
+from callfunnel.schemas.rows import Position
 
 WALL = 1_750_000_000.0
 

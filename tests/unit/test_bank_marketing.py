@@ -5,8 +5,8 @@ from hashlib import sha256
 import orjson
 import pytest
 
-from agents import bank_marketing
-from schemas.codec import Decoder, Limits, Rejected
+from callfunnel.agents.demo import bank_marketing
+from callfunnel.schemas.codec import Decoder, Limits, Rejected
 
 
 @pytest.fixture(scope="module")

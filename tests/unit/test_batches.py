@@ -8,14 +8,14 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents import batches, microbatch
-from agents.batches import BOMB_BYTES, HELD_BYTES, RECORD_BYTES, Batches, LeftOut
-from agents.deadletter import dead_letters
-from agents.errors import TablesWrong
-from agents.microbatch import MicroBatch
+from callfunnel.agents.engine.deadletter import dead_letters
+from callfunnel.agents.errors import TablesWrong
+from callfunnel.agents.kafka import batches, microbatch
+from callfunnel.agents.kafka.batches import BOMB_BYTES, HELD_BYTES, RECORD_BYTES, Batches, LeftOut
+from callfunnel.agents.kafka.microbatch import MicroBatch
+from callfunnel.schemas.codec import Decoder, Limits, Rejected
 from contract.batches import PACK, assembled, fetched, message, packed, record, varint
 from faults import corpus
-from schemas.codec import Decoder, Limits, Rejected
 
 MIB = 1 << 20
 GOOD = b'{"event_id":"e%d","type":"dial","occurred_at":1740830400000,"lead_id":"lead-1"}'
@@ -120,7 +120,7 @@ def test_the_dead_letter_of_a_large_record_does_not_say_how_it_was_read(sizes, c
         for n, (key, value, header, name) in enumerate(sizes)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("agents.deadletter.HELD_BYTES", 400)
+        patch.setattr("callfunnel.agents.engine.deadletter.HELD_BYTES", 400)
         patch.setattr(batches, "HELD_BYTES", 400)
         patch.setattr(batches, "JUDGED_BYTES", 1_000)
         at_once = letters(one(packed(made, compression)))

@@ -5,9 +5,9 @@ import time
 import msgspec
 import pytest
 
-from agents.checkpoint import Checkpoint, Done, Lines, ResumePoint, state_folder
-from agents.destination import Acknowledged, checksum
-from agents.errors import Busy, SettingError
+from callfunnel.agents.errors import Busy, SettingError
+from callfunnel.agents.publish.destination import Acknowledged, checksum
+from callfunnel.agents.publish.resume import Checkpoint, Done, Lines, ResumePoint, state_folder
 
 DONE = Done(line=40, acknowledged=38, refused=2)
 

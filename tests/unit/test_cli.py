@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from agents import cli
-from streams.lead import pseudonym
+from callfunnel.agents import cli
+from callfunnel.streams.lead import pseudonym
 
 ROOT = Path(cli.__file__).parents[1]
 EVENT = {"event_id": "e-1", "type": "dial", "occurred_at": "2025-03-01T12:00:00Z", "lead_id": "l-1"}
@@ -20,7 +20,7 @@ EVENT = {"event_id": "e-1", "type": "dial", "occurred_at": "2025-03-01T12:00:00Z
 
 def run(*arguments: str, stdin: str | bytes = b"", **environ: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "agents.cli", *arguments],
+        [sys.executable, "-m", "callfunnel.agents.cli", *arguments],
         input=stdin.encode() if isinstance(stdin, str) else stdin,
         capture_output=True,
         cwd=ROOT,
@@ -45,7 +45,7 @@ def test_help_lists_every_command():
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys\nfrom agents.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+        "import sys\nfrom callfunnel.agents.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
         "print(sorted({name.split('.')[0] for name in sys.modules} &"
         " {'faust', 'kafka', 'aiokafka', 'rich', 'msgspec', 'prometheus_client', 'aiohttp'}))"
     )

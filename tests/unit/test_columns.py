@@ -1,6 +1,6 @@
 import pytest
 
-from streams.columns import ATTEMPT_BINS, BINS, CONNECT_BINS, EVENTS, LEADS, RESPONSE, bin_of
+from callfunnel.streams.columns import ATTEMPT_BINS, BINS, CONNECT_BINS, EVENTS, LEADS, RESPONSE, bin_of
 
 
 @pytest.mark.parametrize(

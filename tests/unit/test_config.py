@@ -5,10 +5,10 @@ import shlex
 import msgspec
 import pytest
 
-from agents.cli import main
-from agents.config import REMOVED, Settings, export, in_force, variable
-from agents.errors import SettingError
-from schemas.codec import Limits
+from callfunnel.agents.cli import main
+from callfunnel.agents.config import REMOVED, Settings, export, in_force, variable
+from callfunnel.agents.errors import SettingError
+from callfunnel.schemas.codec import Limits
 
 
 def refused(environ, **overrides):

@@ -7,9 +7,14 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from kafka import KafkaConsumer
 
-from agents.config import Settings
-from agents.connection import Secret, aiokafka_options, faust_credentials, kafka_python_options
-from agents.errors import SettingError
+from callfunnel.agents.config import Settings
+from callfunnel.agents.errors import SettingError
+from callfunnel.agents.kafka.connection import (
+    Secret,
+    aiokafka_options,
+    faust_credentials,
+    kafka_python_options,
+)
 
 
 @pytest.fixture

@@ -1,16 +1,16 @@
 import pytest
 
-from agents.batches import HEADER_BYTES, HELD_BYTES, LeftOut, Lump
-from agents.deadletter import (
+from callfunnel.agents.engine.deadletter import (
     BOMB_BYTES,
     SENT_HOME_BYTES,
     dead_letters,
     sent_home,
     source_offset,
 )
-from agents.microbatch import MicroBatch
-from schemas.codec import Rejected
-from schemas.topics import LARGEST_MESSAGE, SOURCE_MESSAGE
+from callfunnel.agents.kafka.batches import HEADER_BYTES, HELD_BYTES, LeftOut, Lump
+from callfunnel.agents.kafka.microbatch import MicroBatch
+from callfunnel.schemas.codec import Rejected
+from callfunnel.schemas.topics import LARGEST_MESSAGE, SOURCE_MESSAGE
 
 WHY = Rejected("bad_value", "`$.agent` must not contain control character U+0007")
 

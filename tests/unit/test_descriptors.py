@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from agents import descriptors
-from agents.config import Settings
-from agents.errors import SettingError
+from callfunnel.agents.config import Settings
+from callfunnel.agents.errors import SettingError
+from callfunnel.agents.kafka import descriptors
 
 
 def test_the_need_grows_with_brokers_and_not_with_partitions():
@@ -29,7 +29,7 @@ def test_a_limit_below_the_need_is_refused_with_both_numbers():
 
 def test_a_low_soft_limit_is_raised_as_far_as_it_may_be():
     source = (
-        "import resource; from agents import descriptors; "
+        "import resource; from callfunnel.agents.kafka import descriptors; "
         "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]; "
         "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 300)); "
         "print(descriptors.require(200), resource.getrlimit(resource.RLIMIT_NOFILE))"

@@ -2,9 +2,9 @@ import pytest
 from msgspec.json import encode
 from msgspec.structs import replace
 
-from schemas.codec import Decoder, Limits
-from schemas.events import Connect, Dial, LeadCreated
-from schemas.rows import (
+from callfunnel.schemas.codec import Decoder, Limits
+from callfunnel.schemas.events import Connect, Dial, LeadCreated
+from callfunnel.schemas.rows import (
     LEADS_POSITION_KEY,
     POSITION_KEY,
     Position,
@@ -12,10 +12,10 @@ from schemas.rows import (
     decode_position,
     encode_position,
 )
-from streams.engine import Mismatch, Partition
-from streams.panes import resolutions
-from streams.partitioning import home
-from streams.tables import Fold
+from callfunnel.streams.engine import Mismatch, Partition
+from callfunnel.streams.panes import resolutions
+from callfunnel.streams.partitioning import home
+from callfunnel.streams.tables import Fold
 
 T = 1_750_000_020_000
 FOLD = Fold(

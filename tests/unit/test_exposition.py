@@ -12,7 +12,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from agents.exposition import (
+from callfunnel.agents.view.exposition import (
     OTHER,
     Exposition,
     accepts_openmetrics,
@@ -20,10 +20,10 @@ from agents.exposition import (
     label_value,
     new_registry,
 )
-from agents.view import Funnel, Standing
-from schemas.codec import REASONS
-from schemas.rows import POSITION_KEY
-from streams.metrics import BY_NAME, CATALOGUE, OPEN, OWNED
+from callfunnel.agents.view.snapshot import Funnel, Standing
+from callfunnel.schemas.codec import REASONS
+from callfunnel.schemas.rows import POSITION_KEY
+from callfunnel.streams.metrics import BY_NAME, CATALOGUE, OPEN, OWNED
 
 NOW = 1_750_000_020
 MINUTE, HOUR, DAY = NOW - NOW % 60, NOW - NOW % 3_600, NOW - NOW % 86_400

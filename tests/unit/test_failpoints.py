@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from agents import failpoints
-from agents.config import Settings
-from agents.errors import SettingError
+from callfunnel.agents import failpoints
+from callfunnel.agents.config import Settings
+from callfunnel.agents.errors import SettingError
 
 AGENTS = Path(failpoints.__file__).parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_each_point_is_in_the_code_once():
@@ -27,13 +28,13 @@ def test_each_point_is_in_the_code_once():
 
 def run(setting: str | None) -> subprocess.CompletedProcess:
     code = f"""
-from agents import failpoints
+from callfunnel.agents import failpoints
 failpoints.arm({setting!r})
 for _ in range(3):
     failpoints.hit("sent")
 print("lives")
 """
-    return subprocess.run([sys.executable, "-c", code], cwd=AGENTS.parent, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
 
 
 def test_the_process_dies_at_the_hit_that_was_named():

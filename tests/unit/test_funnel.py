@@ -4,11 +4,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from schemas.rows import decode_columns, decode_key
-from streams.columns import RESPONSE
-from streams.counts import Counts
-from streams.funnel import Funnel
-from streams.panes import pane_start, resolutions
+from callfunnel.schemas.rows import decode_columns, decode_key
+from callfunnel.streams.columns import RESPONSE
+from callfunnel.streams.counts import Counts
+from callfunnel.streams.funnel import Funnel
+from callfunnel.streams.panes import pane_start, resolutions
 
 MINUTE = 1_750_000_020
 HOUR, DAY = MINUTE // 3_600 * 3_600, MINUTE // 86_400 * 86_400

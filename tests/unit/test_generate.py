@@ -3,8 +3,8 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from agents.commands.generate import command
-from schemas.codec import Decoder, Limits, Rejected
+from callfunnel.agents.commands.generate import command
+from callfunnel.schemas.codec import Decoder, Limits, Rejected
 
 
 def generate(*options):

@@ -3,8 +3,8 @@ from itertools import islice
 
 import pytest
 
-from agents.generator import TYPICAL_FAULTS, Faults, FloorSettings, live
-from schemas.events import TYPES
+from callfunnel.agents.demo.generator import TYPICAL_FAULTS, Faults, FloorSettings, live
+from callfunnel.schemas.events import TYPES
 
 START_MS = 1_767_603_600_000  # a Monday, 09:00 UTC
 HOUR_MS = 3_600_000

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 import pytest
 from aiokafka.errors import OffsetOutOfRangeError, TopicAuthorizationFailedError
 
-from agents import hanging
-from agents.hanging import Tail
+from callfunnel.agents.kafka import hanging
+from callfunnel.agents.kafka.hanging import Tail
 
 AT = "letters", 0
 

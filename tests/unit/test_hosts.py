@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from agents.hosts import Hosts
+from callfunnel.agents.view.hosts import Hosts
 
 
 def why_not(host, names="", bound="127.0.0.1", *, is_loopback=True):

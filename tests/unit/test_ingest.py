@@ -1,4 +1,4 @@
-"""The guard between Faust and the fold; its consumer and its ledger only remember what they were asked."""
+"""The guard between Faust and the fold; its consumer and transactions only remember what was asked."""
 
 import asyncio
 import time
@@ -11,21 +11,21 @@ from msgspec.json import encode
 from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
-from agents import ingest
-from agents.batches import LeftOut, Lump
-from agents.deadletter import CONNECTOR, OFFSET
-from agents.errors import Mended, Stalled, TablesWrong, TopicsWrong, WriteFailed
-from agents.exposition import engine_metrics
-from agents.hanging import Tail
-from agents.ingest import Ingest
-from agents.microbatch import MOST_BYTES, MicroBatch
-from agents.poison import Refusals
-from agents.remedies import REMEDIES
-from agents.rerouting import LAPS, REROUTED
-from agents.source import OtherTopic
-from schemas.codec import Decoder, Limits
-from schemas.events import Dial
-from schemas.rows import (
+from callfunnel.agents.engine import ingest
+from callfunnel.agents.engine.deadletter import CONNECTOR, OFFSET
+from callfunnel.agents.engine.ingest import Ingest
+from callfunnel.agents.engine.poison import Refusals
+from callfunnel.agents.engine.rerouting import LAPS, REROUTED
+from callfunnel.agents.engine.source import OtherTopic
+from callfunnel.agents.errors import Mended, Stalled, TablesWrong, TopicsWrong, WriteFailed
+from callfunnel.agents.kafka.batches import LeftOut, Lump
+from callfunnel.agents.kafka.hanging import Tail
+from callfunnel.agents.kafka.microbatch import MOST_BYTES, MicroBatch
+from callfunnel.agents.remedies import REMEDIES
+from callfunnel.agents.view.exposition import engine_metrics
+from callfunnel.schemas.codec import Decoder, Limits
+from callfunnel.schemas.events import Dial
+from callfunnel.schemas.rows import (
     LEADS_POSITION_KEY,
     POSITION_KEY,
     Position,
@@ -33,11 +33,11 @@ from schemas.rows import (
     decode_position,
     encode_position,
 )
-from streams.engine import Partition
-from streams.panes import resolutions
-from streams.partitioning import home
-from streams.poison import Tolerance
-from streams.tables import Fold
+from callfunnel.streams.engine import Partition
+from callfunnel.streams.panes import resolutions
+from callfunnel.streams.partitioning import home
+from callfunnel.streams.poison import Tolerance
+from callfunnel.streams.tables import Fold
 
 T = 1_750_000_020_000
 SOURCE = TP("call-events", 0)
@@ -102,7 +102,7 @@ class Consumer:
         self.dropped.append(event.value)
 
 
-class Ledger:
+class Transactions:
     """The transactions written, until it is told to fail."""
 
     def __init__(self):
@@ -193,7 +193,7 @@ class Worker:
     """An ingest and everything around it."""
 
     def __init__(self, stops=False):
-        self.consumer, self.ledger, self.topic = Consumer(), Ledger(), Topic()
+        self.consumer, self.transactions, self.topic = Consumer(), Transactions(), Topic()
         self.funnel, self.leads = Table(FUNNEL), Table(LEADS)
         self.app = SimpleNamespace(
             consumer=self.consumer,
@@ -214,7 +214,7 @@ class Worker:
             self.app,
             source=self.topic,
             dead_letters=DEAD,
-            ledger=self.ledger,
+            transactions=self.transactions,
             new_partition=lambda number: Partition(number, PARTITIONS, FOLD, decoder, tolerance=tolerance),
             partitioner=FOLD.partitioner,
             batch_events=10_000,
@@ -312,7 +312,7 @@ async def test_a_batch_that_was_applied_is_acknowledged_and_not_counted_again(wo
     again = batch(0, 3)
     await worker.take(again)
     assert worker.acked[-1] is again
-    assert (worker.state.offset, dials(worker), len(worker.ledger.written)) == (3, 3, 1)
+    assert (worker.state.offset, dials(worker), len(worker.transactions.written)) == (3, 3, 1)
     assert worker.count("events_replayed") == 3
 
 
@@ -383,7 +383,7 @@ async def test_a_batch_of_a_partition_that_is_anothers_is_dropped(worker):
     await worker.take_over(TP(SOURCE.topic, 1))
     await worker.take(batch(0, 3))
     assert worker.acked == []
-    assert worker.ledger.owned == {1}
+    assert worker.transactions.owned == {1}
     assert list(worker.ingest.lanes) == [1]
 
 
@@ -391,7 +391,7 @@ async def test_a_batch_of_a_partition_that_is_anothers_is_dropped(worker):
 async def test_of_a_batch_without_records_the_end_is_written(worker):
     """Else a view would take the marks of transactions at the end of the source for records that wait."""
     await worker.take(batch(0, 4, offsets=[]))
-    ((_, records),) = worker.ledger.written
+    ((_, records),) = worker.transactions.written
     position = encode_position(worker.state.written)
     assert records == {
         (FUNNEL, 0): [((POSITION_KEY, position), [], None)],
@@ -412,9 +412,9 @@ async def test_compacted_records_and_markers_are_no_holes(worker):
 
 @with_worker
 async def test_a_failed_write_ends_the_process_and_acknowledges_nothing(worker):
-    worker.ledger.failure = WriteFailed("the broker is gone")
+    worker.transactions.failure = WriteFailed("the broker is gone")
     await worker.take(batch(0, 3))
-    assert worker.failures == [worker.ledger.failure]
+    assert worker.failures == [worker.transactions.failure]
     assert worker.acked == []
 
 
@@ -423,7 +423,7 @@ async def test_poison_is_dead_lettered_at_any_rate_and_the_good_records_behind_i
     for start in range(0, 4_000, 400):
         await worker.take(poison(start, start + 400))
     await worker.take(batch(4_000, 4_010))
-    letters = [one for _, records in worker.ledger.written for one in records.get((DEAD, 0), ())]
+    letters = [one for _, records in worker.transactions.written for one in records.get((DEAD, 0), ())]
     assert len(letters) == worker.state.written.rejected == 4_000
     assert (dials(worker), worker.state.offset, worker.failures) == (10, 4_010, [])
     assert worker.ingest.why_stopped() is None
@@ -470,7 +470,7 @@ def test_a_stopped_partition_has_committed_what_was_judged_and_takes_no_more(sto
         late = batch(12, 20)
         await worker.take(late)
         assert (worker.state.offset, dials(worker)) == (12, 4)
-        assert len(worker.ledger.written[-1][1][DEAD, 0]) == 8
+        assert len(worker.transactions.written[-1][1][DEAD, 0]) == 8
         assert len(worker.acked) == 2
         assert worker.consumer.dropped == [late]
         assert worker.consumer.paused == worker.ingest.stopped() == {SOURCE}
@@ -484,14 +484,14 @@ def test_a_stopped_partition_has_committed_what_was_judged_and_takes_no_more(sto
 
 def test_batches_that_wait_as_it_stops_are_given_back_and_hold_nobody_up(stopping):
     async def test(worker):
-        worker.ledger.gate = asyncio.Event()
+        worker.transactions.gate = asyncio.Event()
         waiting = [batch(start, start + 5_000) for start in (12, 5_012, 10_012)]
         first = asyncio.create_task(worker.take(poison(0, 12)))
         await asyncio.sleep(0)
         takes = [asyncio.create_task(worker.take(one)) for one in waiting]
         for _ in range(20):
             await asyncio.sleep(0)
-        worker.ledger.gate.set()
+        worker.transactions.gate.set()
         await asyncio.gather(first, *takes)
         assert worker.consumer.dropped == waiting
         await worker.take(batch(0, 3, partition=1))
@@ -586,7 +586,7 @@ def test_who_takes_a_partition_over_stops_it_by_its_position_alone(poison, stops
 @with_worker
 async def test_the_tables_know_how_far_their_changelogs_were_written(worker):
     await worker.take(batch(0, 3))
-    records = worker.ledger.written[0][1]
+    records = worker.transactions.written[0][1]
     assert worker.funnel.restored == range(len(records[FUNNEL, 0]))
     assert worker.leads.restored == range(len(records[LEADS, 0])) == range(4)
 
@@ -595,7 +595,7 @@ async def test_the_tables_know_how_far_their_changelogs_were_written(worker):
 async def test_a_batch_is_one_transaction_of_rows_leads_and_dead_letters(worker):
     values = batch(0, 1).values
     await worker.take(batch(0, 2, values=[*values, b"{"]))
-    ((partition, records),) = worker.ledger.written
+    ((partition, records),) = worker.transactions.written
     assert partition == 0
     assert records.keys() == {(FUNNEL, 0), (LEADS, 0), (DEAD, 0)}
     assert records[FUNNEL, 0][-1] == ((POSITION_KEY, encode_position(worker.state.written)), [], None)
@@ -610,7 +610,7 @@ async def test_a_batch_is_one_transaction_of_rows_leads_and_dead_letters(worker)
 async def test_an_event_of_another_partition_is_sent_home_as_it_came_and_marked(worker):
     value = dial(THERE[0])
     await worker.take(batch(0, 1, values=[value], headers=[[("trace", b"t")]]))
-    ((_, records),) = worker.ledger.written
+    ((_, records),) = worker.transactions.written
     assert records[SOURCE.topic, 4] == [((None, value), [("trace", b"t"), MARK], T)]
     assert dials(worker) == 0
     assert worker.count("events_rerouted") == 1
@@ -622,7 +622,7 @@ def test_no_mark_makes_an_event_count_or_keeps_it_from_being_sent_home(mark):
     async def test(worker):
         here, there = dial(HERE[0]), dial(THERE[0])
         await worker.take(batch(0, 3, values=[there, here, here], headers=[[mark], [mark], ()]))
-        ((_, records),) = worker.ledger.written
+        ((_, records),) = worker.transactions.written
         assert records[SOURCE.topic, 4] == [((None, there), [mark, MARK], T)]
         assert (dials(worker), worker.state.written.duplicates) == (1, 1)
 
@@ -634,7 +634,7 @@ async def test_what_is_moved_back_again_and_again_is_a_dead_letter_at_last(worke
     there, others = dial(THERE[0]), [(REROUTED, b"other crc32 8")] * 9
     headers = [[*others, *[MARK] * n] for n in (LAPS - 1, LAPS)]
     await worker.take(batch(0, 2, values=[there, there], headers=headers))
-    ((_, records),) = worker.ledger.written
+    ((_, records),) = worker.transactions.written
     assert len(records[SOURCE.topic, 4]) == 1
     ((_, found, _),) = records[DEAD, 0]
     assert dict(found)["callfunnel.reason"] == b"misrouted"
@@ -657,12 +657,12 @@ def test_who_hears_of_another_number_of_partitions_sends_nothing_home(who, found
         if who == "the consumer":
             worker.consumer.partitions = found
         else:
-            worker.ledger.source_has = found
+            worker.transactions.source_has = found
         await worker.take(batch(1, 2, values=[dial(THERE[1])]))
         (failure,) = worker.failures
         assert isinstance(failure, TopicsWrong)
         assert f"had 8 partitions when this worker started, and has {found} now" in str(failure)
-        assert (len(worker.ledger.written), len(worker.acked)) == (1, 1)
+        assert (len(worker.transactions.written), len(worker.acked)) == (1, 1)
 
     test()
 
@@ -672,7 +672,7 @@ async def test_who_hears_of_another_number_of_partitions_folds_nothing_at_all(wo
     worker.consumer.partitions = PARTITIONS + 1
     await worker.take(batch(0, 1))
     assert isinstance(worker.failures[0], TopicsWrong)
-    assert (dials(worker), worker.ledger.written, worker.acked) == (0, [], [])
+    assert (dials(worker), worker.transactions.written, worker.acked) == (0, [], [])
 
 
 @with_worker
@@ -680,7 +680,7 @@ async def test_an_event_with_too_many_headers_is_sent_home_without_them_and_with
     value = dial(THERE[0])
     headers = [("trace", b"t"), ("large", b"x" * 2_000_000), (REROUTED, b"other crc32 8")]
     await worker.take(batch(0, 1, values=[value], headers=[headers]))
-    ((_, records),) = worker.ledger.written
+    ((_, records),) = worker.transactions.written
     home_of = {at: sent for at, sent in records.items() if at[0] == SOURCE.topic}
     ((((_, sent), its, _),),) = home_of.values()
     assert sent == value
@@ -703,7 +703,9 @@ async def test_what_nobody_can_read_counts_as_so_many_refused_records(worker):
     assert worker.acked == [some, alone]
     at = worker.state.written
     assert (at.offset, at.applied, at.rejected) == (60, 2, 1 + 40 + 10)
-    letters = [dict(headers) for _, records in worker.ledger.written for _, headers, _ in records[DEAD, 0]]
+    letters = [
+        dict(headers) for _, records in worker.transactions.written for _, headers, _ in records[DEAD, 0]
+    ]
     assert [one[OFFSET] for one in letters] == [b"0", b"3", b"50"]
     assert [one.get("callfunnel.records") for one in letters] == [None, b"40", b"10"]
     assert worker.count("events_consumed", topic=SOURCE.topic, partition="0") == 3 + 40 + 10
@@ -711,7 +713,7 @@ async def test_what_nobody_can_read_counts_as_so_many_refused_records(worker):
     assert worker.count("events_rejected", reason="too_large") == 10
     await worker.take(alone)
     assert worker.count("events_replayed") == 10
-    assert len(worker.ledger.written) == 2
+    assert len(worker.transactions.written) == 2
 
 
 @with_worker
@@ -787,7 +789,7 @@ def test_what_retention_took_is_in_the_tables_even_if_no_event_follows():
         return worker
 
     worker = asyncio.run(main())
-    ((_, records),) = worker.ledger.written
+    ((_, records),) = worker.transactions.written
     ((key, value), _, _) = records[FUNNEL, 0][-1]
     position = decode_position(value)
     assert (key, position.offset, position.lost) == (POSITION_KEY, 45, 5)
@@ -836,7 +838,7 @@ def on_a_topic(position, topic_id="the first", record=MADE_FROM.witness):
 def test_tables_go_on_with_the_topic_they_were_made_from_and_write_nothing_about_it():
     worker, positions = on_a_topic(MADE_FROM)
     assert positions == {SOURCE: 40}
-    assert worker.ledger.written == []
+    assert worker.transactions.written == []
 
 
 @pytest.mark.parametrize(
@@ -876,7 +878,7 @@ def test_what_is_known_of_the_topic_is_kept_at_once_and_told(position, topic_id,
         offset=positions[SOURCE],
         partitions=PARTITIONS,
     )
-    ((number, records),) = worker.ledger.written
+    ((number, records),) = worker.transactions.written
     data = encode_position(expected)
     assert number == 0
     assert records == {
@@ -896,7 +898,7 @@ async def test_of_a_topic_that_was_made_anew_meanwhile_nothing_is_written(worker
     (failure,) = worker.failures
     assert isinstance(failure, OtherTopic)
     assert "took in its records up to offset 3, and has the id the second now" in str(failure)
-    assert (len(worker.ledger.written), len(worker.acked), dials(worker)) == (1, 1, 3)
+    assert (len(worker.transactions.written), len(worker.acked), dials(worker)) == (1, 1, 3)
 
 
 @with_worker
@@ -1010,13 +1012,13 @@ async def test_the_lag_is_what_the_tables_do_not_hold_yet(worker):
 @with_worker
 async def test_what_is_folded_and_not_written_yet_still_counts_as_lag(worker):
     written = asyncio.Event()
-    write = worker.ledger.write
+    write = worker.transactions.write
 
     async def slow(*records):
         await written.wait()
         return await write(*records)
 
-    worker.ledger.write = slow
+    worker.transactions.write = slow
     worker.consumer.ends = 3
     await worker.take(batch(0, 3))
     assert (worker.state.offset, worker.ingest.lags()) == (3, {SOURCE: 3})
@@ -1110,7 +1112,7 @@ async def given(worker, *batches):
 async def test_fetches_that_wait_become_one_transaction(worker):
     batches = [batch(0, 2), batch(2, 3), batch(3, 7)]
     await given(worker, *batches)
-    assert (len(worker.ledger.written), worker.acked) == (1, batches)
+    assert (len(worker.transactions.written), worker.acked) == (1, batches)
     assert (worker.state.offset, dials(worker)) == (7, 7)
 
 
@@ -1120,7 +1122,7 @@ async def test_a_transaction_takes_no_more_than_it_may(worker):
     lane._most_records = 3
     await given(worker, batch(0, 2), batch(2, 3))
     await given(worker, batch(3, 5), batch(5, 9))
-    assert len(worker.ledger.written) == 3  # [0, 3), [3, 5), [5, 9)
+    assert len(worker.transactions.written) == 3  # [0, 3), [3, 5), [5, 9)
     assert dials(worker) == 9
 
 
@@ -1130,14 +1132,14 @@ async def test_large_records_make_smaller_transactions(worker):
     for one in batches:
         one.size = MOST_BYTES // 2
     await given(worker, *batches)
-    assert len(worker.ledger.written) == 2  # [0, 3), [3, 4)
+    assert len(worker.transactions.written) == 2  # [0, 3), [3, 4)
 
 
 @with_worker
 async def test_what_does_not_go_on_where_the_last_one_ended_waits_for_its_turn(worker):
     await given(worker, batch(0, 2), batch(3, 4), batch(2, 4))
     assert dials(worker) == 4
-    assert len(worker.ledger.written) == 2
+    assert len(worker.transactions.written) == 2
 
 
 @with_worker
@@ -1155,11 +1157,11 @@ async def test_what_waits_for_a_partition_that_is_lost_is_given_back(worker):
 def test_what_hangs_is_decided_before_anything_is_counted():
     async def main():
         worker = Worker()
-        worker.ledger.hangs = {(FUNNEL, 0): Tail(b"half of it", b"")}
+        worker.transactions.hangs = {(FUNNEL, 0): Tail(b"half of it", b"")}
         with pytest.raises(Mended):
             await worker.take_over()
         assert not worker.ingest.lanes
-        assert set(worker.ledger.ended) == {(0, (DEAD,), True), (0, (FUNNEL, LEADS), False)}
+        assert set(worker.transactions.ended) == {(0, (DEAD,), True), (0, (FUNNEL, LEADS), False)}
 
     asyncio.run(main())
 
@@ -1172,10 +1174,10 @@ def test_what_the_changelogs_do_not_tell_is_left_to_a_person():
         worker = Worker()
         worker.funnel.held = {0: {POSITION_KEY: position(40)}}
         worker.leads.held = {0: {LEADS_POSITION_KEY: position(30)}}
-        worker.ledger.hangs = {(LEADS, 0): Tail(b"half of it", b"")}
+        worker.transactions.hangs = {(LEADS, 0): Tail(b"half of it", b"")}
         with pytest.raises(TablesWrong, match="do not belong together"):
             await worker.take_over()
-        assert worker.ledger.ended == [(0, (DEAD,), True)]
+        assert worker.transactions.ended == [(0, (DEAD,), True)]
 
     asyncio.run(main())
 
@@ -1184,16 +1186,16 @@ def test_what_was_restored_in_part_has_no_say():
     async def main():
         worker = Worker()
         worker.consumer.changelogs_end = 10
-        worker.ledger.hangs = {
+        worker.transactions.hangs = {
             (FUNNEL, 0): Tail(b"half of it", b""),
             (DEAD, 0): Tail(headers=(((OFFSET, b"7"), (CONNECTOR, b"app")),)),
         }
         with pytest.raises(Stalled):
             await worker.take_over()
-        assert worker.ledger.ended == []
-        worker.ledger.hangs = {}
+        assert worker.transactions.ended == []
+        worker.transactions.hangs = {}
         with pytest.raises(Stalled):
             await worker.take_over()
-        assert worker.ledger.ended == [(0, (DEAD,), True)]
+        assert worker.transactions.ended == [(0, (DEAD,), True)]
 
     asyncio.run(main())

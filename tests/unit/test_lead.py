@@ -2,7 +2,7 @@
 
 import pytest
 
-from schemas.events import (
+from callfunnel.schemas.events import (
     CallEnded,
     Connect,
     Dial,
@@ -13,8 +13,8 @@ from schemas.events import (
     Qualified,
     Won,
 )
-from streams.counts import Counts
-from streams.lead import Call, Lead, contribute, fingerprint, pack, unpack
+from callfunnel.streams.counts import Counts
+from callfunnel.streams.lead import Call, Lead, contribute, fingerprint, pack, unpack
 
 T = 1_750_000_020_000
 MINUTE = T // 1000

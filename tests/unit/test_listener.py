@@ -12,10 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from agents import listener
-from agents.errors import SettingError
-from agents.listener import Listener
-from agents.pages import Pages
+from callfunnel.agents.errors import SettingError
+from callfunnel.agents.view import listener
+from callfunnel.agents.view.http import Pages
+from callfunnel.agents.view.listener import Listener
 from patience import Deadline
 
 ASK = b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -255,8 +255,8 @@ def unset():
 
 def test_without_a_setting_the_next_free_port_is_taken_and_told(monkeypatch, caplog):
     with taken(2) as ports:
-        monkeypatch.setattr("agents.pages.USUAL_PORT", ports[0])
-        monkeypatch.setattr("agents.pages._LAST_PORT", ports[1])
+        monkeypatch.setattr("callfunnel.agents.view.http.USUAL_PORT", ports[0])
+        monkeypatch.setattr("callfunnel.agents.view.http._LAST_PORT", ports[1])
         second = unset()
         second.start()
         try:

@@ -3,7 +3,7 @@ import logging
 import orjson
 import pytest
 
-from agents import log
+from callfunnel.agents import log
 
 
 @pytest.fixture(autouse=True)
@@ -19,10 +19,10 @@ def logging_as_before():
 
 def test_a_json_line_says_when_how_bad_who_and_what(capsys):
     log.set_up("json", "info")
-    logging.getLogger("agents.worker").info("ready: %s", [1, 2])
+    logging.getLogger("callfunnel.agents.engine.worker").info("ready: %s", [1, 2])
     line = orjson.loads(capsys.readouterr().err)
     assert line.pop("time").endswith("+00:00")
-    assert line == {"level": "info", "logger": "agents.worker", "message": "ready: [1, 2]"}
+    assert line == {"level": "info", "logger": "callfunnel.agents.engine.worker", "message": "ready: [1, 2]"}
 
 
 def test_a_json_line_stays_one_line_when_there_is_a_traceback(capsys):
@@ -30,7 +30,7 @@ def test_a_json_line_stays_one_line_when_there_is_a_traceback(capsys):
     try:
         raise ValueError("of a bug")
     except ValueError:
-        logging.getLogger("agents.worker").exception("ended")
+        logging.getLogger("callfunnel.agents.engine.worker").exception("ended")
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert orjson.loads(lines[0])["exception"].splitlines()[-1] == "ValueError: of a bug"
@@ -38,8 +38,8 @@ def test_a_json_line_stays_one_line_when_there_is_a_traceback(capsys):
 
 def test_text_is_for_people(capsys):
     log.set_up("text", "warning")
-    logging.getLogger("agents.worker").info("too quiet")
-    logging.getLogger("agents.worker").warning("slow")
+    logging.getLogger("callfunnel.agents.engine.worker").info("too quiet")
+    logging.getLogger("callfunnel.agents.engine.worker").warning("slow")
     assert capsys.readouterr().err.endswith(" WARNING slow\n")
 
 
@@ -60,7 +60,7 @@ def test_a_stricter_level_holds_for_libraries_too(capsys):
 
 def test_what_a_library_repeats_is_told_once_in_a_while_with_how_often(capsys):
     log.set_up("text", "info")
-    library, ours = logging.getLogger("aiokafka"), logging.getLogger("agents.worker")
+    library, ours = logging.getLogger("aiokafka"), logging.getLogger("callfunnel.agents.engine.worker")
     for node in range(100):
         library.error("Unable connect to node with id %s", node)
         ours.warning("mine %s", node)

@@ -5,11 +5,11 @@ from datetime import UTC
 import orjson
 import pytest
 
-from agents.document import funnel_document
-from agents.view import Funnel
-from schemas.events import NONE, STAGES
-from schemas.rows import POSITION_KEY
-from streams.metrics import COUNTED, STANDARDS, band, why_unjudged
+from callfunnel.agents.view.api import funnel_document
+from callfunnel.agents.view.snapshot import Funnel
+from callfunnel.schemas.events import NONE, STAGES
+from callfunnel.schemas.rows import POSITION_KEY
+from callfunnel.streams.metrics import COUNTED, STANDARDS, band, why_unjudged
 
 NOW = 1_750_000_020
 

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from schemas.events import (
+from callfunnel.schemas.events import (
     CallEnded,
     Connect,
     Dial,
@@ -17,7 +17,7 @@ from schemas.events import (
     Qualified,
     Won,
 )
-from streams.oracle import (
+from callfunnel.streams.oracle import (
     Tables,
     differences,
     lost_and_doubled,

@@ -12,13 +12,13 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import CollectorRegistry
 
-from agents.config import Settings
-from agents.errors import SettingError
-from agents.exposition import OPENMETRICS, TEXT, Exposition, engine_metrics
-from agents.pages import Pages
-from agents.view import Funnel, Standing
+from callfunnel.agents.config import Settings
+from callfunnel.agents.errors import SettingError
+from callfunnel.agents.view.exposition import OPENMETRICS, TEXT, Exposition, engine_metrics
+from callfunnel.agents.view.http import Pages
+from callfunnel.agents.view.snapshot import Funnel, Standing
+from callfunnel.schemas.rows import POSITION_KEY
 from patience import Deadline
-from schemas.rows import POSITION_KEY
 
 NOW = 1_750_000_020
 MINUTE, HOUR, DAY = NOW - NOW % 60, NOW - NOW % 3_600, NOW - NOW % 86_400
@@ -94,7 +94,7 @@ class Circle:
 
 
 def test_closed_connections_do_not_wait_for_the_collector_that_comes_seldom(monkeypatch):
-    monkeypatch.setattr("agents.pages._COLLECT_SECONDS", 0.05)
+    monkeypatch.setattr("callfunnel.agents.view.http._COLLECT_SECONDS", 0.05)
     served = pages(view())
     gc.disable()
     served.start()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka.partitioner.default import murmur2 as murmur2_of_kafka_python
 
-from streams.partitioning import home, homes, murmur2
+from callfunnel.streams.partitioning import home, homes, murmur2
 
 
 @pytest.mark.parametrize(

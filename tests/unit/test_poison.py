@@ -8,13 +8,13 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
-from agents.exposition import engine_metrics
-from agents.microbatch import MicroBatch
-from agents.poison import Refusals
-from schemas.codec import CROWDED, Rejected
-from schemas.rows import Position, decode_position, encode_position
-from streams.lead import pseudonym
-from streams.poison import Tolerance
+from callfunnel.agents.engine.poison import Refusals
+from callfunnel.agents.kafka.microbatch import MicroBatch
+from callfunnel.agents.view.exposition import engine_metrics
+from callfunnel.schemas.codec import CROWDED, Rejected
+from callfunnel.schemas.rows import Position, decode_position, encode_position
+from callfunnel.streams.lead import pseudonym
+from callfunnel.streams.poison import Tolerance
 
 TOLERANCE = Tolerance(window=10, max_share=0.5)
 CLEAN = Position(offset=0, watermark_ms=-1, fold="f")

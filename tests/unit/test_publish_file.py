@@ -3,12 +3,12 @@ from collections import deque
 import orjson
 import pytest
 
-from agents import exit_codes
-from agents.checkpoint import Checkpoint, Done, Lines
-from agents.config import Settings
-from agents.publish_file import LinePublisher, publish_file
-from agents.publisher import REFUSED_HELD
-from schemas.codec import Rejected
+from callfunnel.agents import exit_codes
+from callfunnel.agents.config import Settings
+from callfunnel.agents.publish.file import LinePublisher, publish_file
+from callfunnel.agents.publish.publisher import REFUSED_HELD
+from callfunnel.agents.publish.resume import Checkpoint, Done, Lines
+from callfunnel.schemas.codec import Rejected
 
 
 class Broker:
@@ -154,7 +154,7 @@ def test_the_report_names_every_refused_line_however_many(monkeypatch, tmp_path,
         def __exit__(self, *error):
             pass
 
-    monkeypatch.setattr("agents.publish_file.Publisher", Publisher)
+    monkeypatch.setattr("callfunnel.agents.publish.file.Publisher", Publisher)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     file = tmp_path / "events"
     file.write_bytes(b"bad\n" * (REFUSED_HELD + 1))

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from agents.publisher import REFUSED_HELD, Publisher
+from callfunnel.agents.publish.publisher import REFUSED_HELD, Publisher
 
 
 @pytest.fixture
 def publisher(monkeypatch):
-    monkeypatch.setattr("agents.publisher.KafkaProducer", lambda **_: None)
+    monkeypatch.setattr("callfunnel.agents.publish.publisher.KafkaProducer", lambda **_: None)
     monkeypatch.setattr(Publisher, "_look_at_topic", lambda *_: None)
     return Publisher("nowhere:9092", "call-events", replay=True)
 

@@ -1,7 +1,7 @@
 import pytest
 
-from agents.microbatch import MicroBatch
-from agents.rerouting import LAPS, REROUTED, Mark
+from callfunnel.agents.engine.rerouting import LAPS, REROUTED, Mark
+from callfunnel.agents.kafka.microbatch import MicroBatch
 
 OURS = REROUTED, b"app murmur2 6"
 

@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from schemas.rows import (
+from callfunnel.schemas.rows import (
     LEADS_POSITION_KEY,
     POSITION_KEY,
     Position,

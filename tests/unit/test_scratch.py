@@ -4,11 +4,11 @@ import sys
 
 import pytest
 
-from agents.scratch import HELD, Scratch, remove_left_behind
+from callfunnel.agents.scratch import HELD, Scratch, remove_left_behind
 
 HOLDER = """
 import sys, time
-from agents.scratch import Scratch
+from callfunnel.agents.scratch import Scratch
 scratch = Scratch("test")
 print(scratch.path, flush=True)
 time.sleep(300)

@@ -5,11 +5,18 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from agents.adopt import Adopted, adopt
-from agents.errors import Mended, TablesWrong, TakenOver
-from agents.hanging import Tail
-from agents.source import GONE, Found, OtherTopic, resume_at
-from schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, Witness, decode_position, encode_position
+from callfunnel.agents.engine.adopt import Adopted, adopt
+from callfunnel.agents.engine.source import GONE, Found, OtherTopic, resume_at
+from callfunnel.agents.errors import Mended, TablesWrong, TakenOver
+from callfunnel.agents.kafka.hanging import Tail
+from callfunnel.schemas.rows import (
+    LEADS_POSITION_KEY,
+    POSITION_KEY,
+    Position,
+    Witness,
+    decode_position,
+    encode_position,
+)
 
 WITNESS = Witness.of(39, 1_000, b"lead", b"{}")
 OTHER = Witness.of(39, 1_000, b"lead", b"{ }")
@@ -124,7 +131,7 @@ class World:
         self.taken_back = None
         self.told = []
 
-    # the ledger
+    # the transactions
 
     async def own(self, partitions):
         self.owned = list(partitions)
@@ -150,7 +157,7 @@ class World:
             assert key == {"funnel": POSITION_KEY, "leads": LEADS_POSITION_KEY}[topic.split("-")[1]]
             return self.rows[topic]
 
-        monkeypatch.setattr("agents.adopt.last_positions", last_positions)
+        monkeypatch.setattr("callfunnel.agents.engine.adopt.last_positions", last_positions)
         asyncio.run(adopt(self, self, {}, "app", len(self.there), tell=self.told.append, **options))
 
 

@@ -8,19 +8,19 @@ import pytest
 from msgspec.json import encode
 from msgspec.structs import replace
 
-from agents.config import Settings
-from agents.errors import SettingError
-from agents.topics import wanted
-from agents.worker import fold_of, tables_of
-from schemas.codec import Decoder, Limits
-from schemas.events import CallEnded, Connect, Dial, DmReached, LeadCreated, Lost, Won
-from schemas.topics import leads_changelog
-from streams import choice, oracle
-from streams.choice import SLOWER, NotBuilt, tables_for
-from streams.engine import Partition
-from streams.lead import unpack
-from streams.panes import resolutions
-from streams.tables import Fold, Tables
+from callfunnel.agents.config import Settings
+from callfunnel.agents.engine.worker import fold_of, tables_of
+from callfunnel.agents.errors import SettingError
+from callfunnel.agents.kafka.topics import wanted
+from callfunnel.schemas.codec import Decoder, Limits
+from callfunnel.schemas.events import CallEnded, Connect, Dial, DmReached, LeadCreated, Lost, Won
+from callfunnel.schemas.topics import leads_changelog
+from callfunnel.streams import choice, oracle
+from callfunnel.streams.choice import SLOWER, NotBuilt, tables_for
+from callfunnel.streams.engine import Partition
+from callfunnel.streams.lead import unpack
+from callfunnel.streams.panes import resolutions
+from callfunnel.streams.tables import Fold, Tables
 
 T = 1_750_000_020_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -9,11 +9,11 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from agents.commands.top import command
-from agents.document import funnel_document
-from agents.terminal import funnel_table
-from agents.view import Funnel
-from schemas.rows import POSITION_KEY
+from callfunnel.agents.commands.top import command
+from callfunnel.agents.view.api import funnel_document
+from callfunnel.agents.view.snapshot import Funnel
+from callfunnel.agents.view.terminal import funnel_table
+from callfunnel.schemas.rows import POSITION_KEY
 
 NOW = 1_750_000_020
 COLUMNS = {

@@ -6,12 +6,12 @@ import tracemalloc
 
 import pytest
 
-from agents.validation import Crowd, Line, Validation, batches, records
-from schemas.codec import Decoder, Limits
-from schemas.events import TYPES, Dial
-from streams.engine import Partition
-from streams.panes import resolutions
-from streams.tables import Fold
+from callfunnel.agents.publish.validation import Crowd, Line, Validation, batches, records
+from callfunnel.schemas.codec import Decoder, Limits
+from callfunnel.schemas.events import TYPES, Dial
+from callfunnel.streams.engine import Partition
+from callfunnel.streams.panes import resolutions
+from callfunnel.streams.tables import Fold
 
 AT = 1_740_830_400_000
 EVENT = {"event_id": "e", "type": "dial", "occurred_at": AT, "lead_id": "l"}

@@ -8,12 +8,12 @@ import orjson
 import pytest
 from aiokafka import TopicPartition
 
-from agents.arrivals import Told
-from agents.config import Settings
-from agents.document import funnel_document
-from agents.remedies import REMEDIES
-from agents.view import Funnel, View
-from schemas.rows import POSITION_KEY, Position, encode_position
+from callfunnel.agents.config import Settings
+from callfunnel.agents.remedies import REMEDIES
+from callfunnel.agents.view.api import funnel_document
+from callfunnel.agents.view.arrivals import Told
+from callfunnel.agents.view.snapshot import Funnel, View
+from callfunnel.schemas.rows import POSITION_KEY, Position, encode_position
 
 NOW = int(datetime(2026, 3, 29, 14, 7, 31, tzinfo=UTC).timestamp())
 TODAY = NOW - NOW % 86_400

@@ -4,10 +4,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from agents.config import in_force
-from streams.funnel import horizon
-from streams.panes import pane_start, resolutions
-from streams.windows import AGES, WINDOWS, Panes, due_panes, seen, total, uncalled, window_panes
+from callfunnel.agents.config import in_force
+from callfunnel.streams.funnel import horizon
+from callfunnel.streams.panes import pane_start, resolutions
+from callfunnel.streams.windows import AGES, WINDOWS, Panes, due_panes, seen, total, uncalled, window_panes
 
 NOW = int(datetime(2026, 3, 29, 14, 7, 31, tzinfo=UTC).timestamp())
 MINUTE = NOW - NOW % 60

@@ -1,0 +1,150 @@
+"""The funnel as one JSON document: what the API answers and what the page and the terminal draw.
+
+The law: no rate without its numerator and denominator, and none of the two from another view.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from callfunnel.agents.view.snapshot import SEGMENT, Snapshot
+from callfunnel.schemas.events import NONE, STAGES
+from callfunnel.schemas.rows import Columns
+from callfunnel.streams.columns import BINS
+from callfunnel.streams.metrics import ENOUGH, STANDARDS, WHEN_RED, band, why_unjudged
+from callfunnel.streams.windows import AGES, DUE_SECONDS, WINDOWS
+
+ALL_WINDOWS = (*WINDOWS, "all")
+_CLOCKS = ("attempt", "connect")
+
+
+class NoSuchSegmentError(LookupError):
+    """Nothing was ever seen of the campaign or source that was asked for."""
+
+
+def funnel_document(
+    at: Snapshot,
+    *,
+    now_s: int,
+    delay_s: float | None,
+    window: str = "1h",
+    campaign: str | None = None,
+    source: str | None = None,
+) -> dict[str, Any]:
+    """The funnel of a window (`5m`, `1h`, `1d`, `today` or `all`), of one campaign or source or of all.
+
+    Times are Unix seconds: the numbers are those of `now_s`, the newest event happened `delay_s` ago. Raises
+    NoSuchSegmentError.
+    """
+    totals = at.windows["all"][SEGMENT]
+    for place, (name, wanted) in enumerate((("campaign", campaign), ("source", source))):
+        if wanted is not None and not any(row[place] == wanted for row in totals):
+            raise NoSuchSegmentError(f"there is no event of the {name} {wanted!r} yet")
+    chosen = {row for row in totals if campaign in (None, row[0]) and source in (None, row[1])}
+    # An event that names no campaign or source may be of any lead, so it may be of a chosen one.
+    possible = {
+        row
+        for row in totals
+        if (campaign is None or row[0] in (campaign, NONE)) and (source is None or row[1] in (source, NONE))
+    }
+    segments = at.windows[window][SEGMENT]
+    columns = _add(columns for row, columns in segments.items() if row in chosen)
+    of_any = _add(columns for row, columns in segments.items() if row in possible)
+    due, met = (sum(at.due[window][row][n] for row in chosen if row in at.due[window]) for n in (0, 1))
+    uncalled = [found for row, found in at.uncalled.items() if row in chosen]
+
+    def events(stage: str) -> int:
+        return columns.get(f"events_{stage}", 0)
+
+    def leads(stage: str) -> int:
+        return columns.get(f"leads_{stage}", 0)
+
+    observed = {stage: (leads(stage), of_any.get(f"events_{stage}", 0)) for stage in STAGES}
+
+    def ratio(name: str, view: str, definition: str, numerator: int, denominator: int) -> dict[str, Any]:
+        return _ratio(name, view, definition, numerator, denominator, observed)
+
+    reached = events("reached") - columns.get("dm_hangups", 0)
+    return {
+        "window": window,
+        "windows": ALL_WINDOWS,
+        "campaign": campaign,
+        "source": source,
+        "campaigns": sorted({row[0] for row in totals}),
+        "sources": sorted({row[1] for row in totals}),
+        "now_timestamp_seconds": now_s,
+        "watermark": {
+            "timestamp_seconds": at.newest_ms / 1000 if at.newest_ms else None,
+            "delay_seconds": delay_s,
+            "partitions": {
+                str(partition): at.positions[partition].watermark_ms / 1000
+                for partition in sorted(at.positions)
+            },
+        },
+        "poisoned": {str(partition): share for partition, share in sorted(at.poisoned.items())},
+        "stages": [{"stage": stage, "events": events(stage), "leads": leads(stage)} for stage in STAGES],
+        "ratios": [
+            ratio("reach", "activity", "(reached − immediate hang-ups) ÷ dials", reached, events("dialed")),
+            ratio("qualification", "leads", "qualified ÷ reached", leads("qualified"), leads("reached")),
+            ratio("close", "leads", "won ÷ qualified", leads("won"), leads("qualified")),
+            ratio("conversion", "leads", "won ÷ created", leads("won"), leads("created")),
+        ],
+        "response": ratio("response", "leads", f"called within {DUE_SECONDS // 60} minutes ÷ due", met, due)
+        | {"due": due, "met": met}
+        | {clock: _times(columns, clock) for clock in _CLOCKS},
+        "calls": {
+            name: columns.get(column, 0)
+            for name, column in (
+                ("dm_hangups", "dm_hangups"),
+                ("agent_hangups", "agent_hangups"),
+                ("machine_answers", "machine_answers"),
+                ("implied_arrivals", "implied"),
+            )
+        },
+        "closed": {"disqualified": events("disqualified"), "lost": events("lost")},
+        "uncalled": {
+            "leads": sum(sum(found.by_age) for found in uncalled),
+            "ages": {age: sum(found.by_age[n] for found in uncalled) for n, age in enumerate(AGES)},
+            "oldest_timestamp_seconds": min((found.oldest_s for found in uncalled), default=None),
+        },
+    }
+
+
+def _ratio(
+    name: str,
+    view: str,
+    definition: str,
+    numerator: int,
+    denominator: int,
+    observed: Mapping[str, tuple[int, int]],
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "view": view,
+        "definition": definition,
+        "numerator": numerator,
+        "denominator": denominator,
+        "value": numerator / denominator if denominator else None,
+        "band": band(name, numerator, denominator, observed),
+        "unjudged": why_unjudged(name, numerator, denominator, observed),
+        "judged_from": ENOUGH.get(name),
+        "standard": [{"band": name, "from": floor} for name, _, floor in reversed(STANDARDS.get(name, ()))],
+        "when_below": " ".join(WHEN_RED.get(name, ())) or None,
+    }
+
+
+def _times(columns: Columns, clock: str) -> dict[str, Any]:
+    bins = {bound: columns.get(f"{clock}_{bound}", 0) for bound in BINS}
+    count = sum(bins.values())
+    return {
+        "leads": count,
+        "mean_seconds": columns.get(f"{clock}_ms", 0) / 1000 / count if count else None,
+        "bins": bins,
+    }
+
+
+def _add(rows: Iterable[Columns]) -> Columns:
+    sums: Columns = {}
+    for columns in rows:
+        for column, n in columns.items():
+            sums[column] = sums.get(column, 0) + n
+    return sums

@@ -1,0 +1,615 @@
+"""The funnel as it is now: the newest rows of the changelog, summed over its partitions.
+
+The law: a snapshot is never a partial sum. Every partition stands at the end of a batch, which its position
+row closes, and there is none before every partition has reached the end that its log had at the start.
+Rows that were folded with different settings are never summed, and where days begin is what the positions
+say, not a setting. Nothing here depends on which worker wrote a row, so nothing moves when partitions do.
+
+An old snapshot never passes as a new one. While the brokers do not answer, the view is not current and there
+are no numbers. While records of the source wait to be counted, windows end at the moment up to which the
+numbers are complete: a window that ended now would shrink because the engine is late.
+"""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import tzinfo
+from functools import partial
+from typing import Any, Literal, Self
+from zoneinfo import ZoneInfo
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError, TopicAuthorizationFailedError
+
+from callfunnel.agents.config import Settings
+from callfunnel.agents.kafka.answers import Answers
+from callfunnel.agents.kafka.connection import aiokafka_options
+from callfunnel.agents.kafka.microbatch import fetch
+from callfunnel.agents.kafka.read_committed import FIRST_BYTES, repair
+from callfunnel.agents.remedies import REMEDIES
+from callfunnel.agents.threads import LoopThread
+from callfunnel.agents.view.arrivals import Arrivals, Source
+from callfunnel.schemas.rows import (
+    POSITION_KEY,
+    Columns,
+    Position,
+    decode_columns,
+    decode_key,
+    decode_position,
+)
+from callfunnel.schemas.topics import funnel_changelog
+from callfunnel.streams.columns import ATTEMPT_BINS, RESPONSE_BOUNDS_SECONDS
+from callfunnel.streams.windows import (
+    DUE_SECONDS,
+    WINDOWS,
+    Dimensions,
+    Uncalled,
+    due_panes,
+    seen,
+    total,
+    uncalled,
+    window_panes,
+)
+
+SEGMENT = "campaign+source"
+PERSON = "team+agent"
+LOCATION = "location"
+ROLLUPS = (SEGMENT, PERSON, LOCATION)
+
+_MET = ATTEMPT_BINS[: RESPONSE_BOUNDS_SECONDS.index(DUE_SECONDS) + 1]
+_LOOK_SECONDS = 5.0
+_RETRY_SECONDS = 1.0
+_RECORDS_AT_ONCE = 10_000
+_SNAPSHOT_SPACING = 5
+"""The next snapshot begins after so many times what the last one took: a fifth of the view's time at most."""
+_QUIET_SECONDS = 300.0
+"""A floor without an event for so long is quiet."""
+_MINUTES_HELD_SECONDS = 3_600
+"""So far behind the newest event a window may end: every partition still holds the minutes for it."""
+
+State = Literal["connecting", "catching_up", "current", "stale", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The funnel at a moment. Nobody changes it any more, so any thread may read it."""
+
+    now_s: int
+    positions: Mapping[int, Position]
+    """How far the rows of each source partition go."""
+    windows: Mapping[str, Mapping[str, Mapping[Dimensions, Columns]]]
+    """Window or `all`, rollup, dimension values, columns; `all` has only the rollup `campaign+source`."""
+    due: Mapping[str, Mapping[Dimensions, tuple[int, int]]]
+    """Window or `all`, campaign and source: leads due, leads met."""
+    uncalled: Mapping[Dimensions, Uncalled]
+    seen: Mapping[str, set[Dimensions]]
+    """Rollup: dimension values that were seen in the last 48 hours."""
+    rows: int
+    poisoned: Mapping[int, float]
+    """Poisoned partitions, and which share of their newest records was rejected."""
+
+    @property
+    def newest_ms(self) -> int:
+        """The newest event, 0 before the first one."""
+        return _newest_ms(self.positions)
+
+
+def _newest_ms(positions: Mapping[int, Position]) -> int:
+    return max((0, *(position.watermark_ms for position in positions.values())))
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a view stands at a moment: what it shows, and what it tells of itself."""
+
+    state: State
+    snapshot: Snapshot | None = None
+    """The numbers, while the state is `current`."""
+    verdict: str = ""
+    """The state; where that is `current`: `live`, `quiet`, `empty`, `replay`, `behind` or `unchecked`."""
+    reason: str = ""
+    """A sentence: why there are no numbers, or what has to be known of them."""
+    complete_s: float | None = None
+    """Up to when the newest numbers are complete, Unix seconds."""
+    answered_s: float | None = None
+    """When a broker last answered; `None` before any has."""
+    lag: int | None = None
+    """Records of the changelog that are not read; `None` while that is unknown."""
+    source_lags: Mapping[int, int] = field(default_factory=dict)
+    """Partition: records of the source that are not in the numbers; without those where that is unknown."""
+
+
+Changes = dict[bytes | None, bytes | None]
+"""The newest value of each row that changed, by its key; `None` deletes it."""
+
+
+class _StartOverError(Exception):
+    """What was read is not the past of the log any more: somebody made it anew."""
+
+
+class Funnel:
+    """The rows of all partitions and their sum, kept as rows come.
+
+    `zone` and `days_kept` stand in where no position says them: they were written before it was kept.
+    """
+
+    def __init__(self, zone: tzinfo, days_kept: int = 400) -> None:
+        self._zone = zone
+        self._days_kept = days_kept
+        self._held: dict[int, dict[bytes, bytes]] = {}
+        self._tables: dict[str, dict[str, dict[int, dict[Dimensions, Columns]]]] = {}
+        self.positions: dict[int, Position] = {}
+
+    def apply(self, partition: int, key: bytes, value: bytes | None) -> None:
+        """Take the newest value of a partition's row; `None` deletes it. Raises `msgspec.DecodeError`."""
+        if key == POSITION_KEY:
+            if value is not None:
+                self._advance(partition, decode_position(value))
+            return
+        held = self._held.setdefault(partition, {})
+        old = held.get(key)
+        if old == value:
+            return
+        resolution, pane, rollup, *dimensions = decode_key(key)
+        row = tuple(dimensions)
+        rows = self._tables.setdefault(rollup, {}).setdefault(resolution, {}).setdefault(pane, {})
+        sums = rows.setdefault(row, {})
+        for column, n in decode_columns(value).items() if value is not None else ():
+            sums[column] = sums.get(column, 0) + n
+        for column, n in decode_columns(old).items() if old is not None else ():
+            sums[column] -= n
+            if not sums[column]:
+                del sums[column]
+        if value is None:
+            del held[key]
+        else:
+            held[key] = value
+        if not sums:
+            del rows[row]
+            if not rows:
+                del self._tables[rollup][resolution][pane]
+
+    def _advance(self, partition: int, position: Position) -> None:
+        before = self.positions.get(partition)
+        if before is not None and position.offset < before.offset:
+            raise _StartOverError(
+                f"partition {partition} went back from offset {before.offset} to {position.offset}"
+            )
+        self.positions[partition] = position
+
+    @property
+    def contradiction(self) -> str | None:
+        """Why the rows of all partitions have no sum, in words; None when they have one."""
+        folds = defaultdict[tuple[str, str], list[int]](list)
+        zones = {
+            position.fold: position.timezone for position in self.positions.values() if position.timezone
+        }
+        for partition, position in sorted(self.positions.items()):
+            folds[position.fold, zones.get(position.fold, "time zone not known")].append(partition)
+        if len(folds) < 2:
+            return None
+        told = "; ".join(
+            f"{', '.join(map(str, partitions))}: fold {fold} ({zone})"
+            for (fold, zone), partitions in folds.items()
+        )
+        return (
+            f"no numbers: partitions {told}. The tables were made with different settings of the fold. Start "
+            f"all workers of this app id with the same settings; for other ones, {REMEDIES['count-anew']}"
+        )
+
+    def _calendar(self) -> tuple[tzinfo, int]:
+        """Where days begin and end, and for how many seconds day rows are kept."""
+        for position in self.positions.values():
+            if position.timezone:
+                return ZoneInfo(position.timezone), position.days_kept * 86_400
+        return self._zone, self._days_kept * 86_400
+
+    def snapshot(self, now_s: int) -> Snapshot:
+        """The funnel with its windows ending at `now_s`."""
+        zone, days_kept_s = self._calendar()
+        tables = {rollup: self._tables.get(rollup, {}) for rollup in ROLLUPS}
+        segments = tables[SEGMENT]
+        windows = {
+            window: {
+                rollup: total(table, window_panes(window, now_s, zone)) for rollup, table in tables.items()
+            }
+            for window in WINDOWS
+        }
+        windows["all"] = {SEGMENT: total(segments, window_panes("all", now_s, zone))}
+        return Snapshot(
+            now_s=now_s,
+            positions=dict(self.positions),
+            windows=windows,
+            due={window: self._due(window, now_s, zone) for window in windows},
+            uncalled=uncalled(segments, now_s, days_kept_s),
+            seen={rollup: seen(table, now_s) for rollup, table in tables.items()},
+            rows=sum(map(len, self._held.values())),
+            poisoned={
+                partition: position.rejected_share
+                for partition, position in self.positions.items()
+                if position.poison != "none"
+            },
+        )
+
+    def _due(self, window: str, now_s: int, zone: tzinfo) -> dict[Dimensions, tuple[int, int]]:
+        table = self._tables.get(SEGMENT, {})
+        created, not_due = (total(table, panes) for panes in due_panes(window, now_s, zone))
+        result = {}
+        for row, columns in created.items():
+            without = not_due.get(row, {})
+            due = columns.get("awaited", 0) - without.get("awaited", 0)
+            met = sum(columns.get(column, 0) - without.get(column, 0) for column in _MET)
+            result[row] = (due, met)
+        return result
+
+
+class View:
+    """Tails the changelog of the funnel table in its own thread and keeps `snapshot` fresh.
+
+    `connection` holds the keyword arguments that any aiokafka client of this broker needs. `source` makes the
+    object that asks about the source topic; without it, the source lag is unknown.
+    """
+
+    def __init__(
+        self,
+        connection: Mapping[str, Any],
+        topic: str,
+        *,
+        zone: tzinfo,
+        days_kept: int = 400,
+        clock: Literal["wall", "event"] = "wall",
+        refresh_seconds: float = 0.2,
+        stale_seconds: float = 15.0,
+        source: Callable[[Callable[[], Mapping[int, int]], Callable[[], object]], Source] | None = None,
+        now: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connection = dict(connection)
+        self._topic = topic
+        self._new_funnel = partial(Funnel, zone, days_kept)
+        self._clock = clock
+        self._refresh_seconds = refresh_seconds
+        self._stale_seconds = stale_seconds
+        self._now = now
+        self._ticks = ticks
+        self._thread = LoopThread("view", self._main)
+        self._answers = Answers(stale_seconds, ticks)
+        self._source = source(lambda: self._offsets, lambda: self._answers.hear({})) if source else None
+        self._arrivals = Arrivals(ticks, now)
+        self._offsets: Mapping[int, int] = {}
+        self._read: Mapping[TopicPartition, int] = {}
+        """How far each partition of the changelog is read."""
+        self._phase: Literal["connecting", "catching_up", "current"] = "connecting"
+        self._why = "not started"
+        self._complete_s: float | None = None
+        self.snapshot: Snapshot | None = None
+        """The newest numbers, however old they are; `None` before the first ones."""
+        self.snapshot_seconds = 0.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The view of the tables that workers with these settings keep."""
+        return cls(
+            aiokafka_options(settings),
+            funnel_changelog(settings.app_id),
+            zone=ZoneInfo(settings.timezone),
+            days_kept=settings.pane_retention_day_days,
+            clock=settings.clock,
+            refresh_seconds=settings.view_refresh_seconds,
+            stale_seconds=settings.stale_seconds,
+            source=partial(Source, settings),
+        )
+
+    def standing(self) -> Standing:
+        """What is shown, and how it stands."""
+        state, reason = self._stand()
+        snapshot = self.snapshot if state == "current" else None
+        verdict: str = state
+        if snapshot is not None:
+            verdict, reason = self._judge(snapshot)
+        ends = {tp: self._answers.end(tp) for tp in self._read}
+        unread = [max(0, end - self._read[tp]) for tp, end in ends.items() if end is not None]
+        return Standing(
+            state=state,
+            snapshot=snapshot,
+            verdict=verdict,
+            reason=reason,
+            complete_s=self._complete_s,
+            answered_s=self._answers.timestamp_seconds,
+            lag=sum(unread) if ends and len(unread) == len(ends) else None,
+            source_lags=self._source_lags(),
+        )
+
+    @property
+    def current(self) -> Snapshot | None:
+        """The numbers, while the view is current."""
+        return self.standing().snapshot
+
+    def not_ready(self) -> str | None:
+        """Why there are no numbers; `None` when there are."""
+        state, reason = self._stand()
+        return None if state == "current" else reason
+
+    def _stand(self) -> tuple[State, str]:
+        """The state, and why there are no numbers in it."""
+        if self.failure is not None:
+            return "failed", f"stopped: {self.failure}"
+        silence = self._answers.silence()
+        if self._phase == "current":
+            return ("stale", f"{silence}: the numbers stand still") if silence else ("current", "")
+        if self._phase == "connecting" and self.snapshot is not None:
+            return "stale", f"{self._why}: the numbers stand still"
+        return self._phase, f"{self._why}; {silence}" if silence else self._why
+
+    def _judge(self, at: Snapshot) -> tuple[str, str]:
+        """How current numbers stand, in one word, and a sentence where there is more to say."""
+        trouble = self._source.trouble if self._source else "this view does not ask about the source"
+        if trouble:
+            return "unchecked", f"{trouble}: whether events wait to be counted is unknown"
+        if self._behind_seconds:
+            return "behind", self._behind_what(self._behind_seconds)
+        if not at.newest_ms:
+            return "empty", "no event has been counted yet; `callfunnel check` says what may be missing"
+        if abs(self._now() - at.newest_ms / 1000) <= _QUIET_SECONDS:
+            return "live", ""
+        if self._clock == "event":
+            return "replay", ""
+        return "quiet", "all that has arrived is counted: nobody calls, or no events reach Kafka"
+
+    @property
+    def _behind_seconds(self) -> float:
+        """How long ago the numbers were complete, if that is too long; 0 otherwise, and if it is unknown."""
+        at = self._arrivals.complete_at
+        age = 0.0 if at is None else self._ticks() - at
+        return age if age > self._stale_seconds else 0.0
+
+    def _behind_what(self, seconds: float) -> str:
+        assert self._source is not None
+        topic = self._source.topic
+        for partition, end in self._arrivals.shrunk.items():
+            return (
+                f"{topic}/{partition} ends at offset {end}, but the numbers hold later records: the topic "
+                "was truncated or created anew, and its new records are not counted"
+            )
+        waiting = self._source_lags()
+        if not waiting:
+            return f"the broker has not said for {seconds:.0f} s where {topic} ends"
+        return (
+            f"{sum(waiting.values()):,} records of {topic} are not counted yet, and the numbers are those of "
+            f"{seconds:.0f} s ago: check that enough workers run, and what their /-/ready says"
+        )
+
+    def _source_lags(self) -> Mapping[int, int]:
+        told = self._source.told if self._source else None
+        if self._phase != "current" or told is None or self._ticks() - told.asked_at > self._stale_seconds:
+            return {}
+        return self._arrivals.lags
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the thread, if something did: a bug or a changelog that is none."""
+        return self._thread.failure
+
+    @property
+    def now_s(self) -> int:
+        """The moment that the numbers are of: where windows end, if not by the wall clock."""
+        if self.snapshot is not None and (self._clock == "event" or self._behind_seconds):
+            return self.snapshot.now_s
+        return int(self._now()) if self._clock == "wall" else 0
+
+    @property
+    def delay_s(self) -> float | None:
+        """How long ago the newest event happened; 0 in a replay, where it is now; `None` before the first."""
+        newest_ms = self.snapshot.newest_ms if self.snapshot else 0
+        if not newest_ms or self._clock == "event":
+            return 0.0 if newest_ms else None
+        return max(0.0, self._now() - newest_ms / 1000)
+
+    def start(self) -> None:
+        """Begin to read; returns at once."""
+        self._thread.start()
+        if self._source:
+            self._source.start()
+
+    def stop(self) -> None:
+        """Leave the broker and end the thread."""
+        if self._source:
+            self._source.stop()
+        self._thread.stop()
+
+    async def _main(self, ready: Callable[[], None]) -> None:
+        self._why = "connecting to the broker"
+        ready()
+        while True:
+            try:
+                await self._tail()
+            except _StartOverError as why:
+                self._start_over(str(why))
+            except OffsetOutOfRangeError:
+                self._start_over("it does not hold what was read")
+            except TopicAuthorizationFailedError:
+                self._phase = "connecting"
+                self._why = (
+                    f"this view lacks Read on topic {self._topic}: `callfunnel topics rights` prints the "
+                    "command that grants it"
+                )
+            except (KafkaError, OSError) as error:
+                self._phase, self._why = "connecting", f"the broker does not answer: {error}"
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    def _start_over(self, why: str) -> None:
+        self.snapshot = self._complete_s = None
+        self._phase, self._why = "connecting", f"reading {self._topic} again from the beginning: {why}"
+
+    async def _tail(self) -> None:
+        repair()
+        consumer = AIOKafkaConsumer(
+            **self._connection,
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            fetch_max_bytes=FIRST_BYTES,
+            metadata_max_age_ms=60_000,
+        )
+        try:
+            await consumer.start()
+            await self._follow(consumer, await self._partitions(consumer))
+        finally:
+            await consumer.stop()
+
+    async def _partitions(self, consumer: AIOKafkaConsumer) -> list[TopicPartition]:
+        while self._topic not in await consumer.topics():
+            self._phase = "connecting"
+            self._why = f"the topic {self._topic} does not exist yet; `callfunnel topics create` makes it"
+            await asyncio.sleep(_RETRY_SECONDS)
+        first = TopicPartition(self._topic, 0)
+        consumer.assign([first])
+        await consumer.end_offsets([first])  # its metadata names the other partitions
+        partitions = [
+            TopicPartition(self._topic, n) for n in sorted(consumer.partitions_for_topic(self._topic))
+        ]
+        consumer.assign(partitions)
+        return partitions
+
+    async def _follow(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
+        funnel = self._new_funnel()
+        self._phase, self._why = "catching_up", f"asking how long {self._topic} is"
+        self._arrivals = Arrivals(self._ticks, self._now)
+        self._read = {}
+        self._answers.watch(partitions)
+        for partition, start in (await consumer.beginning_offsets(partitions)).items():
+            consumer.seek(partition, start)
+        ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
+        self._answers.hear(ends)
+        polled: dict[TopicPartition, int | None] = {}
+        unfinished: dict[TopicPartition, Changes] = {partition: {} for partition in partitions}
+        behind = set(partitions)
+        changed = True
+        refreshed = looked = time.monotonic()
+        while True:
+            pause = max(self._refresh_seconds, _SNAPSHOT_SPACING * self.snapshot_seconds)
+            wait = pause if behind else refreshed + pause - time.monotonic()
+            arrived = await fetch(consumer, _RECORDS_AT_ONCE, wait)
+            polled = self._hear(consumer, partitions, polled)
+            self._read = {partition: await consumer.position(partition) for partition in partitions}
+            for partition, position in self._read.items():
+                read = arrived.get(partition)
+                keys, values = (read.whole().keys, read.values) if read else ([], [])
+                if partition in behind and position < ends[partition]:
+                    unfinished[partition].update(zip(keys, values, strict=True))
+                    continue
+                # The end of a log that is read committed is the end of a batch.
+                whole = position in (ends[partition], consumer.last_stable_offset(partition))
+                end = len(keys) if whole else _end_of_batches(keys)
+                if end or whole:
+                    finished = unfinished[partition]
+                    finished.update(zip(keys[:end], values[:end], strict=True))
+                    await self._apply(funnel, partition, finished, position)
+                    unfinished[partition] = dict(zip(keys[end:], values[end:], strict=True))
+                    behind.discard(partition)
+                    changed |= bool(finished)
+                else:
+                    unfinished[partition].update(zip(keys, values, strict=True))
+            if behind:
+                left = sum(ends[partition] - self._read[partition] for partition in behind)
+                self._why = f"catching up: {left} records of {self._topic} are left to read"
+                continue
+            clock = time.monotonic()
+            if self.not_ready() or clock - refreshed >= pause:
+                refreshed = clock
+                changed &= not self._refresh(funnel, changed)
+            if clock - looked >= _LOOK_SECONDS:
+                looked = clock
+                await self._look(consumer, partitions)
+
+    async def _apply(self, funnel: Funnel, partition: TopicPartition, changes: Changes, read_to: int) -> None:
+        for n, (key, value) in enumerate(changes.items()):
+            if n % _RECORDS_AT_ONCE == _RECORDS_AT_ONCE - 1:
+                await asyncio.sleep(0)  # a whole log may take seconds, and we may be told to stop
+            try:
+                funnel.apply(partition.partition, key or b"", value)
+            except (msgspec.MsgspecError, ValueError, TypeError) as error:
+                raise RuntimeError(
+                    f"{partition.topic}[{partition.partition}] holds what is no row of the funnel table "
+                    f"(rollup {_rollup(key)}, before offset {read_to}): {error}"
+                ) from error
+
+    def _hear(
+        self,
+        consumer: AIOKafkaConsumer,
+        partitions: list[TopicPartition],
+        before: Mapping[TopicPartition, int | None],
+    ) -> dict[TopicPartition, int | None]:
+        """Note whose fetches were answered since `before`; when each of them last was."""
+        polled = {partition: consumer.last_poll_timestamp(partition) for partition in partitions}
+        heard = [tp for tp, at in polled.items() if at is not None and at != before.get(tp)]
+        if heard:
+            self._answers.hear(
+                {tp: consumer.last_stable_offset(tp) or consumer.highwater(tp) for tp in heard}
+            )
+        return polled
+
+    def _refresh(self, funnel: Funnel, changed: bool) -> bool:
+        """Take a new snapshot if it would differ; False while brokers are silent, when none is taken."""
+        if self._answers.silence():
+            return False
+        if (why := funnel.contradiction) is not None:
+            self.snapshot, self._phase, self._why = None, "catching_up", why
+            return False
+        told = self._source.told if self._source else None
+        if told is not None:
+            self._arrivals.compare(told, funnel.positions)
+        elif self._source and not self._source.trouble:
+            self._why = f"the broker has not said yet where {self._source.topic} ends"
+            return False
+        else:
+            self._arrivals = Arrivals(self._ticks, self._now)
+        now_s = self._windows_end_s(_newest_ms(funnel.positions) // 1000)
+        if self._phase != "current" or changed or now_s // 60 != self.snapshot.now_s // 60:  # type: ignore[union-attr]
+            started = time.perf_counter()
+            self.snapshot = funnel.snapshot(now_s)
+            self.snapshot_seconds = time.perf_counter() - started
+        at = self._arrivals.complete_at
+        self._complete_s = self._now() - (0.0 if at is None else self._ticks() - at)
+        self._offsets = {partition: position.offset for partition, position in funnel.positions.items()}
+        self._phase = "current"
+        return True
+
+    def _windows_end_s(self, newest_s: int) -> int:
+        if self._clock == "event":
+            return newest_s
+        now_s, behind_s = self._now(), self._behind_seconds
+        return int(max(now_s - behind_s, newest_s - _MINUTES_HELD_SECONDS) if behind_s else now_s)
+
+    async def _look(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
+        """Whether the log is still the one that was read."""
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS / 2):
+                ends = await consumer.end_offsets(partitions)
+        except (KafkaError, TimeoutError) as error:
+            if consumer.partitions_for_topic(self._topic) is None:
+                raise _StartOverError("it was deleted") from error
+            return
+        for partition in partitions:
+            if ends[partition] < await consumer.position(partition):
+                raise _StartOverError(f"partition {partition.partition} ends before what was read")
+        if consumer.partitions_for_topic(self._topic) != {partition.partition for partition in partitions}:
+            raise _StartOverError("the number of its partitions changed")
+
+
+def _rollup(key: bytes | None) -> str:
+    """All that is told of a key: its dimension values name people."""
+    try:
+        _, _, rollup, *_ = decode_key(key or b"")
+    except (msgspec.MsgspecError, ValueError):
+        return "unknown"
+    return rollup if rollup in ROLLUPS else "unknown"
+
+
+def _end_of_batches(keys: Sequence[bytes | None]) -> int:
+    """How many of the records are whole batches: a position row is the last of its batch."""
+    return next((n for n in range(len(keys), 0, -1) if keys[n - 1] == POSITION_KEY), 0)
