@@ -26,6 +26,7 @@ from aiokafka.protocol.api import Request, RequestStruct
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
+from faust.app import base as app
 from faust.stores import base as stores
 from faust.tables import base as tables
 from faust.tables import manager, recovery
@@ -40,6 +41,7 @@ from agents.microbatch import drain, drain_all, fetch
 from agents.recovery import Recovery, TableManager
 from agents.tables import ChangelogTable, RestoredRows
 from agents.topic_ids import Answer, Ask
+from agents.worker import App
 from contract.batches import TP, batch, fetched, packed, record
 from schemas.topics import shown_id
 
@@ -106,6 +108,11 @@ LEANT_ON = {
     TransactionManager.error_transaction: "5c72d40ab25e",
     TransactionManager.fatal_error: "8e9fd08dc500",
     TransactionManager.wait_for_transaction_end: "67dc578aafc3",
+    # agents/worker.py
+    app.App._on_partitions_assigned: "de932b7927db",
+    app.App._on_partitions_revoked: "d5c895bbe57d",
+    app.App._on_rebalance_when_stopped: "1b172d9af8ff",
+    app.App._stop_consumer: "55854a5de12c",
     # agents/diagnosis.py
     conn.create_conn: "673276cbddb4",
     conn.AIOKafkaConnection._do_sasl_handshake: "d4f7b5acbbec",
@@ -652,6 +659,22 @@ def test_who_fetches_hears_that_the_client_has_ceased_to():
         )
         with pytest.raises(TypeError, match="a bug"):
             await fetch(consumer, 1, 0.1)
+
+    asyncio.run(main())
+
+
+def test_a_rebalance_while_the_worker_stops_leaves_its_consumer_alone():
+    class Stopping(App):
+        should_stop = True
+
+        @property
+        def consumer(self):
+            raise AssertionError("it is stopped by its own thread, after its last commit")
+
+    async def main():
+        stopping = object.__new__(Stopping)
+        await stopping._on_partitions_revoked({TP})
+        await stopping._on_partitions_assigned({TP})
 
     asyncio.run(main())
 
