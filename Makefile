@@ -11,7 +11,7 @@ ENGINE := deploy/requirements-engine.txt deploy/requirements-demo.txt
 PEERS := $(VENV)/peers/ready
 COMPILED := $(VENV)/compiled
 
-.PHONY: help demo stack compiled test drill faults-ci faults soak lint rules-test dashboards-check screenshots kafka \
+.PHONY: help demo stack compiled test test-long drill faults-ci faults soak lint rules-test dashboards-check screenshots kafka \
 	bench bench-quick bench-growth bench-latency bench-state bench-exposition lock clean
 
 help: ## What there is to do
@@ -25,6 +25,10 @@ compiled: $(TOOLS) ## Build the tables in C++ (Cython and a C++ compiler): a wor
 
 test: $(COMPILED) ## All tests; those against Apache Kafka where Java 17 and Maven are there (ARGS="-k name")
 	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
+
+test-long: $(COMPILED) ## Hours of chance: 4,000 examples of each property, 200,000 schedules of the model
+	@HYPOTHESIS_PROFILE=long FUNNEL_MODEL_SCHEDULES=200000 $(BIN)/python -m pytest -n 2 --dist worksteal --timeout 0 \
+		tests/property tests/model $(ARGS)
 
 faults-ci: $(COMPILED) ## Faults on Apache Kafka, the short set (PLAN="kills" for one, ARGS="--seed 7")
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m faults $(or $(PLAN),ci) $(ARGS)

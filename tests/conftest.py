@@ -27,8 +27,9 @@ ASKED_FOR = tuple(os.environ.get("FUNNEL_TEST_BROKERS", "embedded,kafka").split(
 """The brokers to test on; `FUNNEL_TEST_BROKERS=embedded` leaves the others out."""
 
 # How long an example takes says more about the machine than about the code.
-hypothesis.settings.register_profile("callfunnel", deadline=None)
-hypothesis.settings.load_profile("callfunnel")
+hypothesis.settings.register_profile("gate", deadline=None)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=4_000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
 
 # A shell starts what runs in its background with SIGINT ignored, and children inherit that: Ctrl-C would be
 # tested on programs that cannot hear it.

@@ -79,6 +79,10 @@ class App(faust.App):  # type: ignore[misc]
         """What keeps this worker from folding events, in words; None when nothing does."""
         return self.ingest.not_ready() or self.answers.silence()
 
+    def _on_rebalance_when_stopped(self) -> None:
+        """Nothing: the stop under way leaves the group. Faust would close the consumer amid its last commit,
+        and from another event loop than the consumer's."""
+
     def fail(self, error: BaseException) -> None:
         """What the parts call when they cannot go on: the end of the process."""
         if self.stopping and isinstance(error, TakenOver):

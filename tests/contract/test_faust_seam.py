@@ -26,12 +26,14 @@ from aiokafka.protocol.api import Request, RequestStruct
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
+from faust.app import base as app
 from faust.stores import base as stores
 from faust.tables import base as tables
 from faust.tables import manager, recovery
 from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import aiokafka as driver
 
+from callfunnel.agents.engine.worker import App
 from callfunnel.agents.errors import TopicsWrong
 from callfunnel.agents.kafka import microbatch, read_committed, transport
 from callfunnel.agents.kafka import producer as transactional
@@ -107,6 +109,11 @@ LEANT_ON = {
     TransactionManager.error_transaction: "5c72d40ab25e",
     TransactionManager.fatal_error: "8e9fd08dc500",
     TransactionManager.wait_for_transaction_end: "67dc578aafc3",
+    # agents/engine/worker.py
+    app.App._on_partitions_assigned: "de932b7927db",
+    app.App._on_partitions_revoked: "d5c895bbe57d",
+    app.App._on_rebalance_when_stopped: "1b172d9af8ff",
+    app.App._stop_consumer: "55854a5de12c",
     # agents/kafka/diagnosis.py
     conn.create_conn: "673276cbddb4",
     conn.AIOKafkaConnection._do_sasl_handshake: "d4f7b5acbbec",
@@ -653,6 +660,22 @@ def test_who_fetches_hears_that_the_client_has_ceased_to():
         )
         with pytest.raises(TypeError, match="a bug"):
             await fetch(consumer, 1, 0.1)
+
+    asyncio.run(main())
+
+
+def test_a_rebalance_while_the_worker_stops_leaves_its_consumer_alone():
+    class Stopping(App):
+        should_stop = True
+
+        @property
+        def consumer(self):
+            raise AssertionError("it is stopped by its own thread, after its last commit")
+
+    async def main():
+        stopping = object.__new__(Stopping)
+        await stopping._on_partitions_revoked({TP})
+        await stopping._on_partitions_assigned({TP})
 
     asyncio.run(main())
 

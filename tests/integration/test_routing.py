@@ -163,6 +163,7 @@ def test_apps_with_other_partitioners_work_on_one_source_and_moving_ends(workers
         seen = everything(left)
         digests = {name: workers.wait(seen, **changes) for name, changes in others.items()}
         left = workers.wait(seen)
+    assert everything(left) == len(records) + sum(one.total("rerouted") for one in (left, *digests.values()))
     assert_counted_once(left, records)
     assert_counted_once(digests["crc32"], records, zlib.crc32)
     trusting = digests["trust"]

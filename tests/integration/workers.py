@@ -32,6 +32,7 @@ from kafka.partitioner import murmur2
 from callfunnel.agents.config import PREFIX, Settings, variable
 from callfunnel.agents.demo import bank_marketing, generator
 from callfunnel.agents.demo.broker import free_port, start_process
+from callfunnel.agents.engine.rerouting import REROUTED
 from callfunnel.agents.kafka import read_committed, topics
 from callfunnel.agents.kafka.connection import admin_client, aiokafka_options
 from callfunnel.schemas.codec import Decoder, Limits
@@ -310,7 +311,8 @@ def variables(settings: Settings) -> dict[str, str]:
 class Left:
     """What is committed in the four topics."""
 
-    def __init__(self, partitions: int) -> None:
+    def __init__(self, app_id: str, partitions: int) -> None:
+        self._app_id = app_id
         self.source: dict[int, list[ConsumerRecord]] = {number: [] for number in range(partitions)}
         self.dead: list[ConsumerRecord] = []
         self.rows: dict[int, dict[bytes, bytes]] = defaultdict(dict)
@@ -321,6 +323,10 @@ class Left:
         return None if row is None else decode_position(row)
 
     def is_complete(self, records: int) -> bool:
+        """Whether the whole source, at least `records`, is in the tables, and what else they say was written.
+
+        Kafka commits a transaction in one partition after the other: a position may be seen before a letter.
+        """
         if sum(map(len, self.source.values())) < records:
             return False
         for partition, arrived in self.source.items():
@@ -329,7 +335,17 @@ class Left:
                 return False
             if self.rows[partition].get(POSITION_KEY) != self.leads[partition].get(LEADS_POSITION_KEY):
                 return False
-        return True
+        letters = sum(int(dict(one.headers).get("callfunnel.records", 1)) for one in self.dead)
+        return letters >= self.total("rejected") and self._sent_home() >= self.total("rerouted")
+
+    def _sent_home(self) -> int:
+        """Records of the source that this app has sent there: its mark is their last one."""
+        marks = (
+            [mark for name, mark in one.headers if name == REROUTED]
+            for records in self.source.values()
+            for one in records
+        )
+        return sum(its[-1].startswith(self._app_id.encode() + b" ") for its in marks if its)
 
     @cached_property
     def tables(self) -> dict[int, oracle.Tables]:
@@ -356,7 +372,7 @@ async def _read(
         funnel_changelog(settings.app_id): "rows",
         leads_changelog(settings.app_id): "leads",
     }
-    left = Left(settings.partitions)
+    left = Left(settings.app_id, settings.partitions)
     consumer = AIOKafkaConsumer(
         **aiokafka_options(settings), isolation_level="read_committed", auto_offset_reset="earliest"
     )

@@ -23,7 +23,7 @@ from callfunnel.agents.errors import WriteFailed
 from callfunnel.schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, decode_position, encode_position
 from callfunnel.streams.engine import Partition
 
-SCHEDULES = int(os.environ.get("FUNNEL_MODEL_SCHEDULES", "6000"))
+SCHEDULES = int(os.environ.get("FUNNEL_MODEL_SCHEDULES", "4000"))
 CAUGHT_WITHIN = 5_000
 
 

@@ -1,6 +1,6 @@
 """The fast fold against the oracle: the same tables for any order, duplication and batch boundaries."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.json import encode
 from msgspec.structs import replace
@@ -61,7 +61,6 @@ def batched_deliveries(draw):
     return events, draw(batches(draw(deliveries(events))))
 
 
-@settings(max_examples=400)
 @given(batched_deliveries())
 def test_the_tables_equal_the_oracle_for_any_order_duplication_and_batches(tables, delivery):
     events, batches = delivery
@@ -74,7 +73,6 @@ def test_the_tables_equal_the_oracle_for_any_order_duplication_and_batches(table
     assert oracle.differences(expected, rows_of(changelog)) == []
 
 
-@settings(max_examples=400)
 @given(batched_deliveries())
 def test_a_restart_between_any_two_batches_changes_nothing(tables, delivery):
     events, batches = delivery
@@ -86,7 +84,6 @@ def test_a_restart_between_any_two_batches_changes_nothing(tables, delivery):
     assert oracle.differences(oracle.tables(events, timezone=ZONE, **KEPT), rows_of(changelog)) == []
 
 
-@settings(max_examples=400)
 @given(batched_deliveries())
 def test_compiled_tables_do_the_same_to_the_byte_and_either_goes_on_where_the_other_ended(tables, delivery):
     _, batches = delivery
