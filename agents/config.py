@@ -15,10 +15,10 @@ from zoneinfo import ZoneInfo
 import msgspec
 from msgspec import Meta, Struct, inspect
 
+from callfunnel.agents.choice import Choice
 from callfunnel.agents.errors import SettingError
 from callfunnel.agents.failpoints import POINTS
 from callfunnel.schemas.codec import Limits
-from callfunnel.streams.choice import Choice
 
 PREFIX = "CALLFUNNEL_"
 

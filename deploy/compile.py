@@ -17,7 +17,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from callfunnel.streams.choice import NotBuilt, digest, tables_for  # noqa: E402
+from callfunnel.agents.choice import NotBuilt, digest, tables_for  # noqa: E402
 
 STREAMS = ROOT / "streams"
 MODULE = STREAMS / f"compiled{sysconfig.get_config_var('EXT_SUFFIX')}"
@@ -69,7 +69,7 @@ def main() -> None:
             raise
         print(f"{error}. Going on in plain Python.", file=sys.stderr)
         return
-    use = "from callfunnel.streams.choice import tables_for; tables_for('compiled')"
+    use = "from callfunnel.agents.choice import tables_for; tables_for('compiled')"
     if subprocess.run([sys.executable, "-c", use], cwd=ROOT).returncode:
         raise SystemExit("built, but of no use: see above. Does schemas/codec.hpp know every type and field?")
 

@@ -98,7 +98,7 @@ cdef extern from *:
     const char* CALLFUNNEL_SOURCES
 
 SOURCES = CALLFUNNEL_SOURCES.decode()
-"""`streams.choice.digest` when this was built."""
+"""`agents.choice.digest` when this was built."""
 
 _COLUMNS = (
     *columns.EVENTS, columns.EVENTS_DISQUALIFIED, columns.EVENTS_LOST, columns.MACHINE_ANSWERS,

@@ -57,6 +57,12 @@ class Metric:
     """The values of its label `state`."""
 
     @property
+    def unit_in_name(self) -> str:
+        """The unit, where the name ends in it: that is when OpenMetrics lets it be told."""
+        name = self.name.removesuffix("_total")
+        return self.unit if self.unit and name.endswith(f"_{self.unit}") else ""
+
+    @property
     def values(self) -> Mapping[str, tuple[str, ...]]:
         """Its labels whose values are known beforehand, with these."""
         known = {**CLOSED, "state": self.states}

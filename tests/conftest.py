@@ -17,9 +17,9 @@ from typing import Any
 import hypothesis
 import pytest
 
+from callfunnel.agents.choice import NotBuilt, tables_for
 from callfunnel.agents.config import Settings
 from callfunnel.agents.demo.broker import Broker, EmbeddedBroker, embedded_program
-from callfunnel.streams.choice import NotBuilt, tables_for
 from callfunnel.streams.tables import Tables
 from deploy.kafka import kraft
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from callfunnel.agents.choice import SLOWER, not_built
 from callfunnel.agents.config import Settings, variable
 from callfunnel.agents.errors import Failure, SettingError
 from callfunnel.agents.kafka import descriptors, diagnosis, rights, topics
 from callfunnel.agents.kafka.connection import admin_client, aiokafka_options, kafka_python_options
 from callfunnel.agents.versions import pip_install, unsuitable
 from callfunnel.schemas.topics import funnel_changelog
-from callfunnel.streams.choice import SLOWER, not_built
 from callfunnel.streams.partitioning import home
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def run(settings: Settings) -> Iterator[Finding]:
 
     yield _versions()
     yield _core(settings)
-    asked = diagnosis.ask(settings)
+    asked = diagnosis.ask(settings.brokers, aiokafka_options(settings))
     for address, problem in asked.items():
         if problem and not all(asked.values()):
             yield Finding(

@@ -15,8 +15,6 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from itertools import islice, repeat
-from types import SimpleNamespace
-from typing import Any
 
 from aiokafka.errors import KafkaError
 from faust.types import TP, EventT
@@ -25,11 +23,13 @@ from msgspec.structs import replace
 from callfunnel.agents import failpoints
 from callfunnel.agents.engine.deadletter import dead_letters, sent_home
 from callfunnel.agents.engine.in_doubt import InDoubt, Positions
+from callfunnel.agents.engine.metrics import EngineMetrics
 from callfunnel.agents.engine.poison import Refusals
 from callfunnel.agents.engine.rerouting import Mark
 from callfunnel.agents.engine.source import Found, Source, another_id, resume_all
 from callfunnel.agents.engine.transactions import Transactions
 from callfunnel.agents.errors import Stalled, TablesWrong, TakenOver, TopicsWrong
+from callfunnel.agents.kafka.app import Group
 from callfunnel.agents.kafka.hanging import At
 from callfunnel.agents.kafka.microbatch import MOST_BYTES, MicroBatch
 from callfunnel.agents.kafka.producer import Record
@@ -118,14 +118,16 @@ class Lane:
 class Ingest:
     """The partitions this worker owns and what happens to their batches.
 
-    `app` is the Faust app; `new_partition` makes the empty state of a partition; `fail` ends the process.
-    `resumed` says up to which offset an operator lets a poisoned partition go on; without it, none stops.
+    `group` is this worker's share of the consumer group; `new_partition` makes the empty state of a
+    partition; `fail` ends the process. `resumed` says up to which offset an operator lets a poisoned
+    partition go on; without it, none stops.
     """
 
     def __init__(
         self,
-        app: Any,
+        group: Group,
         *,
+        app_id: str,
         source: Source,
         dead_letters: str,
         transactions: Transactions,
@@ -134,18 +136,19 @@ class Ingest:
         batch_events: int,
         refusals: Refusals,
         resumed: Callable[[int], Awaitable[int | None]] | None,
-        metrics: SimpleNamespace,
+        metrics: EngineMetrics,
         fail: Callable[[BaseException], None],
     ) -> None:
-        self._app = app
+        self._group = group
+        self._app_id = app_id
         self._topic = source
         self._source = source.topic
         self._dead_letters = dead_letters
-        self._funnel = app.funnel_table
-        self._leads = app.leads_table
+        self._funnel = group.funnel_table
+        self._leads = group.leads_table
         self._transactions = transactions
         self._new_partition = new_partition
-        self._mark = Mark(app.conf.id, partitioner, app.funnel_table.partitions)
+        self._mark = Mark(app_id, partitioner, group.funnel_table.partitions)
         self._batch_events = batch_events
         self._refusals = refusals
         self._resumed = resumed
@@ -161,8 +164,8 @@ class Ingest:
         failpoints.hit("assigned")
         self._is_ready = False
         self._metrics.rebalances.inc()
-        for metric in ("consumer_lag", "rejected_share", "poisoned"):
-            getattr(self._metrics, metric).clear()
+        for gauge in (self._metrics.consumer_lag, self._metrics.rejected_share, self._metrics.poisoned):
+            gauge.clear()
         self._metrics.partitions.labels("active").set(0)
         own = {tp.partition for tp in assigned if tp.topic == self._source}
         for partition in self.lanes.keys() - own:
@@ -170,12 +173,12 @@ class Ingest:
             if lane.task is not None:
                 lane.task.cancel()
             for event in lane.waiting:
-                self._app.consumer.drop(event)
+                self._group.consumer.drop(event)
             # Faust may keep a changelog assigned when its source is gone; its rows went with the lane.
             self._funnel.rows.forget(partition)
             self._leads.rows.forget(partition)
         try:
-            self._check_source(self._app.consumer.topic_partitions(self._source))
+            self._check_source(self._group.consumer.topic_partitions(self._source))
             await self._transactions.own(own)
             failpoints.hit("fenced")
         except asyncio.CancelledError:
@@ -209,7 +212,7 @@ class Ingest:
             raise
 
     async def _take_over(self, source: list[TP], generation: int) -> Mapping[TP, int] | None:
-        consumer = self._app.consumer
+        consumer = self._group.consumer
         # Before anything else is asked: what comes later is of this topic, or its id is another one then.
         topic_id = await self._topic.topic_id(source[0].partition) if source else ""
         new = [tp.partition for tp in source if tp.partition not in self.lanes]
@@ -220,10 +223,10 @@ class Ingest:
         asked = [*source, *restored]
         earliest = await consumer.earliest_offsets(*asked) if asked else {}
         ends = await consumer.highwaters(*asked) if asked else {}
-        undecided = InDoubt(self._transactions, self._app.conf.id, self._source, self._dead_letters, new)
+        undecided = InDoubt(self._transactions, self._app_id, self._source, self._dead_letters, new)
         everywhere = [TP(self._source, number) for number in range(self._funnel.partitions)]
         await undecided.look(everywhere, restored)
-        if self._app.consumer_generation_id != generation:
+        if self._group.consumer_generation_id != generation:
             return None
         missing = [why for tp in restored if (why := self._missing(tp, earliest[tp], ends[tp]))]
         for number in new if not missing else ():
@@ -231,17 +234,17 @@ class Ingest:
         try:
             await undecided.decide()
         except TakenOver:
-            if self._app.consumer_generation_id == generation:
+            if self._group.consumer_generation_id == generation:
                 raise
         else:
             undecided.tell()
-        if self._app.consumer_generation_id != generation:
+        if self._group.consumer_generation_id != generation:
             return None
         if missing:
             raise Stalled(f"{missing[0]} were restored: recovery went wrong; start again")
         found = {tp.partition: Found(self._source, topic_id, range(earliest[tp], ends[tp])) for tp in source}
         offsets = await resume_all(self._topic, held, found)
-        if self._app.consumer_generation_id != generation:
+        if self._group.consumer_generation_id != generation:
             return None
         for tp in restored:
             self._transactions.ends[tp] = ends[tp]
@@ -375,7 +378,7 @@ class Ingest:
 
     def lags(self) -> Mapping[TP, int]:
         """Records behind the end of each owned source partition; those are left out of which nobody knows."""
-        return self._behind(self._app.answers.end) if self._is_ready else {}
+        return self._behind(self._group.answers.end) if self._is_ready else {}
 
     def _behind(self, end_of: Callable[[TP], int | None]) -> Mapping[TP, int]:
         behind = {}
@@ -392,9 +395,9 @@ class Ingest:
         What lies behind a publisher's open transaction is no work yet, and what is damaged on the broker is
         not this worker's.
         """
-        for tp, lag in self._behind(self._app.consumer.stable_end).items() if self._is_ready else ():
+        for tp, lag in self._behind(self._group.consumer.stable_end).items() if self._is_ready else ():
             lane = self.lanes[tp.partition]
-            if not lag or lane.is_stopped or self._app.consumer.is_damaged(tp):
+            if not lag or lane.is_stopped or self._group.consumer.is_damaged(tp):
                 lane.progress_at = now
             elif now - lane.progress_at > seconds:
                 return f"{tp.topic}/{tp.partition} is {lag} records behind and does not move"
@@ -409,11 +412,11 @@ class Ingest:
         """Give a batch to its partition; waits while enough of them wait there."""
         batch: MicroBatch = event.value
         lane = self.lanes.get(batch.partition)
-        if lane is None or batch.generation != self._app.consumer_generation_id:
-            self._app.consumer.drop(event)  # revoked since it was fetched; the new owner reads it again
+        if lane is None or batch.generation != self._group.consumer_generation_id:
+            self._group.consumer.drop(event)  # revoked since it was fetched; the new owner reads it again
             return
         if not await lane.put(event):
-            self._app.consumer.drop(event)
+            self._group.consumer.drop(event)
             return
         failpoints.hit("delivered")
 
@@ -453,7 +456,7 @@ class Ingest:
                     failpoints.hit("acknowledged")
                 else:
                     for event in events:
-                        self._app.consumer.drop(event)
+                        self._group.consumer.drop(event)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -478,15 +481,15 @@ class Ingest:
         """Keep a poisoned partition where it is until an operator lets it go on; the others do not notice."""
         tp = TP(self._source, lane.state.number)
         for event in await lane.stop():
-            self._app.consumer.drop(event)
-        self._app.consumer.pause_partitions({tp})
+            self._group.consumer.drop(event)
+        self._group.consumer.pause_partitions({tp})
         log.error("%s. The other partitions go on; nothing is lost", self._why_stopped(lane))
         while not await self._may_go_on(lane, tp):  # noqa: ASYNC110  (Kafka has to be asked)
             await asyncio.sleep(LOOK_SECONDS)
         # No await from here on: during a recovery, nothing of the source may flow.
         lane.state.accept_poison()
         lane.is_stopped = False
-        self._app.consumer.resume_partitions({tp})
+        self._group.consumer.resume_partitions({tp})
         log.info("%s/%s goes on from offset %s, as an operator asked", *tp, lane.state.offset)
 
     async def _may_go_on(self, lane: Lane, tp: TP) -> bool:
@@ -497,14 +500,14 @@ class Ingest:
             lane.trouble = ""
             if until is None or until < lane.state.offset:  # type: ignore[operator]
                 return False
-            await self._app.consumer.seek(tp, lane.state.offset)
+            await self._group.consumer.seek(tp, lane.state.offset)
         except (KafkaError, OSError, TimeoutError) as error:
             if repr(error) != lane.trouble:
                 lane.trouble = repr(error)
                 log.warning(
                     "%s/%s stays stopped: whether it may go on is not known (%s). That takes a broker that "
                     "answers, and the right to read the consumer group %s",
-                    *(*tp, lane.trouble, resume_group(self._app.conf.id)),
+                    *(*tp, lane.trouble, resume_group(self._app_id)),
                 )
             return False
         return self._is_ready
@@ -518,7 +521,7 @@ class Ingest:
         if batch.end <= state.offset:  # type: ignore[operator]
             # Known already, or other records under known offsets: then the topic ends before them.
             tp = TP(batch.topic, batch.partition)
-            self._check_end(lane, (await self._app.consumer.highwaters(tp))[tp])
+            self._check_end(lane, (await self._group.consumer.highwaters(tp))[tp])
             self._metrics.events_replayed.inc(batch.records)
             return True
         if batch.start < state.offset:  # type: ignore[operator]
@@ -535,7 +538,7 @@ class Ingest:
         started, before = time.perf_counter(), state.written
         await self._check_topic(lane)
         async with self._folding:
-            self._check_source(self._app.consumer.topic_partitions(self._source))
+            self._check_source(self._group.consumer.topic_partitions(self._source))
             stuck = self._mark.stuck(batch)
             effects = state.apply(
                 batch.values,
@@ -571,7 +574,7 @@ class Ingest:
             lane.seeks = 0
             return batch
         tp = TP(batch.topic, batch.partition)
-        earliest = (await self._app.consumer.earliest_offsets(tp))[tp]
+        earliest = (await self._group.consumer.earliest_offsets(tp))[tp]
         if earliest > expected:
             self._accept_hole(lane, earliest)
             if batch.start <= earliest:
@@ -583,7 +586,7 @@ class Ingest:
                 f"but never delivers {expected}"
             )
         log.warning("%s/%s: delivered from %s, expected %s: fetching again", *tp, batch.start, expected)
-        await self._app.consumer.seek(tp, lane.state.offset)
+        await self._group.consumer.seek(tp, lane.state.offset)
         return None
 
     def _check_end(self, lane: Lane, end: int) -> None:
@@ -612,7 +615,7 @@ class Ingest:
         if effects.rejected or batch.lumps:
             received_ms = int(time.time() * 1000)
             records[self._dead_letters, number] = dead_letters(
-                batch, effects.rejected, received_ms, self._app.conf.id
+                batch, effects.rejected, received_ms, self._app_id
             )
         rerouted: defaultdict[At, list[Record]] = defaultdict(list)
         for i, home in effects.foreign:

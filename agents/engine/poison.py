@@ -8,12 +8,12 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from types import SimpleNamespace
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
 
+from callfunnel.agents.engine.metrics import EngineMetrics
 from callfunnel.agents.kafka.microbatch import MicroBatch
 from callfunnel.schemas.codec import CROWDED, Rejected
 from callfunnel.schemas.rows import Position
@@ -37,7 +37,7 @@ class _Sender(Struct):
 class Refusals:
     """Tells log and metrics of refused records, for all partitions of a worker."""
 
-    def __init__(self, metrics: SimpleNamespace, source: str, dead_letters: str, max_share: float) -> None:
+    def __init__(self, metrics: EngineMetrics, source: str, dead_letters: str, max_share: float) -> None:
         self._metrics = metrics
         self._source = source
         self._dead_letters = dead_letters

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import faust
 from aiokafka.errors import (
     GroupAuthorizationFailedError,
     KafkaError,
@@ -24,26 +23,26 @@ from faust.types import TP
 from mode.supervisors import CrashingSupervisor
 
 from callfunnel.agents import exit_codes, failpoints, log
+from callfunnel.agents.choice import SLOWER, NotBuilt, not_built, tables_for
 from callfunnel.agents.config import Settings
 from callfunnel.agents.engine import resume
 from callfunnel.agents.engine.ingest import Ingest
+from callfunnel.agents.engine.metrics import EngineMetrics
 from callfunnel.agents.engine.poison import Refusals
 from callfunnel.agents.engine.source import Source, is_named
 from callfunnel.agents.engine.transactions import Transactions
 from callfunnel.agents.errors import BrokerUnavailable, Failure, SettingError, Stalled, TakenOver, TopicsWrong
+from callfunnel.agents.kafka import app as kafka
 from callfunnel.agents.kafka import connection, read_committed, topics
 from callfunnel.agents.kafka.answers import Answers
 from callfunnel.agents.kafka.changelog import funnel_positions
-from callfunnel.agents.kafka.tables import ChangelogTable
 from callfunnel.agents.kafka.transport import SCHEME, Schema
 from callfunnel.agents.scratch import Scratch
 from callfunnel.agents.versions import installed_version
 from callfunnel.agents.view import exposition
-from callfunnel.agents.view.exposition import EngineMetrics
 from callfunnel.agents.view.http import Pages
 from callfunnel.agents.view.snapshot import View
 from callfunnel.schemas.codec import Decoder
-from callfunnel.streams.choice import SLOWER, NotBuilt, not_built, tables_for
 from callfunnel.streams.engine import Partition
 from callfunnel.streams.lead import MOST_EVENTS
 from callfunnel.streams.panes import resolutions
@@ -64,24 +63,16 @@ METADATA_MS = 10_000
 events home, it asks."""
 
 
-class App(faust.App):  # type: ignore[misc]
-    """The Faust app, with the parts that its recovery and its agent need."""
+class App(kafka.App):
+    """The Faust app of a worker: it says whether it can fold events, and ends the process where it cannot."""
 
     ingest: Ingest
-    answers: Answers
-    source_topic: str
-    funnel_table: ChangelogTable
-    leads_table: ChangelogTable
     stopping = False
     """It was told to stop: from then on, others may take its partitions over."""
 
     def not_ready(self) -> str | None:
         """What keeps this worker from folding events, in words; None when nothing does."""
         return self.ingest.not_ready() or self.answers.silence()
-
-    def _on_rebalance_when_stopped(self) -> None:
-        """Nothing: the stop under way leaves the group. Faust would close the consumer amid its last commit,
-        and from another event loop than the consumer's."""
 
     def fail(self, error: BaseException) -> None:
         """What the parts call when they cannot go on: the end of the process."""
@@ -132,8 +123,13 @@ def partitions_of(settings: Settings, count: int, tables: type[Tables]) -> Calla
 def build(settings: Settings, count: int, tables: type[Tables], metrics: EngineMetrics, datadir: str) -> App:
     """The Faust app for a source topic of `count` partitions."""
     read_committed.repair()
+    answers = Answers(settings.stale_seconds)
+    answers.hear({})  # it just said how many partitions there are
     app = App(
         settings.app_id,
+        source_topic=settings.source_topic,
+        partitions=count,
+        answers=answers,
         broker=[f"{SCHEME}://{address}" for address in settings.brokers],
         broker_credentials=connection.faust_credentials(settings),
         store="memory://",
@@ -161,16 +157,11 @@ def build(settings: Settings, count: int, tables: type[Tables], metrics: EngineM
         agent_supervisor=CrashingSupervisor,
         cython_optimizations=True,
         value_serializer="raw",
-        TableManager="callfunnel.agents.kafka.recovery:TableManager",
     )
-    app.answers = Answers(settings.stale_seconds)
-    app.answers.hear({})  # it just said how many partitions there are
-    app.source_topic = settings.source_topic
-    app.funnel_table = app.tables.add(ChangelogTable(app, name="funnel", partitions=count, fail=app.fail))
-    app.leads_table = app.tables.add(ChangelogTable(app, name="leads", partitions=count, fail=app.fail))
     client, timeout_seconds = connection.aiokafka_options(settings), settings.transaction_timeout_seconds
     app.ingest = Ingest(
         app,
+        app_id=settings.app_id,
         source=Source(client, settings.source_topic, timeout_seconds),
         dead_letters=settings.dead_letter_topic,
         transactions=Transactions(settings.app_id, client, timeout_seconds),
@@ -329,7 +320,9 @@ def _measure(app: App, settings: Settings, metrics: EngineMetrics, now: float) -
     rows = app.ingest.rows()
     metrics.table_rows.labels("funnel").set(rows[0])
     metrics.table_rows.labels("leads").set(rows[1])
-    metrics.tell("consumer_lag", {(tp.topic, str(tp.partition)): n for tp, n in app.ingest.lags().items()})
+    metrics.tell(
+        metrics.consumer_lag, {(tp.topic, str(tp.partition)): n for tp, n in app.ingest.lags().items()}
+    )
     stalled = app.ingest.stalled(now, settings.stall_seconds)
     if stalled is not None:
         end(
@@ -372,7 +365,7 @@ def run(settings: Settings) -> int:
     count = topics.require(settings)
     asyncio.run(_refuse_another_source(settings, count))
     registry = exposition.new_registry()
-    metrics = exposition.engine_metrics(registry)
+    metrics = EngineMetrics(registry)
     folds = "python" if tables is Tables else "compiled"
     metrics.build_info.info(
         {"version": installed_version(), "python": platform.python_version(), "tables": folds}

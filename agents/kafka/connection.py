@@ -83,9 +83,10 @@ def admin_client(settings: Settings, timeout_seconds: float = 5.0) -> KafkaAdmin
     except (KafkaError, OSError) as error:
         from callfunnel.agents.kafka import diagnosis
 
+        asked = diagnosis.ask(settings.brokers, aiokafka_options(settings))
         raise BrokerUnavailable(
             f"No Kafka broker answers at {settings.broker} ({settings.security_protocol}). "
-            f"{diagnosis.told(diagnosis.ask(settings))} Start one (`make kafka`), or name another with "
+            f"{diagnosis.told(asked)} Start one (`make kafka`), or name another with "
             f"--broker HOST:PORT or {variable('broker')}."
         ) from error
 

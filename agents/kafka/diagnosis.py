@@ -26,18 +26,17 @@ from aiokafka.errors import (
 from aiokafka.protocol.admin import SaslHandShakeRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
-from callfunnel.agents.config import Settings, variable
-from callfunnel.agents.kafka.connection import aiokafka_options
+from callfunnel.agents.config import variable
 
 PATIENCE_SECONDS = 2.0
 """Of each step with each address."""
 
 
-def ask(settings: Settings) -> Mapping[str, str | None]:
-    """What is wrong with each address of `broker`, in words; None where the settings fit."""
+def ask(brokers: Iterable[str], options: Mapping[str, Any]) -> Mapping[str, str | None]:
+    """What is wrong with each address, in words; None where the options of aiokafka's clients fit."""
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its failures are told here, once
     with ThreadPoolExecutor(1) as thread:  # the caller may be in an event loop
-        return thread.submit(asyncio.run, _ask_all(settings)).result()
+        return thread.submit(asyncio.run, _ask_all(list(brokers), options)).result()
 
 
 def told(found: Mapping[str, str | None]) -> str:
@@ -45,12 +44,10 @@ def told(found: Mapping[str, str | None]) -> str:
     return " ".join(f"{address}: {problem or 'answers'}." for address, problem in found.items())
 
 
-async def _ask_all(settings: Settings) -> Mapping[str, str | None]:
-    options = {
-        name: value for name, value in aiokafka_options(settings).items() if name != "bootstrap_servers"
-    }
-    asked = [_ask(address, options) for address in settings.brokers]
-    return dict(zip(settings.brokers, await asyncio.gather(*asked), strict=True))
+async def _ask_all(brokers: list[str], options: Mapping[str, Any]) -> Mapping[str, str | None]:
+    of_one = {name: value for name, value in options.items() if name != "bootstrap_servers"}
+    answers = await asyncio.gather(*[_ask(address, of_one) for address in brokers])
+    return dict(zip(brokers, answers, strict=True))
 
 
 async def _ask(address: str, options: Mapping[str, Any]) -> str | None:

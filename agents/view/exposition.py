@@ -11,9 +11,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate, chain, islice, product, repeat
+from itertools import accumulate, chain, islice, repeat
 from operator import add
-from types import SimpleNamespace
 from typing import Any, Literal, Self
 
 import prometheus_client
@@ -28,7 +27,7 @@ from callfunnel.agents.view.snapshot import LOCATION, PERSON, SEGMENT, Snapshot,
 from callfunnel.schemas.events import NONE, STAGES
 from callfunnel.schemas.rows import Columns
 from callfunnel.streams.columns import BINS
-from callfunnel.streams.metrics import BY_NAME, CATALOGUE, OUTCOMES, OWNED, Metric
+from callfunnel.streams.metrics import BY_NAME, OUTCOMES, Metric
 from callfunnel.streams.windows import AGES, WINDOWS, Dimensions
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -52,58 +51,6 @@ def new_registry() -> CollectorRegistry:
     registry = CollectorRegistry(auto_describe=True)
     ProcessCollector(registry=registry)
     return registry
-
-
-class EngineMetrics(SimpleNamespace):
-    """The worker's metrics of the catalogue: `callfunnel_worker_events_late_total` is `.events_late`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._told: dict[str, set[Labels]] = {}
-
-    def own(self, topic: str, partition: int) -> None:
-        """Create the counters of a partition at 0, before anything of it is counted."""
-        place = {"topic": topic, "partition": str(partition)}
-        for metric in CATALOGUE:
-            if metric.where == "worker" and metric.type == "counter" and {*metric.labels} & {*OWNED}:
-                vars(self)[_short(metric)].labels(**{label: place[label] for label in metric.labels})
-
-    def tell(self, gauge: str, values: Mapping[Labels, float]) -> None:
-        """Make these the series of a gauge, and remove its others."""
-        series = vars(self)[gauge]
-        for labels in self._told.get(gauge, set()) - values.keys():
-            series.remove(*labels)
-        for labels, value in values.items():
-            series.labels(*labels).set(value)
-        self._told[gauge] = set(values)
-
-
-def engine_metrics(registry: CollectorRegistry) -> EngineMetrics:
-    """The metrics of a worker, each with the series that are known beforehand."""
-    kinds = {
-        "counter": prometheus_client.Counter,
-        "gauge": prometheus_client.Gauge,
-        "histogram": prometheus_client.Histogram,
-        "info": prometheus_client.Info,
-    }
-    metrics = EngineMetrics()
-    for metric in CATALOGUE:
-        if metric.where == "worker":
-            more = {"buckets": metric.buckets} if metric.type == "histogram" else {}
-            labels = () if metric.type == "info" else metric.labels
-            name = metric.name.removesuffix("_info") if metric.type == "info" else metric.name
-            made = kinds[metric.type](
-                name, metric.help, labels, unit=_unit(metric), registry=registry, **more
-            )
-            setattr(metrics, _short(metric), made)
-            if labels and labels == tuple(metric.values):
-                for values in product(*metric.values.values()):
-                    made.labels(*values)
-    return metrics
-
-
-def _short(metric: Metric) -> str:
-    return metric.name.removeprefix("callfunnel_worker_").removesuffix("_total")
 
 
 def accepts_openmetrics(accept: str) -> bool:
@@ -247,7 +194,7 @@ class Exposition:
         for family in self.families():
             metric = family.metric
             name = metric.name.removesuffix("_total")
-            client = ClientMetric(name, metric.help, metric.type, _unit(metric))
+            client = ClientMetric(name, metric.help, metric.type, metric.unit_in_name)
             for row, values in family.rows.items():
                 outer = dict(zip(family.labels, row, strict=True))
                 for sample, value in zip(family.layout, values, strict=True):
@@ -396,8 +343,8 @@ class Exposition:
             name = metric.name.removesuffix("_total") if openmetrics else metric.name
             for suffix, kind, places in _parts(family, openmetrics):
                 lines.append(f"# HELP {name}{suffix} {metric.help}\n# TYPE {name}{suffix} {kind}\n")
-                if openmetrics and _unit(metric):
-                    lines.append(f"# UNIT {name} {_unit(metric)}\n")
+                if openmetrics and metric.unit_in_name:
+                    lines.append(f"# UNIT {name} {metric.unit_in_name}\n")
                 templates = self._templates.setdefault((metric.name, f"{suffix}{len(places)}"), {})
                 pattern = _pattern(family, places)
                 whole = len(places) == len(family.layout)
@@ -423,12 +370,6 @@ def _one(name: str, rows: Mapping[Any, Values]) -> Family:
 
 def _known(number: float | None) -> dict[Labels, Values]:
     return {} if number is None else {(): (number,)}
-
-
-def _unit(metric: Metric) -> str:
-    """The unit, where the name ends in it: that is when OpenMetrics lets it be told."""
-    name = metric.name.removesuffix("_total")
-    return metric.unit if metric.unit and name.endswith(f"_{metric.unit}") else ""
 
 
 def _all_labels(row: Dimensions) -> Labels:

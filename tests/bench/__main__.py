@@ -23,6 +23,7 @@ import msgspec
 
 from bench import machine
 from callfunnel.agents import memory
+from callfunnel.agents.choice import Choice, tables_for
 from callfunnel.agents.config import Settings
 from callfunnel.agents.demo import generator
 from callfunnel.agents.demo.broker import Broker, EmbeddedBroker, RunningBroker
@@ -30,7 +31,6 @@ from callfunnel.agents.kafka import topics
 from callfunnel.schemas.codec import Decoder, Limits
 from callfunnel.schemas.events import TYPES
 from callfunnel.streams import oracle
-from callfunnel.streams.choice import Choice, tables_for
 from callfunnel.streams.tables import Tables
 from deploy.kafka import kraft
 from integration.workers import PARTITIONS, Record, Workers, home, publish, record

@@ -33,11 +33,11 @@ from faust.tables import manager, recovery
 from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import aiokafka as driver
 
-from callfunnel.agents.engine.worker import App
 from callfunnel.agents.errors import TopicsWrong
 from callfunnel.agents.kafka import microbatch, read_committed, transport
 from callfunnel.agents.kafka import producer as transactional
 from callfunnel.agents.kafka.answers import Answers
+from callfunnel.agents.kafka.app import App
 from callfunnel.agents.kafka.batches import Batches, Damaged
 from callfunnel.agents.kafka.microbatch import drain, drain_all, fetch
 from callfunnel.agents.kafka.recovery import Recovery, TableManager
@@ -109,7 +109,7 @@ LEANT_ON = {
     TransactionManager.error_transaction: "5c72d40ab25e",
     TransactionManager.fatal_error: "8e9fd08dc500",
     TransactionManager.wait_for_transaction_end: "67dc578aafc3",
-    # agents/engine/worker.py
+    # agents/kafka/app.py
     app.App._on_partitions_assigned: "de932b7927db",
     app.App._on_partitions_revoked: "d5c895bbe57d",
     app.App._on_rebalance_when_stopped: "1b172d9af8ff",

@@ -5,13 +5,13 @@ from confluent_kafka import Producer
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from msgspec import structs
 
+from callfunnel.agents import choice
+from callfunnel.agents.choice import not_built
 from callfunnel.agents.cli import main
 from callfunnel.agents.demo.broker import free_port
 from callfunnel.agents.engine import checks
 from callfunnel.agents.errors import TopicsWrong
 from callfunnel.agents.kafka import topics
-from callfunnel.streams import choice
-from callfunnel.streams.choice import not_built
 from callfunnel.streams.partitioning import home
 
 

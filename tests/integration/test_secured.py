@@ -21,6 +21,7 @@ from callfunnel.agents.config import Settings
 from callfunnel.agents.demo.broker import free_port
 from callfunnel.agents.errors import BrokerUnavailable
 from callfunnel.agents.kafka import diagnosis, topics
+from callfunnel.agents.kafka.connection import aiokafka_options
 from callfunnel.agents.kafka.rights import needed
 from callfunnel.agents.view.snapshot import View
 from integration.workers import PARTITIONS, Workers, calls, publish
@@ -114,7 +115,7 @@ def secured(tmp_path_factory):
 )
 def test_nothing_is_wrong_where_settings_and_listener_fit(secured, listener, protocol):
     settings = Cluster("kafka", secured.address(listener)).settings(**secured.options(protocol))
-    assert diagnosis.ask(settings) == {secured.address(listener): None}
+    assert diagnosis.ask(settings.brokers, aiokafka_options(settings)) == {secured.address(listener): None}
     topics.wait_for_broker(settings, lambda _: None)
 
 
@@ -142,7 +143,7 @@ def test_what_does_not_fit_is_named(secured, listener, protocol, more, sentence)
     password = more.get("password", "right")
     options = secured.options(protocol, password) | {k: v for k, v in more.items() if k != "password"}
     settings = Cluster("kafka", secured.address(listener)).settings(**options, wait_seconds=0)
-    (problem,) = diagnosis.ask(settings).values()
+    (problem,) = diagnosis.ask(settings.brokers, aiokafka_options(settings)).values()
     assert sentence in problem
     with pytest.raises(BrokerUnavailable, match="No Kafka broker answers") as failure:
         topics.wait_for_broker(settings, lambda _: None)
@@ -153,7 +154,7 @@ def test_what_does_not_fit_is_named(secured, listener, protocol, more, sentence)
 def test_of_several_addresses_each_is_told(secured):
     dead, unknown = f"{HOST}:1", "kafka.invalid:9092"
     settings = Cluster("kafka", f"{dead},{unknown},{secured.address('PLAIN')}").settings()
-    found = diagnosis.ask(settings)
+    found = diagnosis.ask(settings.brokers, aiokafka_options(settings))
     assert "refused" in found[dead]
     assert "cannot be resolved" in found[unknown]
     assert found[secured.address("PLAIN")] is None

@@ -442,7 +442,7 @@ class Worker(Process):
 
         # What the app is asked for.
         app = self.started_as
-        self.conf = SimpleNamespace(id=app.name, broker_request_timeout=30.0)
+        self.conf = SimpleNamespace(broker_request_timeout=30.0)
         self.app = self.consumer = self.assignor = self.flow_control = self.tables = self._fetcher = self
         self.consumer_generation_id = 0
         self.on_rebalance_complete = SimpleNamespace(send=self._nothing)
@@ -455,6 +455,7 @@ class Worker(Process):
         self.log = logging.getLogger("model")
         self.ingest = schedule.rules.ingest(
             self,
+            app_id=app.name,
             source=Source(self),
             dead_letters=app.dead_letters,
             transactions=schedule.rules.transactions(app.name, {"worker": self}, 15.0),

@@ -12,11 +12,11 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from callfunnel.agents.engine.metrics import EngineMetrics, short
 from callfunnel.agents.view.exposition import (
     OTHER,
     Exposition,
     accepts_openmetrics,
-    engine_metrics,
     label_value,
     new_registry,
 )
@@ -92,7 +92,7 @@ def test_both_formats_are_what_the_client_library_would_write(rows, agent_label,
 
 def test_a_page_can_be_read_back_in_both_formats_and_holds_no_series_twice():
     registry = new_registry()
-    engine_metrics(registry).batch_seconds.observe(0.1)
+    EngineMetrics(registry).batch_seconds.observe(0.1)
     snapshot = funnel_of(("campaign+source", "a\x00b", "web"), ("campaign+source", "ab", "web")).snapshot(NOW)
     page = Exposition(lambda: Standing("current", snapshot), registry)
     for openmetrics, parse in ((False, parse_text), (True, parse_openmetrics)):
@@ -259,9 +259,11 @@ def test_the_catalogue_and_the_page_name_the_same_families():
 
 def test_every_metric_of_the_worker_is_made_from_the_catalogue():
     registry = CollectorRegistry()
-    metrics = engine_metrics(registry)
+    metrics = EngineMetrics(registry)
     metrics.events_consumed.labels("call-events", "0").inc(3)
     metrics.build_info.info({"version": "1", "python": "3.11", "tables": "compiled"})
+    declared = {m for m in CATALOGUE if m.where == "worker"}
+    assert EngineMetrics.__annotations__ == {short(m): type(getattr(metrics, short(m))) for m in declared}
     exposed = {family.name for family in registry.collect()}
     assert exposed == {
         m.name.removesuffix("_total").removesuffix("_info") for m in CATALOGUE if m.where == "worker"
@@ -295,7 +297,7 @@ def samples(registry, name):
 
 def test_what_is_known_beforehand_is_there_at_0_before_anything_is_counted():
     registry = CollectorRegistry()
-    metrics = engine_metrics(registry)
+    metrics = EngineMetrics(registry)
     for metric in CATALOGUE:
         if metric.where == "worker" and metric.labels and set(metric.labels) == metric.values.keys():
             of_each = product(*(metric.values[label] for label in sorted(metric.labels)))
@@ -313,9 +315,9 @@ def test_what_is_known_beforehand_is_there_at_0_before_anything_is_counted():
 
 def test_a_gauge_has_the_series_that_were_told_and_no_others():
     registry = CollectorRegistry()
-    metrics = engine_metrics(registry)
-    metrics.tell("consumer_lag", {("call-events", "0"): 7, ("call-events", "1"): 0})
-    metrics.tell("consumer_lag", {("call-events", "1"): 2})
+    metrics = EngineMetrics(registry)
+    metrics.tell(metrics.consumer_lag, {("call-events", "0"): 7, ("call-events", "1"): 0})
+    metrics.tell(metrics.consumer_lag, {("call-events", "1"): 2})
     assert samples(registry, "callfunnel_worker_consumer_lag") == {("1", "call-events"): 2}
 
 
@@ -386,7 +388,7 @@ def test_the_format_is_the_first_one_that_the_client_accepts(accept, expected):
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 def test_promtool_has_nothing_to_say():
     registry = new_registry()
-    metrics = engine_metrics(registry)
+    metrics = EngineMetrics(registry)
     metrics.build_info.info({"version": "1", "python": "3.11", "tables": "compiled"})
     metrics.events_consumed.labels("call-events", "0").inc()
     snapshot = funnel_of(("campaign+source", "spring", "web"), ("team+agent", "red", "ann")).snapshot(NOW)

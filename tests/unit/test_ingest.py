@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from callfunnel.agents.engine import ingest
 from callfunnel.agents.engine.deadletter import CONNECTOR, OFFSET
 from callfunnel.agents.engine.ingest import Ingest
+from callfunnel.agents.engine.metrics import EngineMetrics
 from callfunnel.agents.engine.poison import Refusals
 from callfunnel.agents.engine.rerouting import LAPS, REROUTED
 from callfunnel.agents.engine.source import OtherTopic
@@ -22,7 +23,6 @@ from callfunnel.agents.kafka.batches import LeftOut, Lump
 from callfunnel.agents.kafka.hanging import Tail
 from callfunnel.agents.kafka.microbatch import MOST_BYTES, MicroBatch
 from callfunnel.agents.remedies import REMEDIES
-from callfunnel.agents.view.exposition import engine_metrics
 from callfunnel.schemas.codec import Decoder, Limits
 from callfunnel.schemas.events import Dial
 from callfunnel.schemas.rows import (
@@ -198,7 +198,6 @@ class Worker:
         self.app = SimpleNamespace(
             consumer=self.consumer,
             consumer_generation_id=1,
-            conf=SimpleNamespace(id="app"),
             answers=SimpleNamespace(end=lambda tp: self.consumer.ends),
             funnel_table=self.funnel,
             leads_table=self.leads,
@@ -208,10 +207,11 @@ class Worker:
         self.acked = []
         self.resumed = {}
         """By partition: up to where an operator lets it go on; an error, where Kafka does not say."""
-        decoder, metrics = Decoder(Limits()), engine_metrics(self.registry)
+        decoder, metrics = Decoder(Limits()), EngineMetrics(self.registry)
         tolerance = Tolerance(window=10, max_share=0.5)
         self.ingest = Ingest(
             self.app,
+            app_id="app",
             source=self.topic,
             dead_letters=DEAD,
             transactions=self.transactions,

@@ -13,8 +13,9 @@ from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import CollectorRegistry
 
 from callfunnel.agents.config import Settings
+from callfunnel.agents.engine.metrics import EngineMetrics
 from callfunnel.agents.errors import SettingError
-from callfunnel.agents.view.exposition import OPENMETRICS, TEXT, Exposition, engine_metrics
+from callfunnel.agents.view.exposition import OPENMETRICS, TEXT, Exposition
 from callfunnel.agents.view.http import Pages
 from callfunnel.agents.view.snapshot import Funnel, Standing
 from callfunnel.schemas.rows import POSITION_KEY
@@ -59,7 +60,7 @@ def view(snapshot=FILLED, verdict="live", reason="", failure=None, delay_s=9.5):
 
 def pages(served, *, not_ready=lambda: None, port=0) -> Pages:
     registry = CollectorRegistry()
-    engine_metrics(registry)
+    EngineMetrics(registry)
     exposition = Exposition(served.standing, registry)
     return Pages("127.0.0.1", port, view=served, exposition=exposition, not_ready=not_ready)
 

@@ -8,9 +8,9 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
+from callfunnel.agents.engine.metrics import EngineMetrics
 from callfunnel.agents.engine.poison import Refusals
 from callfunnel.agents.kafka.microbatch import MicroBatch
-from callfunnel.agents.view.exposition import engine_metrics
 from callfunnel.schemas.codec import CROWDED, Rejected
 from callfunnel.schemas.rows import Position, decode_position, encode_position
 from callfunnel.streams.lead import pseudonym
@@ -105,7 +105,7 @@ class Told:
     def __init__(self, caplog):
         caplog.set_level(logging.INFO)
         self.registry = CollectorRegistry()
-        self.refusals = Refusals(engine_metrics(self.registry), "call-events", "call-events.dlq", 0.5)
+        self.refusals = Refusals(EngineMetrics(self.registry), "call-events", "call-events.dlq", 0.5)
         self._log = caplog
 
     @property

@@ -8,6 +8,8 @@ import pytest
 from msgspec.json import encode
 from msgspec.structs import replace
 
+from callfunnel.agents import choice
+from callfunnel.agents.choice import SLOWER, NotBuilt, tables_for
 from callfunnel.agents.config import Settings
 from callfunnel.agents.engine.worker import fold_of, tables_of
 from callfunnel.agents.errors import SettingError
@@ -15,8 +17,7 @@ from callfunnel.agents.kafka.topics import wanted
 from callfunnel.schemas.codec import Decoder, Limits
 from callfunnel.schemas.events import CallEnded, Connect, Dial, DmReached, LeadCreated, Lost, Won
 from callfunnel.schemas.topics import leads_changelog
-from callfunnel.streams import choice, oracle
-from callfunnel.streams.choice import SLOWER, NotBuilt, tables_for
+from callfunnel.streams import oracle
 from callfunnel.streams.engine import Partition
 from callfunnel.streams.lead import unpack
 from callfunnel.streams.panes import resolutions
