@@ -278,6 +278,16 @@ class Settings(Struct, frozen=True, kw_only=True):
         return tuple(self.broker.split(","))
 
     @property
+    def hangup_ms(self) -> int:
+        """`hangup_seconds` as the fold counts: seconds in decimals are whole milliseconds, never one less."""
+        return round(self.hangup_seconds * 1000)
+
+    @property
+    def late_ms(self) -> int:
+        """`late_seconds` in milliseconds."""
+        return round(self.late_seconds * 1000)
+
+    @property
     def limits(self) -> Limits:
         """What a record may be, as far as the settings say: tables know a replay's bound themselves."""
         zone = ZoneInfo(self.timezone)

@@ -53,7 +53,7 @@ class Count(NamedTuple):
 def tables(
     events: Iterable[Event],
     *,
-    hangup_seconds: float = 15.0,
+    hangup_ms: int = 15_000,
     timezone: str = "UTC",
     minute_hours: float = 6,
     hour_days: float = 3,
@@ -66,7 +66,7 @@ def tables(
     zone = ZoneInfo(timezone)
     rows: defaultdict[RowKey, Counter[str]] = defaultdict(Counter)
     for lead in leads(accepted):
-        hangups = hangup_of_calls(lead, hangup_seconds)
+        hangups = hangup_of_calls(lead, hangup_ms)
         for count in (*activity(lead, hangups), *progress(lead, hangups), *response(lead, hangups)):
             for resolution, pane in panes(count.at_ms, zone):
                 rows[resolution, pane, count.rollup, *count.dimensions][count.column] += count.n
@@ -125,7 +125,7 @@ def calls(lead: Lead) -> dict[str, Lead]:
     return by_call
 
 
-def hangup_of_calls(lead: Lead, hangup_seconds: float) -> dict[str, str]:
+def hangup_of_calls(lead: Lead, hangup_ms: int) -> dict[str, str]:
     """Of the calls that ended at once, by call id: "immediate" or "agent"."""
     hangups = {}
     for call_id, call in calls(lead).items():
@@ -133,8 +133,8 @@ def hangup_of_calls(lead: Lead, hangup_seconds: float) -> dict[str, str]:
         has_verdict = any(isinstance(event, Qualified | Disqualified | Won) for event in call)
         if reach is None or end is None or has_verdict:
             continue
-        ended_soon = 0 <= end.at_ms - reach.at_ms < hangup_seconds * 1000
-        talked_little = end.talk_seconds is not None and end.talk_seconds < hangup_seconds
+        ended_soon = 0 <= end.at_ms - reach.at_ms < hangup_ms
+        talked_little = end.talk_seconds is not None and end.talk_seconds * 1000 < hangup_ms
         if ended_soon or talked_little:
             hangups[call_id] = "agent" if end.hangup_by == "agent" else "immediate"
     return hangups

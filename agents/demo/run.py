@@ -256,7 +256,7 @@ def _settle(view: View, workers: Workers, events: int, console: Console) -> None
 def _oracle(settings: Settings) -> Iterator["AsyncResult[dict[int, oracle.Tables]]"]:
     """The batch oracle at work in a process of its own: it reads the file and knows nothing of Kafka."""
     options = {
-        "hangup_seconds": settings.hangup_seconds,
+        "hangup_ms": settings.hangup_ms,
         "timezone": settings.timezone,
         "minute_hours": settings.pane_retention_minute_hours,
         "hour_days": settings.pane_retention_hour_days,

@@ -84,8 +84,8 @@ class App(kafka.App):
 
 def fold_of(settings: Settings) -> Fold:
     return Fold(
-        hangup_ms=int(settings.hangup_seconds * 1000),
-        late_ms=int(settings.late_seconds * 1000),
+        hangup_ms=settings.hangup_ms,
+        late_ms=settings.late_ms,
         lead_events=MOST_EVENTS,
         timezone=settings.timezone,
         partitioner=settings.partitioner,

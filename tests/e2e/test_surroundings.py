@@ -260,7 +260,7 @@ def test_other_settings_and_a_new_app_id_make_new_tables(worked):
     topics.create(replace(worked.settings, **changes))
     worked.start(instance="w1", **changes)
     records = calls(clients=200, live_events=200)
-    assert_equal(worked.wait(len(records), **changes), records, hangup_seconds=20.0)
+    assert_equal(worked.wait(len(records), **changes), records, hangup_ms=20_000)
 
 
 def test_a_worker_whose_broker_stops_answering_ends_itself_and_the_next_one_goes_on(tmp_path):

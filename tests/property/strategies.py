@@ -157,7 +157,7 @@ def batches(items: Sequence[T]) -> st.SearchStrategy[list[list[T]]]:
 settings: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {},
     optional={
-        "hangup_seconds": st.sampled_from((15.0, 5.0, 0.0)),
+        "hangup_ms": st.sampled_from((15_000, 5_000, 0)),
         "timezone": st.sampled_from(("UTC", "Europe/Berlin", "Asia/Kolkata")),
         "minute_hours": st.sampled_from((1, 6)),
         "hour_days": st.sampled_from((1, 3)),

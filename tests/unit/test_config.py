@@ -40,6 +40,13 @@ def test_a_variable_is_read_as_the_type_of_its_setting(name, given, value):
     assert getattr(Settings.from_environ({variable(name): given}), name) == value
 
 
+def test_seconds_with_two_decimals_are_exactly_so_many_milliseconds():
+    """In floats 16.06 s are 16,059.999… ms."""
+    for hundredths in range(6_000):
+        settings = Settings(hangup_seconds=hundredths / 100, late_seconds=hundredths / 100)
+        assert (settings.hangup_ms, settings.late_ms) == (hundredths * 10, hundredths * 10)
+
+
 @pytest.mark.parametrize(
     ("given", "zone", "until_ms"),
     [

@@ -344,8 +344,8 @@ def test_a_decision_maker_who_hangs_up_at_once_is_not_reached(call, columns):
 
 
 def test_the_threshold_is_a_setting():
-    assert "dm_hangups" not in only(tables(a_call(0, 14), hangup_seconds=10), "")
-    assert only(tables(a_call(0, 9.999), hangup_seconds=10), "dm_") == {"dm_hangups": 1}
+    assert "dm_hangups" not in only(tables(a_call(0, 14), hangup_ms=10_000), "")
+    assert only(tables(a_call(0, 9.999), hangup_ms=10_000), "dm_") == {"dm_hangups": 1}
 
 
 @pytest.mark.parametrize("verdict", [Qualified, Disqualified, Won])
@@ -664,7 +664,7 @@ def test_partitions_have_their_own_watermark_and_add_up():
 
 
 def test_partitions_get_the_settings():
-    (rows,) = partitioned(a_call(0, 5), lambda lead_id: 0, hangup_seconds=5).values()
+    (rows,) = partitioned(a_call(0, 5), lambda lead_id: 0, hangup_ms=5_000).values()
     assert only(rows, "dm_") == {}
 
 
