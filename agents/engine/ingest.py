@@ -498,7 +498,11 @@ class Ingest:
         try:
             until = await self._resumed(tp.partition)
             lane.trouble = ""
-            if until is None or until < lane.state.offset:  # type: ignore[operator]
+            if until is None:
+                return False
+            if until < lane.state.offset:  # type: ignore[operator]
+                # It was said of an earlier stop, or the topic ends before the records that were counted.
+                self._check_end(lane, (await self._app.consumer.highwaters(tp))[tp])
                 return False
             await self._group.consumer.seek(tp, lane.state.offset)
         except (KafkaError, OSError, TimeoutError) as error:

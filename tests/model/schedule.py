@@ -616,7 +616,7 @@ class Schedule:
             self._check_reasons()
             for worker in self._living():
                 for tp in sorted(worker.flowing):
-                    worker.deliver(tp, 100)
+                    worker.deliver(tp, 1_000)
             await settle()
             self._check_reasons()
             if self._group.is_refused and not self._change:

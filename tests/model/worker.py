@@ -292,15 +292,22 @@ class TablesOfBefore(Tables):
 
     def made_from(self, topic: str, topic_id: str) -> None: ...
 
+    def restore(self, funnel: Any, leads: Any) -> None:
+        super().restore(funnel, leads)
+        self._forget()  # and it writes nothing before there are records
+
     def apply(self, *batch: Any, **more: Any) -> Effects:
         effects = super().apply(*batch, **more)
+        self._forget()
+        for rows in (effects.funnel, effects.leads):
+            rows[-1] = rows[-1][0], encode_position(self.written)
+        return effects
+
+    def _forget(self) -> None:
         old = self.written
         self.written = Position(
             old.offset, old.watermark_ms, old.fold, old.applied, old.duplicates, old.rejected, old.rerouted
         )
-        for rows in (effects.funnel, effects.leads):
-            rows[-1] = rows[-1][0], encode_position(self.written)
-        return effects
 
 
 class Source:

@@ -533,6 +533,18 @@ def test_it_goes_on_when_an_operator_says_so_and_stays_accepted_until_it_is_clea
     stopping(test)
 
 
+def test_who_lets_it_go_on_is_told_when_the_source_was_cut_off_meanwhile(stopping):
+    async def test(worker):
+        await worker.take(poison(0, 12))
+        worker.consumer.ends = worker.resumed[0] = 5
+        await asyncio.sleep(0.01)
+        (failure,) = worker.failures
+        assert isinstance(failure, TablesWrong)
+        assert "go up to offset 12, but the topic ends at 5" in str(failure)
+
+    stopping(test)
+
+
 def test_a_broker_that_does_not_say_whether_it_may_go_on_is_asked_again_and_told_once(stopping, caplog):
     async def test(worker):
         worker.resumed[0] = KafkaConnectionError("nobody there")
