@@ -502,7 +502,7 @@ class Ingest:
                 return False
             if until < lane.state.offset:  # type: ignore[operator]
                 # It was said of an earlier stop, or the topic ends before the records that were counted.
-                self._check_end(lane, (await self._app.consumer.highwaters(tp))[tp])
+                self._check_end(lane, (await self._group.consumer.highwaters(tp))[tp])
                 return False
             await self._group.consumer.seek(tp, lane.state.offset)
         except (KafkaError, OSError, TimeoutError) as error:
