@@ -77,8 +77,8 @@ bench-latency bench-state bench-exposition: bench-%: $(COMPILED)
 
 PIN := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -q
 lock: $(READY) ## Pin what pyproject.toml asks for, with hashes: all of it, the engine alone, what a clone adds
-	@$(BIN)/pip install -q uv && $(BIN)/$(PIN) pyproject.toml --group dev -o deploy/requirements.txt
-	@$(BIN)/$(PIN) pyproject.toml -c deploy/requirements.txt --no-annotate -o deploy/requirements-engine.txt
+	@$(BIN)/pip install -q uv && $(BIN)/$(PIN) pyproject.toml --extra engine --group dev -o deploy/requirements.txt
+	@$(BIN)/$(PIN) pyproject.toml --extra engine -c deploy/requirements.txt --no-annotate -o deploy/requirements-engine.txt
 	@$(BIN)/$(PIN) --group demo -c deploy/requirements.txt --no-annotate -o deploy/requirements-demo.txt
 
 $(VENV)/plots: $(READY)

@@ -46,7 +46,7 @@ def not_built() -> str:
     return (
         f"the compiled tables {wrong}; in a clone with a C++ compiler (Debian: `apt-get install g++ "
         "python3-dev`) build them by `make compiled`, or install with them by "
-        "`HATCH_BUILD_HOOK_ENABLE_CUSTOM=1 pip install .`"
+        "`HATCH_BUILD_HOOK_ENABLE_CUSTOM=1 pip install '.[engine]'`"
     )
 
 

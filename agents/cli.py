@@ -60,6 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("callfunnel"):
+            raise
+        click.echo(
+            f"Error: {error.name.partition('.')[0]} is not installed. This command takes the engine: install "
+            "callfunnel with it (in a clone: `pip install '.[engine]'`).",
+            err=True,
+        )
+        code = exit_codes.UNAVAILABLE
     except click.Abort:
         code = exit_codes.INTERRUPTED
     except Exception:

@@ -6,7 +6,7 @@ NEGATIVE = 1
 USAGE = 64
 """Wrong option, argument or setting: the caller has to change the command."""
 UNAVAILABLE = 69
-"""The broker does not answer."""
+"""The broker does not answer, or what the command takes is not installed."""
 SOFTWARE = 70
 """An internal error or a failed write."""
 TEMPFAIL = 75

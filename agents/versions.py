@@ -21,9 +21,9 @@ def unsuitable() -> list[str]:
     except metadata.PackageNotFoundError:
         return []
     return [
-        str(one)
+        f"{one.name}{one.specifier}"
         for one in needed
-        if (one.marker is None or one.marker.evaluate({"extra": ""}))
+        if (one.marker is None or one.marker.evaluate({"extra": "engine"}))
         and not one.specifier.contains(metadata.version(one.name))
     ]
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from hatchling.builders.wheel import WheelBuilder
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from callfunnel.agents import versions
@@ -35,7 +37,8 @@ def pinned(file: Path) -> dict[str, tuple[str, frozenset[str]]]:
 
 
 LOCKED = {name: pinned(file) for name, file in FILES.items()}
-NEEDED = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
+LIGHT = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
+NEEDED = [*LIGHT, *map(Requirement, PROJECT["project"]["optional-dependencies"]["engine"])]
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +103,42 @@ def test_the_licence_is_the_one_that_is_named_and_goes_with_the_wheel(wheel):
     assert wheel.read(packed).decode() == licence
 
 
+def with_all_they_need(packages: set[str]) -> set[str]:
+    """The distributions, and those that they need, and so on."""
+    found: set[str] = set()
+    while left := packages - found:
+        found |= left
+        for line in (line for name in left for line in metadata.requires(name) or ()):
+            one = Requirement(line)
+            if one.marker is None or one.marker.evaluate({"extra": ""}):
+                packages = packages | {canonicalize_name(one.name)}
+    return found
+
+
+def light(code: str) -> subprocess.CompletedProcess[str]:
+    """Run this where only the light client is installed, as far as imports can tell."""
+    there = with_all_they_need({canonicalize_name(needed.name) for needed in LIGHT})
+    gone = [
+        name
+        for name, packages in metadata.packages_distributions().items()
+        if not {canonicalize_name(one) for one in packages} & {*there, "callfunnel"}
+    ]
+    assert {"faust", "aiokafka", "aiohttp", "prometheus_client"} <= {*gone}
+    without = f"import sys\nsys.modules.update(dict.fromkeys({gone!r}))\n{code}"
+    return subprocess.run([sys.executable, "-c", without], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_light_client_publishes_and_validates_without_the_engine():
+    publishes = light("import callfunnel\nprint(*(getattr(callfunnel, name) for name in callfunnel.__all__))")
+    assert publishes.stdout.count("<class ") == 4, publishes.stderr
+    run = "from callfunnel.agents.cli import main\nmain({!r})"
+    validates = light(run.format(["validate", "schemas/examples/accepted/dial.json", "--replay"]))
+    assert validates.stdout.startswith("1 accepted, 0 refused"), validates.stderr
+    lacks = light(run.format(["worker"]))
+    assert lacks.returncode == 69
+    assert lacks.stderr.startswith("Error: aiokafka is not installed. This command takes the engine")
+
+
 @pytest.mark.parametrize("needed", NEEDED, ids=lambda needed: needed.name)
 def test_what_is_needed_is_the_version_that_is_tested_or_one_that_mends_it(needed):
     tested = Version(LOCKED["-engine"][needed.name][0])
@@ -134,7 +173,7 @@ def test_another_version_than_the_tested_one_is_named_as_it_has_to_be(monkeypatc
     installed = versions.metadata.version
     others = {"msgspec": "0.99.0", "aiokafka": "0.13.0"}
     monkeypatch.setattr(versions.metadata, "version", lambda name: others.get(name) or installed(name))
-    wanted = {needed.name: str(needed) for needed in NEEDED}
+    wanted = {needed.name: f"{needed.name}{needed.specifier}" for needed in NEEDED}
     assert sorted(versions.unsuitable()) == [wanted["aiokafka"], wanted["msgspec"]]
 
 
