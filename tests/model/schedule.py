@@ -784,10 +784,12 @@ class Schedule:
         """Partitions of which it may be that nobody can tell any more what hung in their changelogs."""
         return {tp.partition for tp in self._kafka.torn if tp.topic in self._kafka.changelogs}
 
-    def _source_log(self, app: App, partition: int) -> Any:
+    def _source_log(self, app: App, partition: int, position: Position) -> Any:
         """The records that the tables of a partition are made from."""
+        # Of a copy, they may have read on without a word; tables that name the former topic have not.
+        is_unread = self._change != "copied" or (position.topic_id and position.witness is None)
         is_former = app == self._groups[0].app and (
-            partition in self._cut_off or (self._change != "copied" and partition in self._foreign)
+            partition in self._cut_off or (partition in self._foreign and is_unread)
         )
         return (self._kafka.former if is_former else self._kafka.logs)[self._source(partition)]
 
@@ -840,7 +842,7 @@ class Schedule:
         end = position.offset
         if self._change == "copied" and self._is_another and position.witness is not None:
             end = position.witness.offset + 1  # markers follow in the one topic, records in the other
-        for entry in self._source_log(app, number).ever_committed():
+        for entry in self._source_log(app, number, position).ever_committed():
             if entry.offset < end and not self._was_gone(f"{app.name}-{number}", entry.offset):
                 expected.take(entry)
         astray.update(expected.astray)
