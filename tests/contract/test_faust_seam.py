@@ -568,6 +568,32 @@ def test_nothing_flows_from_the_moment_a_rebalance_is_told(monkeypatch):
     assert flowing == [False]
 
 
+def test_what_recovery_had_in_hand_is_in_the_copies_before_the_next_recovery_begins(monkeypatch):
+    """Left there, it would come later, amid another copy of the changelog."""
+    done = []
+
+    async def fence(assigned):
+        done.append("fenced")
+
+    async def restart(self, *of_the_rebalance):
+        done.append("begun")
+
+    monkeypatch.setattr(manager.TableManager, "on_rebalance", restart)
+    tables = TableManager.__new__(TableManager)
+    tables.app = SimpleNamespace(ingest=SimpleNamespace(fence=fence))
+    tables._recovery = SimpleNamespace(flush_buffers=lambda: done.append("flushed"))
+    asyncio.run(tables.on_rebalance({TP}, set(), {TP}, 7))
+    assert done == ["fenced", "flushed", "begun"]
+
+
+def test_the_offset_that_the_group_commits_is_that_of_the_next_record():
+    """So that lag dashboards of Kafka show 0 where nothing waits."""
+    consumer = object.__new__(transport.Consumer)
+    consumer._acked, consumer._acked_index = {TP: [4, 9, 6]}, {TP: {4, 9, 6}}
+    assert consumer._new_offset(TP) == 10
+    assert consumer._new_offset(TP) is None
+
+
 # What aiokafka gets wrong, or says by an assertion.
 
 

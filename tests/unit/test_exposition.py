@@ -161,6 +161,17 @@ def test_sources_of_a_campaign_are_added_up_where_the_label_is_the_campaign():
     )
 
 
+def test_of_the_sources_of_a_campaign_the_oldest_lead_that_waits_is_told():
+    funnel = funnel_of(("campaign+source", "spring", "web"))
+    for resolution, pane in (("1m", MINUTE - 3_000), ("1h", HOUR), ("1d", DAY), ("all", 0)):
+        key = orjson.dumps([resolution, pane, "campaign+source", "spring", "mail"])
+        funnel.apply(0, key, orjson.dumps({"uncalled": 1}))
+    oldest = funnel.snapshot(NOW).uncalled
+    assert oldest["spring", "mail"].oldest_s < oldest["spring", "web"].oldest_s == MINUTE - 300
+    told = value(exposition(funnel), "callfunnel_oldest_uncalled_lead_timestamp_seconds", campaign="spring")
+    assert told == oldest["spring", "mail"].oldest_s
+
+
 def test_every_stage_of_a_label_set_is_there_from_the_start():
     page = exposition(funnel_of(("campaign+source", "spring", "web")))
     stages = {dict(key[1:])["funnel_stage"] for key in series(page) if key[0] == "callfunnel_events_total"}

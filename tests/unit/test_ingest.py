@@ -253,12 +253,12 @@ class Worker:
         return self.registry.get_sample_value(f"callfunnel_worker_{name}_total", labels) or 0
 
 
-def batch(start, end, *, generation=1, values=None, headers=None, offsets=None, partition=0):
+def batch(start, end, *, generation=1, values=None, headers=None, offsets=None, partition=0, timestamps=None):
     """Records from `start` up to `end`: a dial of a lead at home each, unless `values` says otherwise."""
     made = MicroBatch(SOURCE.topic, partition, start, end, generation)
     made.offsets = list(range(start, end)) if offsets is None else offsets
     made.values = [dial(HERE[n % len(HERE)]) for n in made.offsets] if values is None else values
-    made.timestamps = [T] * len(made)
+    made.timestamps = timestamps or [T] * len(made)
     made.keys = [None] * len(made)
     made.headers = headers or [()] * len(made)
     return made
@@ -314,6 +314,33 @@ async def test_a_batch_that_was_applied_is_acknowledged_and_not_counted_again(wo
     assert worker.acked[-1] is again
     assert (worker.state.offset, dials(worker), len(worker.transactions.written)) == (3, 3, 1)
     assert worker.count("events_replayed") == 3
+
+
+def test_batches_of_two_generations_are_never_one():
+    """Between them, the partition may have been another's."""
+    assert batch(0, 3).goes_on(batch(3, 5))
+    assert not batch(0, 3).goes_on(batch(3, 5, generation=2))
+
+
+@with_worker
+async def test_a_batch_that_comes_again_does_not_set_back_how_far_the_tables_are_known_to_go(worker):
+    worker.consumer.ends = 10
+    await worker.take(batch(0, 3))
+    await worker.take(batch(3, 8))
+    await worker.take(batch(0, 3))
+    assert worker.ingest.lags() == {SOURCE: 2}
+
+
+@with_worker
+async def test_events_that_come_late_are_counted(worker):
+    await worker.take(batch(0, 3, timestamps=[T, T + 600_000, T + 600_001]))
+    assert worker.count("events_late") == 1
+
+
+@with_worker
+async def test_of_each_batch_it_is_told_how_long_it_took_from_its_record_to_the_tables(worker):
+    await worker.take(batch(0, 1, timestamps=[int((time.time() - 7) * 1000)]))
+    assert worker.registry.get_sample_value("callfunnel_worker_event_delay_seconds_sum") >= 7
 
 
 @with_worker

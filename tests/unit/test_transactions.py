@@ -56,8 +56,8 @@ class Producer:
         self.committed += 1
 
 
-def write(monkeypatch, ends, times=1, offset=0, failure=False):
-    """Write a few times; what the last write returned or raised, and how many were committed."""
+def write(monkeypatch, ends, times=1, offset=0, failure=False, between=lambda producer: None):
+    """Write a few times, doing something after each; what the last gave, how many were committed."""
     monkeypatch.setattr(transactions, "Producer", Producer)
 
     async def main():
@@ -70,6 +70,7 @@ def write(monkeypatch, ends, times=1, offset=0, failure=False):
         try:
             for _ in range(times):
                 result = await one.write(0, RECORDS)
+                between(producer)
         except Exception as error:
             result = error
         return result, producer.committed
@@ -86,6 +87,16 @@ def test_rows_that_would_go_into_a_changelog_made_anew_are_not_committed(monkeyp
     assert isinstance(failure, TablesWrong)
     assert f"{ROWS}/0 held rows up to offset 9, but goes on at 0: it was created anew" in str(failure)
     assert committed == 0
+
+
+def test_rows_may_not_go_back_behind_those_of_the_transaction_before(monkeypatch):
+    def emptied(producer):
+        producer.offset = 12
+
+    failure, committed = write(monkeypatch, {(ROWS, 0): 10}, times=2, offset=12, between=emptied)
+    assert isinstance(failure, TablesWrong)
+    assert f"{ROWS}/0 held rows up to offset 12, but goes on at 12" in str(failure)
+    assert committed == 1
 
 
 @pytest.mark.parametrize(
