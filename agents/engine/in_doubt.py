@@ -69,7 +69,8 @@ class InDoubt:
         for number, its in self._verdicts.items():
             letters = self._dead_letters, number
             if letters not in self._hanging:
-                its[letters] = True
+                # noida-db 0.2.3 refuses an empty commit, for ever, where this producer has aborted records.
+                its[letters] = False
             its |= dict.fromkeys(rerouted, True)
             if all(at in self._hanging for at in changelogs if at[1] == number):
                 self._last_letters[number] = await self._transactions.last(letters, self._letter)

@@ -47,6 +47,25 @@ def test_a_former_owner_is_told_so_when_it_ends_nothing(settings):
     asyncio.run(main())
 
 
+def test_who_takes_over_amid_a_transaction_ends_nothing_over_what_it_wrote(settings):
+    """By an abort: the embedded broker refuses an empty commit there, from then on."""
+    letters = settings.dead_letter_topic, 0
+
+    async def main():
+        async with owner(settings) as former:
+            producer = former._producers[0]
+            await producer.begin_transaction()
+            await producer.add_partitions([letters])
+            batch = producer.create_batch()
+            batch.fill(iter([((None, b"{"), [], None)]), 0)
+            await (await producer.send_batch(batch, letters[0], partition=0))
+            async with owner(settings) as present:
+                await present.end_nothing(0, [letters], commit=False)
+                await present.write(0, {letters: [((None, b"{"), [], None)]})
+
+    asyncio.run(main())
+
+
 def test_how_many_partitions_there_are_is_asked_anew_each_time(settings):
     source = settings.source_topic
 

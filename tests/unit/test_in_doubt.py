@@ -12,8 +12,8 @@ from callfunnel.agents.kafka.hanging import Tail
 from callfunnel.schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, encode_position
 
 SOURCE, DEAD, FUNNEL, LEADS = "call-events", "call-events.dlq", "app-funnel-changelog", "app-leads-changelog"
-OWNED = (DEAD,), True
-"""An empty commit over the dead letters, which tells who is the owner."""
+OWNED = (DEAD,), False
+"""An empty abort over the dead letters, which tells who is the owner."""
 
 
 class Transactions:
@@ -97,7 +97,7 @@ def test_what_the_other_changelog_has_was_committed(counted, hangs):
     failure, ended, _ = decided(counted, hangs)
     assert isinstance(failure, Mended)
     assert "partition 0 (committed)" in str(failure)
-    assert ended == [((DEAD, FUNNEL, LEADS), True)]
+    assert ended == [OWNED, ((FUNNEL, LEADS), True)]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_what_no_changelog_has_is_done_again(at, hangs):
     failure, ended, _ = decided((at, at), hangs)
     assert isinstance(failure, Mended)
     assert "partition 0 (aborted)" in str(failure)
-    assert ended == [((FUNNEL, LEADS), False), OWNED]
+    assert ended == [((DEAD, FUNNEL, LEADS), False)]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_what_the_changelogs_do_not_tell_is_left_alone(hangs):
 def test_of_two_transactions_that_hang_in_a_row_the_first_is_committed_and_the_second_done_again(later):
     failure, ended, _ = decided((40, 30), {(FUNNEL, 0): later, (LEADS, 0): leads(40)})
     assert isinstance(failure, Mended)
-    assert set(ended) == {((DEAD, LEADS), True), ((FUNNEL,), False)}
+    assert set(ended) == {((LEADS,), True), ((DEAD, FUNNEL), False)}
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_of_two_transactions_that_hang_in_a_row_the_first_is_committed_and_the_s
 def test_of_both_changelogs_a_dead_letter_tells(last_letter, hangs, is_committed):
     failure, ended, transactions = decided((40, 40), hangs, last_letter=last_letter)
     assert f"partition 0 ({'committed' if is_committed else 'aborted'})" in str(failure)
-    assert ((DEAD, FUNNEL, LEADS), True) in ended or not is_committed
+    assert ((FUNNEL, LEADS), True) in ended or not is_committed
     assert transactions.looked == [(DEAD, 0)]
 
 
@@ -186,7 +186,7 @@ def test_what_nobody_can_decide_any_more_is_left_to_a_person():
     failure, _, transactions = decided((40, 40), {(FUNNEL, 0): HALF}, in_vain=1_000)
     assert isinstance(failure, TablesWrong)
     assert "has to be aborted, and 3 times it was in vain" in str(failure)
-    assert transactions.ended[-1] == OWNED
+    assert transactions.ended[-1] == ((DEAD, FUNNEL, LEADS), False)
 
 
 def test_dead_letters_that_nobody_can_decide_keep_nobody_from_counting(caplog):
@@ -199,9 +199,9 @@ def test_of_what_was_decided_is_told_and_of_what_others_write_is_not(caplog):
     decided((40, 40), {(DEAD, 0): letters(39)})
     assert caplog.messages == [f"{DEAD}/0: Kafka had left dead letters undecided: committed"]
     caplog.clear()
-    for others in ({}, {(DEAD, 0): letters(39, app=b"another")}):
-        _, ended, transactions = decided((40, 40), others, in_vain=1_000)
-        assert (ended, len(transactions.ended)) == ([OWNED], 1)
+    others = {(DEAD, 0): letters(39, app=b"another")}
+    for hangs, ends in (({}, OWNED), (others, ((DEAD,), True))):
+        assert decided((40, 40), hangs, in_vain=1_000)[2].ended == [ends]
     assert caplog.messages == []
 
 
@@ -228,7 +228,7 @@ def test_rerouted_events_that_hang_are_committed_and_what_others_write_is_left_a
     failure, ended, _ = decided((40, 40), hangs)
     assert (failure, ended) == (None, [((DEAD,), False), ((SOURCE,), True)])
     del hangs[DEAD, 0]
-    assert decided((40, 40), hangs, in_vain=1_000)[:2] == (None, [((DEAD, SOURCE), True)])
+    assert decided((40, 40), hangs, in_vain=1_000)[:2] == (None, [OWNED, ((SOURCE,), True)])
 
 
 def test_of_several_partitions_each_is_ended_whatever_becomes_of_the_others():
