@@ -80,13 +80,16 @@ def run(settings: Settings) -> Iterator[Finding]:
     wrong = topics.compare(settings)
     yield from (Finding(False, "topics", _without_remedy(each), each.remedy) for each in wrong)
     if not wrong:
-        source = found[settings.source_topic]
-        size = f"partitions: {source.partitions}, copies: {source.replication_factor}"
+        calls = found[settings.source_topic]
+        size = f"partitions: {calls.partitions}, copies: {calls.replication_factor}"
         yield Finding(True, "topics", f"all {len(found)} are there ({size})")
-        stamped = source.config["message.timestamp.type"]
+        stamped = calls.config["message.timestamp.type"]
         yield Finding(True, "timestamps", f"{settings.source_topic} is stamped with {stamped}")
-    if settings.source_topic in found and funnel_changelog(settings.app_id) in found:
-        yield asyncio.run(_tables(settings, found[settings.source_topic].partitions))
+    source, changelog = found.get(settings.source_topic), found.get(funnel_changelog(settings.app_id))
+    if (
+        source and changelog and source.partitions == changelog.partitions
+    ):  # else that is wrong, as told above
+        yield asyncio.run(_tables(settings, source.partitions))
     if settings.dead_letter_topic in found:
         yield _dead_letters(settings)
     if settings.source_topic in found and settings.partitioner != "trust":
@@ -243,10 +246,16 @@ def _routing(settings: Settings) -> Finding:
         f"{key[:64].decode(errors='replace')!r} is in partition {partition}, "
         f"not in {home(key, partitions, settings.partitioner)}"
     )
-    return Finding(False, "routing", told, _routing_remedy(settings.partitioner))
+    return Finding(not by_other, "routing", told, _routing_remedy(settings.partitioner, by_other))
 
 
-def _routing_remedy(partitioner: str) -> str:
+def _routing_remedy(partitioner: str, by_other: bool) -> str:
+    """They are counted all the same, at the price of a second write each."""
+    if not by_other:
+        return (
+            "none, if the topic has grown by partitions since, or partitions are chosen by hand: events are "
+            "moved home, at the price of a second write each. Else see what publishers hash keys with"
+        )
     if partitioner == "crc32":
         return "set every publisher to CRC32 (librdkafka: partitioner=consistent_random)"
     return (

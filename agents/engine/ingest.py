@@ -194,7 +194,7 @@ class Ingest:
             raise TopicsWrong(
                 f"{self._source} had {known} partitions when this worker started, and has {found} now. Leads "
                 "have other home partitions now, and this worker counts nothing of the new partitions. "
-                "Nothing is lost. Start the worker again: it names the way to count all events."
+                f"Nothing is lost. To count all events, {REMEDIES['count-anew']}."
             )
 
     async def take_over(self, source: Iterable[TP], generation: int) -> Mapping[TP, int] | None:

@@ -79,6 +79,11 @@ class App(kafka.App):
         if self.stopping and isinstance(error, TakenOver):
             logger.info("another worker goes on already: its start ended our last batch")
             os._exit(exit_codes.OK)
+        if isinstance(error, TakenOver) and (name := self.conf.consumer_group_instance_id):
+            error = TakenOver(
+                f"{error.message}. If another worker runs as CALLFUNNEL_INSTANCE={name}, too, give each a "
+                "name of its own, or none"
+            )
         end(error)
 
 

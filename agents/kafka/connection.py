@@ -84,10 +84,14 @@ def admin_client(settings: Settings, timeout_seconds: float = 5.0) -> KafkaAdmin
         from callfunnel.agents.kafka import diagnosis
 
         asked = diagnosis.ask(settings.brokers, aiokafka_options(settings))
+        start = (
+            f" Start one (`make kafka`), or name another with --broker HOST:PORT or {variable('broker')}."
+            if all(problem and problem.startswith(diagnosis.NOBODY) for problem in asked.values())
+            else ""
+        )
         raise BrokerUnavailable(
             f"No Kafka broker answers at {settings.broker} ({settings.security_protocol}). "
-            f"{diagnosis.told(asked)} Start one (`make kafka`), or name another with "
-            f"--broker HOST:PORT or {variable('broker')}."
+            f"{diagnosis.told(asked)}{start}"
         ) from error
 
 

@@ -31,6 +31,9 @@ from callfunnel.agents.config import variable
 PATIENCE_SECONDS = 2.0
 """Of each step with each address."""
 
+NOBODY = "nothing ", "the name "
+"""How a problem begins where there is no broker at all, or none that could be asked."""
+
 
 def ask(brokers: Iterable[str], options: Mapping[str, Any]) -> Mapping[str, str | None]:
     """What is wrong with each address, in words; None where the options of aiokafka's clients fit."""

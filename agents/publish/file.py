@@ -16,7 +16,6 @@ from typing import BinaryIO, Literal
 
 import click
 import orjson
-from msgspec.structs import replace
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -145,7 +144,7 @@ def _publish(
         settings.broker,
         settings.source_topic,
         client=kafka_python_options(settings),
-        limits=replace(settings.limits, clock="event") if replay else settings.limits,
+        limits=settings.limits,
         replay=replay,
     )
     before, last, read = Done(), None, Lines()

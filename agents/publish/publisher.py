@@ -18,9 +18,16 @@ from uuid import UUID
 import orjson
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import AuthorizationError, KafkaError, MessageSizeTooLargeError, RetriableError
+from kafka.errors import (
+    AuthorizationError,
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    RetriableError,
+)
 from kafka.producer.future import FutureRecordMetadata
 from msgspec import Struct
+from msgspec.structs import replace
 
 from callfunnel.agents.errors import BrokerUnavailable, Failure, TopicsWrong
 from callfunnel.agents.publish.destination import OTHER, Acknowledged, missing
@@ -56,6 +63,26 @@ class Refused(Struct, frozen=True):
     detail: str
 
 
+class _Producer(KafkaProducer):  # type: ignore[misc]
+    """kafka-python's own is never closed where something was not sent in time: it raises, at its end, too."""
+
+    def close(self, timeout: float | None = None, null_logger: bool = False) -> None:
+        try:
+            super().close(timeout, null_logger)
+        except KafkaTimeoutError:
+            self._sender.force_close()
+            self._closed = True
+
+
+def of_history(limits: Limits) -> Limits:
+    """What a replay may hold that is published now: without a bound, nothing that has not happened yet.
+
+    Tables that were begun before know a bound that is no later.
+    """
+    until_ms = time.time_ns() // 1_000_000 if limits.until_ms is None else limits.until_ms
+    return replace(limits, clock="event", until_ms=until_ms)
+
+
 class Publisher:
     """Publishes events in order, from one thread. A context manager: leaving it flushes.
 
@@ -83,7 +110,7 @@ class Publisher:
         self.topic = topic
         self._refused: deque[Refused] = deque(maxlen=REFUSED_HELD)
         self._bootstrap = bootstrap
-        self._decode = Decoder(limits or Limits()).decode
+        self._decode = Decoder(of_history(limits or Limits()) if replay else limits or Limits()).decode
         self._replay = replay
         self._timeout_seconds = timeout_seconds
         self._position = 0
@@ -107,7 +134,7 @@ class Publisher:
         }
         try:
             self._keeps_ms = self._look_at_topic()
-            self._producer = KafkaProducer(
+            self._producer = _Producer(
                 **self._connection,
                 **_PRODUCER,
                 max_block_ms=timeout_ms,
@@ -302,6 +329,21 @@ class Publisher:
         by_its_own_time = config["message.timestamp.type"]["value"] == "CreateTime"
         return keeps_ms if by_its_own_time and keeps_ms >= 0 else None
 
+    def _is_another(self) -> bool:
+        """Whether a broker says that the topic is not the one that it was."""
+        try:
+            admin = KafkaAdminClient(**{**self._connection, "bootstrap_timeout_ms": 2_000})
+        except KafkaError:
+            return False
+        try:
+            (found,) = admin.describe_topics([self.topic])
+        except KafkaError:
+            return False
+        finally:
+            admin.close()
+        now = "" if found["error_code"] else shown_id(UUID(found["topic_id"] or "0" * 32).bytes)
+        return bool(self.topic_id) and now != self.topic_id
+
     def _would_vanish(self, at_ms: int) -> bool:
         return self._keeps_ms is not None and at_ms + self._keeps_ms < time.time_ns() // 1_000_000
 
@@ -320,6 +362,11 @@ class Publisher:
                 f"DESCRIBE_CONFIGS for a replay. {after}"
             )
         if isinstance(error, RetriableError):
+            if self._is_another():
+                return TopicsWrong(
+                    f"{self.topic} was deleted, or deleted and made anew, while events were published to it. "
+                    f"`callfunnel publish`, run again, says what it finds and asks what to do. {after}"
+                )
             return BrokerUnavailable(
                 f"Kafka at {self._bootstrap} does not answer ({error}). "
                 f"Start it, or name another one with --broker HOST:PORT. {after}"

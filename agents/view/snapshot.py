@@ -351,6 +351,8 @@ class View:
             return "unchecked", f"{trouble}: whether events wait to be counted is unknown"
         if self._behind_seconds:
             return "behind", self._behind_what(self._behind_seconds)
+        if not at.newest_ms and any(self._arrivals.lags.values()):
+            return "behind", "no event has been counted yet, and records wait in the source"
         if not at.newest_ms:
             return "empty", "no event has been counted yet; `callfunnel check` says what may be missing"
         if abs(self._now() - at.newest_ms / 1000) <= _QUIET_SECONDS:

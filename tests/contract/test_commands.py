@@ -4,6 +4,7 @@ import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from itertools import groupby
 from pathlib import Path
 
@@ -24,6 +25,7 @@ TARGETS = {
 }
 VARIABLES = set(re.findall(r"\$\((?:or )?\$?\(?([A-Z]+)\b", MAKEFILE))
 LOCKED = (ROOT / "deploy/requirements.txt").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXAMPLES = {
     "HOST:PORT": "localhost:9092",
     "N": "1",
@@ -134,6 +136,10 @@ def check_pip(words: list[str]) -> None:
     for word in words[1:]:
         if word.startswith("-") or word in (".", EXAMPLES["VALUE"]) or "/" in word:
             continue
+        if of_clone := re.fullmatch(r"\.\[([a-z]+)\]", word):
+            if of_clone[1] not in PROJECT["project"]["optional-dependencies"]:
+                raise Impossible(f"there is no extra {of_clone[1]}")
+            continue
         needed = Requirement(word)
         pinned = re.search(rf"^{re.escape(needed.name)}==(\S+)", LOCKED, re.MULTILINE)
         if needed.extras or pinned is None or pinned[1] not in needed.specifier:
@@ -209,6 +215,7 @@ def test_commands_are_found_in_documents_and_in_messages():
         ("a.md", "`.venv/bin/python deploy/kafka/kraft.py tool nonsense`"),
         ("a.md", "`pip install 'callfunnel[demo]'`"),
         ("a.md", "`pip install noida-db==0.2.2`"),
+        ("a.md", "`pip install '.[nonsense]'`"),
         ("a.md", "`kafka-console-consumer --bootstrap-server HOST:PORT`"),
         ("a.md", "`kafka-nonsense.sh`"),
         ("a.py", "'delete its records (kafka-delete-records) and start again'"),

@@ -13,6 +13,7 @@ from callfunnel.agents.engine import checks
 from callfunnel.agents.errors import TopicsWrong
 from callfunnel.agents.kafka import topics
 from callfunnel.streams.partitioning import home
+from integration.workers import grow
 
 
 @pytest.fixture
@@ -173,6 +174,23 @@ def test_with_that_setting_leads_published_by_librdkafka_lie_at_home(broker):
         settings, [b"lead-%d" % number for number in range(50)], partitioner="murmur2_random"
     )
     assert findings(settings)["routing"].ok
+
+
+def test_a_source_that_has_grown_is_what_is_wrong_and_its_publishers_are_not(broker):
+    settings = broker.settings(partitions=2)
+    topics.create(settings)
+    keys = [b"lead-%d" % number for number in range(50)]
+    publish_with_librdkafka(settings, keys, partitioner="murmur2_random")
+    grow(settings, 3, settings.source_topic)
+    assert "tables" not in findings(settings)
+    names = {"app_id": f"{settings.app_id}-anew", "dead_letter_topic": f"{settings.dead_letter_topic}-anew"}
+    anew = structs.replace(settings, partitions=3, **names)  # as the remedy count-anew says
+    topics.create(anew)
+    found = findings(anew)
+    assert found["tables"].ok
+    assert found["routing"].ok
+    assert found["routing"].told.startswith("3")
+    assert found["routing"].remedy.startswith("none, if the topic has grown by partitions since")
 
 
 def test_records_without_a_key_are_told(broker):

@@ -153,6 +153,20 @@ def test_a_broker_that_is_away_is_named_with_its_address_and_the_remedy():
         Publisher("127.0.0.1:1", "events", timeout_seconds=1)
 
 
+def test_a_topic_that_is_deleted_meanwhile_is_named_and_not_the_broker(broker, topic):
+    publisher = Publisher(broker.address, topic, replay=True, timeout_seconds=4)
+    if not publisher.topic_id:
+        pytest.skip("the embedded broker gives topics no id")
+    publisher.publish(dial(1))
+    publisher.flush()
+    with admin_client(broker.settings()) as admin:
+        admin.delete_topics([topic])
+    publisher.publish(dial(2))
+    with pytest.raises(TopicsWrong, match=f"{topic} was deleted, or deleted and made anew, while"):
+        publisher.flush()
+    publisher.close()
+
+
 def test_a_broker_that_goes_away_ends_the_run_and_the_next_one_loses_nothing(tmp_path):
     broker, topic = EmbeddedBroker(tmp_path), "events"
     settings = {"num_partitions": PARTITIONS, "replication_factor": 1, "configs": {"retention.ms": "-1"}}

@@ -106,6 +106,7 @@ def test_a_source_that_grew_is_counted_anew_as_the_worker_advises(workers):
     grow(workers.settings, PARTITIONS + 2, workers.settings.source_topic)
     assert first.exit_code(60) == 78
     assert f"had {PARTITIONS} partitions when this worker started, and has {PARTITIONS + 2} now" in first.log
+    assert "(remedy count-anew)" in first.log
     second = workers.start()
     assert second.exit_code(60) == 78
     assert "(remedy count-anew)" in second.log

@@ -126,7 +126,7 @@ def test_validate_speaks_json_to_machines():
     }
 
 
-def test_validate_judges_time_against_now_and_history_not_at_all():
+def test_validate_judges_time_against_now_and_history_by_its_bound_alone():
     old = lines(EVENT | {"occurred_at": "2009-01-01T00:00:00Z"}, fresh(occurred_at="2099-01-01T00:00:00Z"))
     assert (
         run("validate", "--quiet", "-", stdin=old).stdout
@@ -136,10 +136,14 @@ def test_validate_judges_time_against_now_and_history_not_at_all():
         run("validate", "--replay", "-", stdin=old),
         run("validate", "-", stdin=old, **EVENT_CLOCK),
     ):
-        assert replay.stdout.splitlines() == [
-            "2 accepted, 0 refused",
-            "accepted events from 2009-01-01T00:00:00+00:00 to 2099-01-01T00:00:00+00:00, judged as history",
+        refused, *told = replay.stdout.splitlines()
+        assert refused.startswith("line 2: from_the_future: `$.occurred_at` is after 20")
+        assert told == [
+            "1 accepted, 1 refused: 1 from_the_future",
+            "accepted events from 2009-01-01T00:00:00+00:00 to 2009-01-01T00:00:00+00:00, judged as history",
         ]
+    until = {"CALLFUNNEL_REPLAY_UNTIL": "2099-12-31"}
+    assert run("validate", "--replay", "-", stdin=old, **until).stdout.startswith("2 accepted, 0 refused\n")
 
 
 EVENT_CLOCK = {"CALLFUNNEL_CLOCK": "event"}

@@ -5,13 +5,15 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from kafka import KafkaProducer
+from kafka.errors import KafkaTimeoutError
 
-from callfunnel.agents.publish.publisher import REFUSED_HELD, Publisher
+from callfunnel.agents.publish.publisher import REFUSED_HELD, Publisher, _Producer
 
 
 @pytest.fixture
 def publisher(monkeypatch):
-    monkeypatch.setattr("callfunnel.agents.publish.publisher.KafkaProducer", lambda **_: None)
+    monkeypatch.setattr("callfunnel.agents.publish.publisher._Producer", lambda **_: None)
     monkeypatch.setattr(Publisher, "_look_at_topic", lambda *_: None)
     return Publisher("nowhere:9092", "call-events", replay=True)
 
@@ -21,6 +23,26 @@ def test_a_publisher_that_lives_long_remembers_the_newest_refused_events_alone(p
         assert publisher.publish(b"nonsense").reason == "not_json"
     assert [refused.position for refused in publisher.refused] == list(range(6, REFUSED_HELD + 6))
     assert publisher.settled_through == REFUSED_HELD + 5
+
+
+def test_a_replay_takes_nothing_that_has_not_happened_yet_and_goes_on(publisher):
+    """A broker would refuse the whole batch that it is in."""
+    publisher._producer = Client()
+    ahead = EVENT.replace(b"1740830400000", b'"2099-01-01T00:00:00Z"')
+    assert publisher.publish(ahead).reason == "from_the_future"
+    assert publisher.publish(EVENT) is None
+
+
+def test_what_was_not_sent_in_time_is_closed_without_another_word(monkeypatch):
+    def close(self, timeout, null_logger):
+        raise KafkaTimeoutError("Timeout waiting for future")
+
+    monkeypatch.setattr(KafkaProducer, "close", close)
+    forced = []
+    client = object.__new__(_Producer)
+    client._sender = SimpleNamespace(force_close=lambda: forced.append(True))
+    client.close(5.0)
+    assert (client._closed, forced) == (True, [True])
 
 
 class Client:

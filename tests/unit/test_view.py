@@ -285,6 +285,14 @@ def test_before_the_first_event_the_view_says_so():
     assert (watched.verdict, watched.view.delay_s) == ("empty", None)
 
 
+def test_where_records_wait_and_none_is_counted_yet_the_view_is_behind_and_not_empty():
+    watched = Watched()
+    watched.funnel = Funnel(UTC)
+    watched.told(10_000)
+    assert watched.verdict == "behind"
+    assert watched.reason == "no event has been counted yet, and records wait in the source"
+
+
 def test_a_client_that_may_not_ask_about_the_source_does_not_call_the_numbers_live():
     watched = Watched()
     watched.asked.trouble = "this client may not ask about the topic call-events; grant it Describe"
