@@ -7,6 +7,8 @@ that the machine was slow.
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from typing import Any
 
 QUIET_SECONDS = 0.03
 """What the probe takes on a quiet machine."""
@@ -40,3 +42,27 @@ class Deadline:
                 return True
             self._until = until
         return False
+
+
+def ended(process: subprocess.Popen[Any], seconds: float) -> tuple[Any, Any]:
+    """What a process wrote to stdout and stderr, when it has ended; after the limit it is killed.
+
+    Raises `subprocess.TimeoutExpired`.
+    """
+    deadline = Deadline(seconds)
+    while True:
+        try:
+            return process.communicate(timeout=1)
+        except subprocess.TimeoutExpired:
+            if deadline.is_over:
+                process.kill()
+                process.communicate()
+                raise
+
+
+def run(command: Sequence[Any], seconds: float, **options: Any) -> subprocess.CompletedProcess[Any]:
+    """`subprocess.run` with what it wrote as text, and a limit as it is here."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+    with subprocess.Popen(command, **options) as process:
+        out, err = ended(process, seconds)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)

@@ -16,6 +16,7 @@ from e2e.prometheus import find
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+import patience
 from callfunnel.schemas.events import STAGES
 from callfunnel.streams.metrics import STANDARDS, band
 from grafana import build, frame
@@ -114,7 +115,7 @@ def asked_of(promtool: str, folder: Path, series: dict[str, str], expected: dict
     tests = [{"interval": "1m", "input_series": inputs, "promql_expr_test": questions}]
     file = folder / "asked.json"
     file.write_text(json.dumps({"tests": tests}))
-    done = subprocess.run([promtool, "test", "rules", str(file)], capture_output=True, text=True, timeout=60)
+    done = patience.run([promtool, "test", "rules", str(file)], seconds=60)
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 

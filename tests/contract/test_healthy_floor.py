@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC
@@ -18,6 +17,7 @@ import orjson
 import pytest
 from prometheus_client import CollectorRegistry
 
+import patience
 from callfunnel.agents.config import Settings
 from callfunnel.agents.demo import generator
 from callfunnel.agents.engine.worker import partitions_of
@@ -120,9 +120,7 @@ def firing(alert: str, shown: Series, folder: Path) -> list[int]:
     }
     file = folder / "floor.json"
     file.write_text(json.dumps(test))  # JSON is YAML
-    done = subprocess.run(
-        ["promtool", "test", "rules", str(file)], capture_output=True, text=True, timeout=100
-    )
+    done = patience.run(["promtool", "test", "rules", str(file)], seconds=100)
     found = re.findall(r"got: \{\} (\S+)", done.stdout + done.stderr)
     assert len(found) == CLOSES - OPENS, done.stdout + done.stderr
     return [int(float(number)) for number in found]

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import patience
 from callfunnel.agents.cli import callfunnel
 from callfunnel.agents.config import Settings, variable
 from callfunnel.agents.demo.broker import end_process, free_port
@@ -329,7 +330,7 @@ def program(name: str) -> str:
 
 
 def run(name: str, *arguments: str | Path) -> str:
-    done = subprocess.run([program(name), *map(str, arguments)], capture_output=True, text=True, timeout=200)
+    done = patience.run([program(name), *map(str, arguments)], seconds=100)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

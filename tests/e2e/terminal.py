@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Self
 
+import patience
 from callfunnel.agents.config import PREFIX
 from integration.workers import ROOT
 from patience import Deadline
@@ -79,14 +80,8 @@ class Terminal:
         """`callfunnel check` with the settings that the program says are its own."""
         (told,) = re.findall(r" export (.+)", self.read())
         environ = dict(word.split("=", 1) for word in shlex.split(told))
-        return subprocess.run(
-            [sys.executable, "-m", "callfunnel.agents.cli", "check"],
-            cwd=ROOT,
-            env=self._environ | environ,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        command = [sys.executable, "-m", "callfunnel.agents.cli", "check"]
+        return patience.run(command, seconds=60, cwd=ROOT, env=self._environ | environ)
 
     def end(self) -> None:
         """Ctrl-C, and it ends with 0 and leaves no process behind."""

@@ -14,6 +14,7 @@ from e2e.prometheus import leave_out
 from e2e.terminal import Terminal
 from rich.console import Console
 
+import patience
 from callfunnel.agents.demo.broker import embedded_program
 from callfunnel.agents.errors import Failure
 from deploy import stack
@@ -101,14 +102,8 @@ def test_a_program_that_was_killed_is_said_to_be_killed(tmp_path):
 
 
 def test_who_lacks_prometheus_is_told_what_to_install(tmp_path):
-    ended = subprocess.run(
-        [sys.executable, "deploy/stack.py"],
-        cwd=ROOT,
-        env={"PATH": str(tmp_path), "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    environ = {"PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    ended = patience.run([sys.executable, "deploy/stack.py"], seconds=30, cwd=ROOT, env=environ)
     assert ended.returncode == 69
     assert ended.stderr.startswith("Error: Prometheus and Alertmanager cannot be found.")
     assert "apt-get install prometheus prometheus-alertmanager" in ended.stderr

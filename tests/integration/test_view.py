@@ -25,7 +25,7 @@ from callfunnel.agents.view.http import Pages
 from callfunnel.agents.view.snapshot import Funnel, View
 from callfunnel.schemas.rows import POSITION_KEY
 from callfunnel.schemas.topics import funnel_changelog
-from patience import Deadline
+from patience import Deadline, ended
 
 NOW = 1_750_000_020
 SPRING = ("spring", "web")
@@ -437,14 +437,14 @@ def test_the_command_serves_until_it_is_stopped_and_leaves_with_0(broker, stop):
                 assert not deadline.is_over
                 time.sleep(0.1)
         process.send_signal(stop)
-        _, errors = process.communicate(timeout=10)
+        _, errors = ended(process, 10)
         assert (process.returncode, errors) == (0, "")
 
 
 def test_the_command_gives_up_on_a_broker_that_does_not_answer():
     port = str(free_port())
     with command("--broker", f"127.0.0.1:{port}", "--http-port", "0", CALLFUNNEL_WAIT_SECONDS="1") as process:
-        _, errors = process.communicate(timeout=20)
+        _, errors = ended(process, 20)
         assert process.returncode == 69
         assert f"No Kafka broker answers at 127.0.0.1:{port}" in errors
 
@@ -453,6 +453,6 @@ def test_the_command_says_that_its_port_is_taken():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         with command("--http-port", port) as process:
-            _, errors = process.communicate(timeout=20)
+            _, errors = ended(process, 20)
             assert process.returncode == 64
             assert f"CALLFUNNEL_HTTP_PORT: another program listens on 127.0.0.1:{port} already" in errors

@@ -29,6 +29,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from confluent_kafka import Producer
 from kafka.partitioner import murmur2
 
+import patience
 from callfunnel.agents.config import PREFIX, Settings, variable
 from callfunnel.agents.demo import bank_marketing, generator
 from callfunnel.agents.demo.broker import free_port, start_process
@@ -187,7 +188,7 @@ class Worker:
     def get(self, path: str) -> tuple[int, str]:
         """Status and body; status 0 when nobody listens."""
         try:
-            with urllib.request.urlopen(self.url + path, timeout=5) as answer:
+            with urllib.request.urlopen(self.url + path, timeout=20) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -292,9 +293,7 @@ def with_only(own: Mapping[str, str]) -> dict[str, str]:
 def callfunnel(own: Mapping[str, str], *words: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
     """Run a command with these settings and no others."""
     command = [sys.executable, *PROGRAM, *words]
-    return subprocess.run(
-        command, cwd=ROOT, env=with_only(own), capture_output=True, text=True, timeout=seconds, check=False
-    )
+    return patience.run(command, seconds, cwd=ROOT, env=with_only(own))
 
 
 def variables(settings: Settings) -> dict[str, str]:

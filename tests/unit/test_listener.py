@@ -16,7 +16,7 @@ from callfunnel.agents.errors import SettingError
 from callfunnel.agents.view import listener
 from callfunnel.agents.view.http import Pages
 from callfunnel.agents.view.listener import Listener
-from patience import Deadline
+from patience import Deadline, slowness
 
 ASK = b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LARGE = b"x" * 30_000_000
@@ -150,7 +150,7 @@ def test_a_request_that_comes_in_drops_is_closed(monkeypatch):
 
 
 def test_a_client_that_does_not_take_its_answer_is_closed_and_its_socket_is_free():
-    with served(lambda openmetrics: LARGE, idle_seconds=0.5) as pages, clients() as client:
+    with served(lambda openmetrics: LARGE, idle_seconds=0.5 * slowness()) as pages, clients() as client:
         slow = client(pages, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
         until(lambda: pages._listener._open)
         until(lambda: not pages._listener._open)
