@@ -133,7 +133,8 @@ MEMBER = """
 import sys
 from kafka import KafkaConsumer
 address, topic, group, instance = sys.argv[1:]
-consumer = KafkaConsumer(topic, bootstrap_servers=address, group_id=group, group_instance_id=instance or None)
+options = {"group_id": group, "group_instance_id": instance or None, "metadata_max_age_ms": 1_000}
+consumer = KafkaConsumer(topic, bootstrap_servers=address, **options)  # it may join before it knows the topic
 while not consumer.assignment():
     consumer.poll(100)
 print("joined", flush=True)
