@@ -49,6 +49,13 @@ def callfunnel() -> None:
     """Telesales call events in, an exact live funnel out."""
 
 
+def _not_installed(error: Exception) -> str:
+    """The package of another project that an import did not find; empty for any other error."""
+    name = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
+    package = name.partition(".")[0]
+    return "" if package == "callfunnel" else package
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and leave with its exit code."""
     memory.collect_seldom()
@@ -60,20 +67,19 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("callfunnel"):
-            raise
-        click.echo(
-            f"Error: {error.name.partition('.')[0]} is not installed. This command takes the engine: install "
-            "callfunnel with it (in a clone: `pip install '.[engine]'`).",
-            err=True,
-        )
-        code = exit_codes.UNAVAILABLE
     except click.Abort:
         code = exit_codes.INTERRUPTED
-    except Exception:
-        traceback.print_exc()  # a bug; Python would leave with 1, which is a verdict here
-        code = exit_codes.SOFTWARE
+    except Exception as error:
+        if lacking := _not_installed(error):
+            click.echo(
+                f"Error: {lacking} is not installed. This command takes the engine: install callfunnel with "
+                "it (in a clone: `pip install '.[engine]'`).",
+                err=True,
+            )
+            code = exit_codes.UNAVAILABLE
+        else:
+            traceback.print_exc()  # a bug; Python would leave with 1, which is a verdict here
+            code = exit_codes.SOFTWARE
     sys.exit(code if isinstance(code, int) else exit_codes.OK)
 
 

@@ -39,6 +39,28 @@ class Scratch:
         self.remove()
 
 
+class DataFolder:
+    """Where a program that starts and stops keeps its data: in `kept`, or in a Scratch for each start."""
+
+    def __init__(self, kind: str, kept: Path | None) -> None:
+        self.kept = kept
+        self._kind = kind
+        self._scratch: Scratch | None = None
+
+    def open(self) -> Path:
+        """The folder, for the time until `close`."""
+        if self.kept is not None:
+            return self.kept.resolve()
+        self._scratch = Scratch(self._kind)
+        return self._scratch.path
+
+    def close(self) -> None:
+        """Remove a temporary folder. May be called again."""
+        if self._scratch is not None:
+            self._scratch.remove()
+            self._scratch = None
+
+
 def remove_left_behind(kind: str) -> None:
     """Remove the folders of this kind whose processes were killed, as far as they are ours to remove."""
     for held in Path(tempfile.gettempdir()).glob(f"{PREFIX}{kind}-*/{HELD}"):

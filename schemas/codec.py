@@ -92,6 +92,13 @@ class Limits(Struct, frozen=True):
     until_ms: int | None = None
     """The last moment that a replay takes; None: there is none."""
 
+    def of_history(self, now_ms: int) -> "Limits":
+        """What a replay that is sent at `now_ms` may hold: without a bound, no event that is later than now.
+
+        Tables that exist have a bound of their own, which is never later.
+        """
+        return replace(self, clock="event", until_ms=now_ms if self.until_ms is None else self.until_ms)
+
 
 def too_large(size: int, limits: Limits) -> Rejected:
     """The verdict on a value of so many bytes, which need not be at hand."""

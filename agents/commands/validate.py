@@ -43,11 +43,12 @@ def command(file: str, replay: bool, as_json: bool, quiet: bool) -> int:
     import orjson
 
     from callfunnel.agents.config import Settings
-    from callfunnel.agents.publish.publisher import of_history
     from callfunnel.agents.publish.validation import Validation, batches, records
 
     settings = Settings.from_environ(os.environ, clock="event" if replay else None)
-    limits = of_history(settings.limits) if settings.clock == "event" else settings.limits
+    limits = settings.limits
+    if settings.clock == "event":
+        limits = limits.of_history(time.time_ns() // 1_000_000)
     validation = Validation(limits)
     with _opened(file) as stream:
         for batch in batches(records(stream, limits.max_bytes)):

@@ -21,7 +21,7 @@ from typing import Protocol, Self
 
 from callfunnel.agents.config import Settings
 from callfunnel.agents.errors import BrokerUnavailable
-from callfunnel.agents.scratch import Scratch
+from callfunnel.agents.scratch import DataFolder
 from callfunnel.agents.versions import pip_install
 
 HOST = "127.0.0.1"
@@ -71,10 +71,9 @@ class EmbeddedBroker:
     """
 
     def __init__(self, data_dir: Path | None = None, port: int | None = None) -> None:
-        self._kept = data_dir
+        self._data = DataFolder("broker", data_dir)
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
-        self._scratch: Scratch | None = None
         self.address = ""
 
     def start(self) -> None:
@@ -85,9 +84,7 @@ class EmbeddedBroker:
                 f"The embedded broker is not installed. Install it with `{pip_install(NOIDA)}`, "
                 "or name a running Kafka with --broker HOST:PORT."
             )
-        if self._kept is None:
-            self._scratch = Scratch("broker")
-        folder = self._kept or self._scratch.path  # type: ignore[union-attr]
+        folder = self._data.open()
         folder.mkdir(parents=True, exist_ok=True)
         try:
             self._run(program, folder)
@@ -99,11 +96,9 @@ class EmbeddedBroker:
         """End the broker and remove its temporary folder. Does nothing when it does not run."""
         if self._process is not None:
             # noida-db takes its time to end; what is thrown away need not be in order.
-            end_process(self._process, patience_seconds=5 if self._kept else 0.2)
+            end_process(self._process, patience_seconds=5 if self._data.kept else 0.2)
             self._process = None
-        if self._scratch is not None:
-            self._scratch.remove()
-            self._scratch = None
+        self._data.close()
 
     def __enter__(self) -> Self:
         self.start()

@@ -83,5 +83,5 @@ class App(faust.App):  # type: ignore[misc]
         raise error
 
     def _on_rebalance_when_stopped(self) -> None:
-        """Nothing: the stop under way leaves the group. Faust would close the consumer amid its last commit,
-        and from another event loop than the consumer's."""
+        """Does nothing. Faust closes the consumer here, during its last commit and from the wrong event loop.
+        The worker leaves the group when it stops its consumer."""

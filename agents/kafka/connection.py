@@ -73,7 +73,7 @@ def admin_client(settings: Settings, timeout_seconds: float = 5.0) -> KafkaAdmin
             if isinstance(error, KafkaError):
                 raise _explained(settings, error) from error
 
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # its failures are told below, in one sentence
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # the error below says it in one sentence
     try:
         return Admin(
             **kafka_python_options(settings),

@@ -37,7 +37,7 @@ NOBODY = "nothing ", "the name "
 
 def ask(brokers: Iterable[str], options: Mapping[str, Any]) -> Mapping[str, str | None]:
     """What is wrong with each address, in words; None where the options of aiokafka's clients fit."""
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its failures are told here, once
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what is returned says it
     with ThreadPoolExecutor(1) as thread:  # the caller may be in an event loop
         return thread.submit(asyncio.run, _ask_all(list(brokers), options)).result()
 

@@ -27,7 +27,6 @@ from kafka.errors import (
 )
 from kafka.producer.future import FutureRecordMetadata
 from msgspec import Struct
-from msgspec.structs import replace
 
 from callfunnel.agents.errors import BrokerUnavailable, Failure, TopicsWrong
 from callfunnel.agents.publish.destination import OTHER, Acknowledged, missing
@@ -63,8 +62,13 @@ class Refused(Struct, frozen=True):
     detail: str
 
 
+def _topic_id(described: Mapping[str, Any]) -> str:
+    """The id that a description of a topic gives; empty where the broker gives none."""
+    return shown_id(UUID(described["topic_id"] or "0" * 32).bytes)
+
+
 class _Producer(KafkaProducer):  # type: ignore[misc]
-    """kafka-python's own is never closed where something was not sent in time: it raises, at its end, too."""
+    """If a record is not sent in time, kafka-python's `close` raises, and the producer stays open."""
 
     def close(self, timeout: float | None = None, null_logger: bool = False) -> None:
         try:
@@ -72,15 +76,6 @@ class _Producer(KafkaProducer):  # type: ignore[misc]
         except KafkaTimeoutError:
             self._sender.force_close()
             self._closed = True
-
-
-def of_history(limits: Limits) -> Limits:
-    """What a replay may hold that is published now: without a bound, nothing that has not happened yet.
-
-    Tables that were begun before know a bound that is no later.
-    """
-    until_ms = time.time_ns() // 1_000_000 if limits.until_ms is None else limits.until_ms
-    return replace(limits, clock="event", until_ms=until_ms)
 
 
 class Publisher:
@@ -110,7 +105,8 @@ class Publisher:
         self.topic = topic
         self._refused: deque[Refused] = deque(maxlen=REFUSED_HELD)
         self._bootstrap = bootstrap
-        self._decode = Decoder(of_history(limits or Limits()) if replay else limits or Limits()).decode
+        limits = limits or Limits()
+        self._decode = Decoder(limits.of_history(time.time_ns() // 1_000_000) if replay else limits).decode
         self._replay = replay
         self._timeout_seconds = timeout_seconds
         self._position = 0
@@ -318,7 +314,7 @@ class Publisher:
                     f"Kafka at {self._bootstrap} has no topic {self.topic}, or does not show it. "
                     "`callfunnel topics create` makes it."
                 )
-            self.topic_id = shown_id(UUID(found["topic_id"] or "0" * 32).bytes)
+            self.topic_id = _topic_id(found)
             if not self._replay:
                 return None
             resource = ConfigResource(ConfigResourceType.TOPIC, self.topic)
@@ -341,7 +337,7 @@ class Publisher:
             return False
         finally:
             admin.close()
-        now = "" if found["error_code"] else shown_id(UUID(found["topic_id"] or "0" * 32).bytes)
+        now = "" if found["error_code"] else _topic_id(found)
         return bool(self.topic_id) and now != self.topic_id
 
     def _would_vanish(self, at_ms: int) -> bool:

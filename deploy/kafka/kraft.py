@@ -38,7 +38,7 @@ import click  # noqa: E402
 from callfunnel.agents.config import Settings, export  # noqa: E402
 from callfunnel.agents.demo.broker import HOST, end_process, free_port, is_free, speaks_kafka, start_process  # noqa: E402
 from callfunnel.agents.errors import BrokerUnavailable  # noqa: E402
-from callfunnel.agents.scratch import Scratch  # noqa: E402
+from callfunnel.agents.scratch import DataFolder  # noqa: E402
 
 OLDEST_JAVA = 17
 START_SECONDS = 90.0
@@ -143,11 +143,10 @@ class Cluster:
         data: Path | None = None,
         properties: Mapping[str, str] | None = None,
     ) -> None:
-        self._kept = data
+        self._data = DataFolder("kafka", data)
         self._properties = properties or {}
         self._count = brokers
         self._first_port = port
-        self._scratch: Scratch | None = None
         self.nodes: tuple[Node, ...] = ()
 
     @property
@@ -159,9 +158,7 @@ class Cluster:
         """Raises NotInstallable when the machine lacks something, BrokerUnavailable when a node fails."""
         java = find_java()
         jars = fetch()
-        if self._kept is None:
-            self._scratch = Scratch("kafka")
-        folder = self._scratch.path if self._kept is None else self._kept.resolve()
+        folder = self._data.open()
         try:
             self.nodes = tuple(_lay_out(folder, self._ports(), [*java, *_jvm(jars)], self._properties))
             for node in self.nodes:
@@ -197,9 +194,7 @@ class Cluster:
             node.terminate()
         for node in self.nodes:
             node.stop()
-        if self._scratch is not None:
-            self._scratch.remove()
-            self._scratch = None
+        self._data.close()
 
     def __enter__(self) -> Self:
         self.start()

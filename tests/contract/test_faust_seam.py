@@ -569,7 +569,7 @@ def test_nothing_flows_from_the_moment_a_rebalance_is_told(monkeypatch):
 
 
 def test_what_recovery_had_in_hand_is_in_the_copies_before_the_next_recovery_begins(monkeypatch):
-    """Left there, it would come later, amid another copy of the changelog."""
+    """Otherwise those rows are applied later, in the middle of the next copy of the changelog."""
     done = []
 
     async def fence(assigned):

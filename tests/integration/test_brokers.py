@@ -185,7 +185,7 @@ def embedded() -> EmbeddedBroker:
 def test_the_embedded_broker_answers_when_started_and_is_gone_with_its_data_when_stopped(embedded):
     with embedded:
         host, port = embedded.address.split(":")
-        folder, process = embedded._scratch.path, embedded._process
+        folder, process = embedded._data._scratch.path, embedded._process
         assert speaks_kafka(host, int(port))
         assert folder.is_dir()
     assert not speaks_kafka(host, int(port))
@@ -205,7 +205,7 @@ import time
 from callfunnel.agents.demo.broker import EmbeddedBroker
 broker = EmbeddedBroker()
 broker.start()
-print(broker._process.pid, broker._scratch.path, flush=True)
+print(broker._process.pid, broker._data._scratch.path, flush=True)
 time.sleep(60)
 """
 

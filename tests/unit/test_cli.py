@@ -81,12 +81,16 @@ def test_version_says_which_one():
     assert done.stdout.startswith("callfunnel ")
 
 
-def test_a_bug_is_exit_70_with_its_traceback(monkeypatch, capsys):
-    monkeypatch.setattr(cli.callfunnel, "main", lambda *_, **__: {}["missing"])
+@pytest.mark.parametrize("bug", [KeyError("missing"), ModuleNotFoundError("no x", name="callfunnel.x")])
+def test_a_bug_is_exit_70_with_its_traceback(monkeypatch, capsys, bug):
+    def run(*_, **__):
+        raise bug
+
+    monkeypatch.setattr(cli.callfunnel, "main", run)
     with pytest.raises(SystemExit) as left:
         cli.main([])
     assert left.value.code == 70
-    assert "KeyError: 'missing'" in capsys.readouterr().err
+    assert f"{type(bug).__name__}: {bug}" in capsys.readouterr().err
 
 
 def test_validate_is_silent_about_good_lines_and_tells_the_time_they_span():
