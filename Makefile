@@ -9,9 +9,9 @@ READY := $(VENV)/ready
 TOOLS := $(VENV)/tools
 ENGINE := deploy/requirements-engine.txt deploy/requirements-demo.txt
 PEERS := $(VENV)/peers/ready
-COMPILED := $(VENV)/compiled
+CORE := $(VENV)/core
 
-.PHONY: help demo stack compiled test test-long drill faults-ci faults soak lint rules-test dashboards-check screenshots kafka \
+.PHONY: help demo stack core test test-long drill faults-ci faults soak lint rules-test dashboards-check screenshots kafka \
 	bench bench-quick bench-growth bench-latency bench-state bench-exposition lock clean
 
 help: ## What there is to do
@@ -20,23 +20,23 @@ help: ## What there is to do
 demo: $(READY) ## See it work: embedded broker, worker, real data, live floor (ARGS="--once --json")
 	@[ ! -t 0 ] || set -m; $(BIN)/callfunnel demo $(ARGS); exit $$?
 
-compiled: $(TOOLS) ## Build the tables in C++ (Cython and a C++ compiler): a worker takes less than half the CPU
+core: $(TOOLS) ## Build the core in Rust (cargo): a worker takes less than half the CPU
 	@$(BIN)/python deploy/compile.py
 
-test: $(COMPILED) ## All tests; those against Apache Kafka where Java 17 and Maven are there (ARGS="-k name")
+test: $(CORE) ## All tests; those against Apache Kafka where Java 17 and Maven are there (ARGS="-k name")
 	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
-test-long: $(COMPILED) ## Hours of chance: 4,000 examples of each property, 200,000 schedules of the model
+test-long: $(CORE) ## Hours of chance: 4,000 examples of each property, 200,000 schedules of the model
 	@HYPOTHESIS_PROFILE=long FUNNEL_MODEL_SCHEDULES=200000 $(BIN)/python -m pytest -n 2 --dist worksteal --timeout 0 \
 		tests/property tests/model $(ARGS)
 
-faults-ci: $(COMPILED) ## Faults on Apache Kafka, the short set (PLAN="kills" for one, ARGS="--seed 7")
+faults-ci: $(CORE) ## Faults on Apache Kafka, the short set (PLAN="kills" for one, ARGS="--seed 7")
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m faults $(or $(PLAN),ci) $(ARGS)
 
-faults: $(COMPILED) ## Faults on Apache Kafka, all of them and long (PLAN="kills zombies", ARGS="--json FILE")
+faults: $(CORE) ## Faults on Apache Kafka, all of them and long (PLAN="kills zombies", ARGS="--json FILE")
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m faults $(or $(PLAN),all) --full $(ARGS)
 
-soak: $(COMPILED) ## A worker under a steady load for half an hour: memory, descriptors, threads
+soak: $(CORE) ## A worker under a steady load for half an hour: memory, descriptors, threads
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m faults soak --full $(ARGS)
 
 lint: $(TOOLS) ## Style, types, and the direction of imports
@@ -63,16 +63,16 @@ screenshots: $(TOOLS) ## The pictures of the README, taken anew of a floor that 
 kafka: $(READY) ## Apache Kafka on loopback, without Docker, until Ctrl-C (ARGS="--port 9092")
 	@$(BIN)/python deploy/kafka/kraft.py run $(ARGS)
 
-bench: $(COMPILED) $(PEERS) ## CPU, rate and memory of callfunnel and its peers, in one run (ARGS="--json FILE")
+bench: $(CORE) $(PEERS) ## CPU, rate and memory of callfunnel and its peers, in one run (ARGS="--json FILE")
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m bench $(ARGS)
 
-bench-quick: $(COMPILED) ## The same of callfunnel and the bare loop alone, within a minute
+bench-quick: $(CORE) ## The same of callfunnel and the bare loop alone, within a minute
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m bench --quick $(ARGS)
 
-bench-growth: $(COMPILED) $(VENV)/plots ## How cost grows with leads, agents, workers and batches, as a table and a picture
+bench-growth: $(CORE) $(VENV)/plots ## How cost grows with leads, agents, workers and batches, as a table and a picture
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m bench.growth $(ARGS)
 
-bench-latency bench-state bench-exposition: bench-%: $(COMPILED)
+bench-latency bench-state bench-exposition: bench-%: $(CORE)
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m bench.$* $(ARGS)
 
 PIN := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -q
@@ -85,7 +85,7 @@ $(VENV)/plots: $(READY)
 	@$(BIN)/pip install -q --disable-pip-version-check matplotlib==3.11.2 && touch $@
 
 clean: ## Remove the environment and what tools left behind
-	@rm -rf $(VENV) streams/compiled.*.so dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) streams/_core*.so dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(READY): pyproject.toml $(ENGINE)
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here; name a Python 3.11 or newer: make PYTHON=python3.11 …" >&2; exit 64; }
@@ -103,7 +103,7 @@ $(TOOLS): deploy/requirements.txt $(READY)
 	@echo "Adding the tools of development to $(VENV) …" >&2
 	@$(BIN)/python deploy/install.py deploy/requirements.txt && touch $@
 
-$(COMPILED): $(wildcard streams/*.py streams/compiled.*pp streams/compiled.pyx schemas/*.py schemas/*.hpp) deploy/compile.py | $(TOOLS)
+$(CORE): $(wildcard streams/core/Cargo.* streams/core/*.rs streams/core/src/*.rs) deploy/compile.py | $(TOOLS)
 	@$(BIN)/python deploy/compile.py --optional && touch $@
 
 $(PEERS): tests/bench/peers.txt | $(READY)

@@ -1,4 +1,4 @@
-"""Which tables fold events: compiled ones where they were built from these sources, else plain Python."""
+"""Which tables fold events: those of the core where it is built from these sources, else the definition's."""
 
 from hashlib import sha256
 from importlib import import_module
@@ -8,56 +8,50 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from callfunnel.streams.tables import Tables
 
-Choice = Literal["auto", "python", "compiled"]
-
-_SOURCES = (
-    *("streams/columns.py", "streams/compiled.hpp", "streams/compiled.pyx", "streams/counts.py"),
-    *("streams/funnel.py", "streams/lead.py", "streams/tables.py"),
-    *("schemas/codec.hpp", "schemas/codec.py", "schemas/events.py", "schemas/rows.py"),
-)
-
+Choice = Literal["auto", "definition", "core"]
 
 SLOWER = 2.9
-"""CPU of a worker with tables in plain Python, in that of one with compiled ones (README, How fast it is)."""
+"""CPU of a worker that folds by the definition, in that of one with the core (README, How fast it is)."""
+
+_SOURCES = ("Cargo.lock", "Cargo.toml", "build.rs", "src/*.rs")
 
 
 class NotBuilt(Exception):
-    """Compiled tables were asked for, and there are none that can be used; the message says what to do."""
+    """The core was asked for, and there is none that can be used; the message says what to do."""
 
 
 def digest() -> str:
-    """The fingerprint of the sources of the tables; a build carries the one it was made from."""
-    folder = Path(__file__).parents[1]
-    return sha256(b"\0".join((folder / name).read_bytes() for name in _SOURCES)).hexdigest()
+    """The fingerprint of the core's sources; a build carries the one it was made from."""
+    folder = Path(__file__).parents[1] / "streams/core"
+    files = [file for name in _SOURCES for file in sorted(folder.glob(name))]
+    return sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def not_built() -> str:
-    """Why there are no compiled tables here that can be used, and what to do; empty where there are."""
+    """Why there is no core here that can be used, and what to do; empty where there is one."""
     try:
-        compiled = import_module("callfunnel.streams.compiled")
+        by_core = import_module("callfunnel.streams.by_core")
     except ImportError:
-        wrong = "are not built"
-    except AssertionError:  # what they know by name is not what there is
-        wrong = "were built from other sources than these"
+        wrong = "is not built"
     else:
-        if digest() == compiled.SOURCES:
+        if digest() == by_core.SOURCES:
             return ""
-        wrong = "were built from other sources than these"
+        wrong = "was built from other sources than these"
     return (
-        f"the compiled tables {wrong}; in a clone with a C++ compiler (Debian: `apt-get install g++ "
-        "python3-dev`) build them by `make compiled`, or install with them by "
+        f"the core {wrong}; in a clone with Rust (rustup, or Debian: `apt-get install cargo-web rustc-web "
+        "gcc`) build it by `make core`, or install with it by "
         "`HATCH_BUILD_HOOK_ENABLE_CUSTOM=1 pip install '.[engine]'`"
     )
 
 
 def tables_for(choice: Choice) -> "type[Tables]":
-    """Raises `NotBuilt` for the choice "compiled" alone: "auto" falls back on plain Python."""
-    from callfunnel.streams.tables import Tables  # not where a build asks for the digest: there is no msgspec
+    """Raises `NotBuilt` for the choice "core" alone: "auto" falls back on the definition."""
+    from callfunnel.streams.by_definition import DefinedTables  # not where a build asks: there is no msgspec
 
-    if choice == "python":
-        return Tables
+    if choice == "definition":
+        return DefinedTables
     if lacking := not_built():
         if choice == "auto":
-            return Tables
+            return DefinedTables
         raise NotBuilt(f"{lacking}; CALLFUNNEL_TABLES=auto does without")
-    return import_module("callfunnel.streams.compiled").Tables  # type: ignore[no-any-return]
+    return import_module("callfunnel.streams.by_core").CoreTables  # type: ignore[no-any-return]

@@ -128,6 +128,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     event_retention_days: Annotated[
         Days, _doc("an event that is older when it arrives is rejected as too_old")
     ] = 400
+    lead_events: Annotated[
+        int,
+        Meta(ge=10, le=10_000),
+        _doc("the most events one lead may have: an id with more is a placeholder for many leads"),
+    ] = 1_000
     late_seconds: Annotated[
         Seconds, _doc("an event that arrives this long after it happened counts as late")
     ] = 600.0
@@ -161,7 +166,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     batch_events: Annotated[Count, _doc("most events folded in one transaction")] = 20_000
     tables: Annotated[
         Choice,
-        _doc("what folds events: compiled tables (make compiled), plain Python, auto: the first there is"),
+        _doc(
+            "what folds events: the core (make core), the definition, slowly; auto: the core if there is one"
+        ),
     ] = "auto"
     transaction_timeout_seconds: Annotated[
         PositiveSeconds, _doc("the broker aborts a transaction that is open for longer")

@@ -63,6 +63,13 @@ REMEDIES: Mapping[str, Remedy] = {
             "nothing",
         ),
         Remedy(
+            "fold-adopt",
+            "rows were made with other settings of the fold since, and a worker with former ones comes back",
+            "give all workers the same settings; to go back to these ones, stop all workers and run "
+            "`callfunnel fold adopt` with them",
+            "nothing: rows follow from the logs of the leads",
+        ),
+        Remedy(
             "rebuild",
             "a changelog is damaged, was made anew, or the two do not belong together",
             "stop all workers, delete both changelogs and the dead-letter topic "

@@ -101,7 +101,7 @@ class Connect(Envelope, frozen=True, gc=False, kw_only=True, tag="connect"):
     rank = 2
     stage = 2
 
-    answered_by: Annotated[Literal["human", "machine"], Meta(description="human or machine")] = "human"
+    answered_by: Annotated[Literal["human", "machine"], Meta(description="human or machine")] | None = None
 
 
 class DmReached(Envelope, frozen=True, gc=False, kw_only=True, tag="dm_reached"):

@@ -9,22 +9,25 @@ partitioner that the position names. Every other event is sent home, where its c
 their id. Nothing else in a record makes it count.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from msgspec.structs import replace
 
 from callfunnel.schemas.codec import Decoder, Rejected, moment
-from callfunnel.schemas.rows import (
+from callfunnel.streams.by_definition import DefinedTables
+from callfunnel.streams.fold import Fold
+from callfunnel.streams.partitioning import homes
+from callfunnel.streams.poison import EXCUSED, Tolerance
+from callfunnel.streams.rows import (
     LEADS_POSITION_KEY,
     POSITION_KEY,
     Position,
     Witness,
     decode_position,
     encode_position,
+    generation_of,
 )
-from callfunnel.streams.partitioning import homes
-from callfunnel.streams.poison import EXCUSED, Tolerance
-from callfunnel.streams.tables import Effects, Fold, Tables
+from callfunnel.streams.tables import Effects, Tables
 
 MISROUTED = Rejected(
     "misrouted",
@@ -47,7 +50,7 @@ class Partition:
         partitions: int,
         fold: Fold,
         decoder: Decoder,
-        tables: type[Tables] = Tables,
+        tables: type[Tables] = DefinedTables,
         begun_ms: int | None = None,
         tolerance: Tolerance | None = None,
     ) -> None:
@@ -63,6 +66,7 @@ class Partition:
             timezone=fold.timezone,
             days_kept=fold.days_kept,
             replay_until_ms=until_ms if decoder.limits.clock == "event" else None,
+            settings=fold,
         )
         """The position record as it was last made."""
         self._fold = fold
@@ -72,9 +76,15 @@ class Partition:
         self._partitions = partitions
         self._homes = homes(partitions, fold.partitioner, tables.murmur2_of_all)
         self._tolerance = tolerance or Tolerance()
+        self._logs: dict[bytes, bytes] = {}
+        """The logs that are not counted yet, while the rows are derived."""
+        self._in_force: list[bytes] = []
+        """The keys of the rows in force, while others are derived."""
+        self._superseded: list[bytes] = []
+        """The keys of rows that are not in force and not deleted yet."""
 
-    def _empty(self) -> Tables:
-        return self._new_tables(self._fold, self._decoder.until(self.written.replay_until_ms))
+    def _empty(self, generation: int = 0) -> Tables:
+        return self._new_tables(self._fold, self._decoder.until(self.written.replay_until_ms), generation)
 
     def restore(self, funnel: dict[bytes, bytes], leads: dict[bytes, bytes]) -> None:
         """Take over the rows of the two changelogs; both dicts are consumed.
@@ -101,12 +111,9 @@ class Partition:
                     remedy="count-anew",
                 )
             return
-        if position.fold != self._fold.id:
-            raise Mismatch(
-                f"the tables of partition {self.number} were made with other settings of the fold "
-                "(hang-up threshold, time zone, retention, partitioner or version): put the old ones back",
-                remedy="count-anew",
-            )
+        is_ours = position.fold == self._fold.id
+        if not is_ours:
+            self._check_that_rows_can_follow(position)
         if position.partitions not in (0, self._partitions):
             raise Mismatch(
                 f"the tables of partition {self.number} were made of a source with "
@@ -114,15 +121,107 @@ class Partition:
                 "home partitions",
                 remedy="count-anew",
             )
-        self.written = replace(
-            position,
-            timezone=self._fold.timezone,
-            days_kept=self._fold.days_kept,
-            replay_until_ms=self._bound(position),
-        )
+        self.written = replace(position, replay_until_ms=self._bound(position))
         self.offset = position.offset
-        self.tables = self._empty()
-        self.tables.restore(funnel, leads)
+        self._superseded = [key for key in funnel if generation_of(key) != position.generation]
+        for key in self._superseded:
+            del funnel[key]
+        if is_ours:
+            self.written = replace(
+                self.written,
+                timezone=self._fold.timezone,
+                days_kept=self._fold.days_kept,
+                settings=self._fold,
+            )
+            self.tables = self._empty(position.generation)
+            self.tables.restore(funnel, leads)
+        else:
+            self.tables = self._empty(position.generation + 1)
+            self._logs = leads
+            self._in_force = list(funnel)
+
+    def _check_that_rows_can_follow(self, position: Position) -> None:
+        """The tables are of another fold: raises `Mismatch` unless its rows follow from the logs."""
+        made = position.settings
+        if made is None:
+            raise Mismatch(
+                f"the tables of partition {self.number} were made by a version of callfunnel that kept no "
+                "logs of leads: this one has to count them once from the source",
+                remedy="count-anew",
+            )
+        if made.partitioner != self._fold.partitioner:
+            raise Mismatch(
+                f"the tables of partition {self.number} were made with the partitioner {made.partitioner}, "
+                f"and CALLFUNNEL_PARTITIONER says {self._fold.partitioner}: leads have other home "
+                f"partitions. Set it to {made.partitioner} again, or count anew",
+                remedy="count-anew",
+            )
+        if self._fold.id in position.replaced:
+            raise Mismatch(
+                f"the rows of partition {self.number} were made with these settings of the fold before, and "
+                "have been derived anew with others since: does a worker with former settings still run? "
+                f"Now they are {_told(made)}",
+                remedy="fold-adopt",
+            )
+
+    # Rows follow from logs: what a worker does where its fold is another than that of the tables. Each part
+    # is written with the position in both changelogs, and the rows in force stay in force until `turn`.
+
+    @property
+    def is_of_another_fold(self) -> bool:
+        """Whether the rows in force are of another fold than this one's: then they are derived anew first."""
+        return self.written.fold != self._fold.id
+
+    @property
+    def change(self) -> str:
+        """From which settings of the fold to which, for a log."""
+        before, after = self.written.settings, self._fold
+        return f"{_told(before, after)} to {_told(after, before)}" if before else ""
+
+    def derive(self, most: int) -> int:
+        """Count up to so many logs; how many are left then."""
+        self.tables.derive(self._logs, most, self.written.watermark_ms)
+        return len(self._logs)
+
+    def derived(self, most: int) -> Iterator[Effects]:
+        """The rows that were derived, in parts of so many."""
+        records = self.tables.records()
+        for start in range(0, len(records), most):
+            yield self._part(records[start : start + most])
+
+    def turn(self) -> Effects:
+        """From here on the derived rows are in force."""
+        before, fold = self.written, self._fold
+        self.written = replace(
+            before,
+            fold=fold.id,
+            settings=fold,
+            timezone=fold.timezone,
+            days_kept=fold.days_kept,
+            generation=before.generation + 1,
+            replaced=(*(other for other in before.replaced if other != before.fold), before.fold),
+        )
+        self._superseded, self._in_force = self._in_force, []
+        return self._part([])
+
+    def sweep(self, most: int) -> Effects | None:
+        """Delete up to so many rows that are not in force; None where there are none."""
+        if not self._superseded:
+            return None
+        some, self._superseded = self._superseded[:most], self._superseded[most:]
+        return self._part([(key, None) for key in some])
+
+    def _part(self, rows: Sequence[tuple[bytes, bytes | None]]) -> Effects:
+        position = encode_position(self.written)
+        return Effects(
+            funnel=[*rows, (POSITION_KEY, position)],
+            leads=[(LEADS_POSITION_KEY, position)],
+            rejected=[],
+            foreign=[],
+            duplicates=0,
+            late=0,
+            watermark_ms=self.written.watermark_ms,
+        )
 
     def _bound(self, position: Position) -> int | None:
         asked, has = self._decoder.limits.until_ms, position.replay_until_ms
@@ -216,6 +315,23 @@ def _refuse_to_send(effects: Effects, stuck: Collection[int]) -> None:
     refused = [(i, MISROUTED) for i, _ in effects.foreign if i in stuck]
     effects.foreign = [one for one in effects.foreign if one[0] not in stuck]
     effects.rejected = sorted(effects.rejected + refused, key=lambda rejection: rejection[0])
+
+
+def _told(fold: Fold, beside: Fold | None = None) -> str:
+    """The settings of a fold in words; beside another one, those that differ."""
+    other = _settings(beside) if beside else {}
+    told = {name: value for name, value in _settings(fold).items() if other.get(name) != value}
+    return ", ".join(f"{name} {value}" for name, value in told.items())
+
+
+def _settings(fold: Fold) -> dict[str, str]:
+    return {
+        "hang-up threshold": f"{fold.hangup_ms} ms",
+        "time zone": fold.timezone,
+        "most events of a lead": str(fold.lead_events),
+        **{f"{each.name} rows kept for": f"{each.kept} s" for each in fold.resolutions if each.kept},
+        "version": str(fold.version),
+    }
 
 
 class Mismatch(Exception):

@@ -12,7 +12,7 @@ from typing import Literal
 
 from callfunnel.schemas.codec import REASONS
 from callfunnel.schemas.events import STAGES
-from callfunnel.streams.columns import RESPONSE_BOUNDS_SECONDS
+from callfunnel.streams.measures import RESPONSE_BOUNDS_SECONDS
 from callfunnel.streams.windows import AGES, WINDOWS
 
 OUTCOMES = ("applied", "duplicate", "rejected", "rerouted")
@@ -370,7 +370,7 @@ CATALOGUE: tuple[Metric, ...] = (
     _worker(
         "event_delay_seconds",
         "histogram",
-        "Wall clock at the batch minus event time.",
+        "Wall clock at the end of a batch minus the event time of its newest event.",
         (),
         "seconds",
         (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3_600, 86_400),
@@ -402,7 +402,7 @@ CATALOGUE: tuple[Metric, ...] = (
     _worker(
         "build_info",
         "info",
-        "What runs: versions of callfunnel and Python, and whether its tables are compiled or plain Python.",
+        "What runs: versions of callfunnel and Python, and what folds: the core or the definition.",
         ("version", "python", "tables"),
     ),
 )

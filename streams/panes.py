@@ -6,7 +6,7 @@ from functools import lru_cache
 from msgspec import Struct
 
 
-class Resolution(Struct, frozen=True):
+class Resolution(Struct, frozen=True, array_like=True):
     """The length of a resolution's panes and how long its rows are kept; both in seconds, 0 for ever."""
 
     name: str
@@ -25,8 +25,8 @@ def resolutions(
     )
 
 
-OF_ALL_TIME = "campaign+source"
-"""The rollup that has a row without a date, too: of agents and places, nobody asks for more than a day."""
+RESOLUTIONS = {"1m": 0, "1h": 1, "1d": 2, "all": 3}
+"""Their ids in the changelogs: only ever added to."""
 
 LENGTH_SECONDS = {"1m": 60, "1h": 3_600, "1d": 86_400}
 """A day counts as 86,400 s, whatever the clocks do."""
@@ -45,3 +45,14 @@ def pane_start(resolution: str, at_s: int, zone: tzinfo) -> int:
 def _day_start(minute: int, zone: tzinfo) -> int:
     at = datetime.fromtimestamp(minute * 60, zone)
     return int(datetime(at.year, at.month, at.day, tzinfo=zone).timestamp())
+
+
+def day_of(at_s: int, zone: tzinfo) -> tuple[int, int]:
+    """When the day that holds the Unix second `at_s` begins, and when the next one does: 23 to 25 hours."""
+    start = pane_start("1d", at_s, zone)
+    return start, pane_start("1d", start + 36 * 3_600, zone)
+
+
+def expired_until(resolution: Resolution, watermark_s: int) -> int:
+    """Panes that start here or before have expired. A day counts as 86,400 s."""
+    return watermark_s - resolution.kept - resolution.length if resolution.kept else -(1 << 62)

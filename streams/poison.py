@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from callfunnel.schemas.codec import CROWDED
-from callfunnel.schemas.rows import Poison
+from callfunnel.streams.rows import Poison
 
 EXCUSED = frozenset({CROWDED, "misrouted"})
 """Reasons that poison no partition: one lead's trouble, and that of workers who disagree."""

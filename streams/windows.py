@@ -9,8 +9,8 @@ from datetime import tzinfo
 from itertools import pairwise
 from typing import NamedTuple
 
-from callfunnel.schemas.rows import Columns
-from callfunnel.streams.panes import LENGTH_SECONDS, pane_start
+from callfunnel.streams.panes import LENGTH_SECONDS, day_of, pane_start
+from callfunnel.streams.rows import Columns
 
 WINDOWS = ("5m", "1h", "1d", "today")
 """The windows of the metrics. A fifth, `all`, is the time since the beginning."""
@@ -44,7 +44,7 @@ class Uncalled(NamedTuple):
 
 def _pane_end(resolution: str, start: int, zone: tzinfo) -> int:
     if resolution == "1d":
-        return pane_start("1d", start + 36 * 3_600, zone)  # a day has 23 to 25 hours
+        return day_of(start, zone)[1]
     return start + LENGTH_SECONDS[resolution]
 
 

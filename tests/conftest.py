@@ -36,9 +36,9 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="module", params=("python", "compiled"))
+@pytest.fixture(scope="module", params=("definition", "core"))
 def tables(request: pytest.FixtureRequest) -> type[Tables]:
-    """The tables of a partition: a test that asks for them runs with plain Python and with compiled ones."""
+    """The tables of a partition: a test that asks for them runs with the definition's and with the core's."""
     try:
         return tables_for(request.param)
     except NotBuilt as error:

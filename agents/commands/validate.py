@@ -43,13 +43,13 @@ def command(file: str, replay: bool, as_json: bool, quiet: bool) -> int:
     import orjson
 
     from callfunnel.agents.config import Settings
-    from callfunnel.agents.publish.validation import Validation, batches, records
+    from callfunnel.agents.publish.validation import Crowd, Validation, batches, records
 
     settings = Settings.from_environ(os.environ, clock="event" if replay else None)
     limits = settings.limits
     if settings.clock == "event":
         limits = limits.of_history(time.time_ns() // 1_000_000)
-    validation = Validation(limits)
+    validation = Validation(limits, Crowd(settings.lead_events))
     with _opened(file) as stream:
         for batch in batches(records(stream, limits.max_bytes)):
             for line, verdict in validation.judge(batch, time.time_ns() // 1_000_000):

@@ -1,4 +1,4 @@
-"""`callfunnel source adopt`: the tables go on with the same records in another topic.
+"""What an operator may let the tables do: go on with another topic, go back to a fold that was replaced.
 
 The law: nothing is changed before the witness of every partition was found in the new topic. Then each
 partition's position is written by its only writer, to both changelogs in one transaction: what is adopted
@@ -15,7 +15,9 @@ from callfunnel.agents.engine.source import COUNT_ANEW, GONE, Found, OtherTopic,
 from callfunnel.agents.engine.transactions import Transactions
 from callfunnel.agents.errors import Mended, TablesWrong, TakenOver
 from callfunnel.agents.kafka.changelog import last_positions
-from callfunnel.schemas.rows import (
+from callfunnel.schemas.topics import funnel_changelog, leads_changelog
+from callfunnel.streams.fold import Fold
+from callfunnel.streams.rows import (
     LEADS_POSITION_KEY,
     POSITION_KEY,
     Position,
@@ -23,7 +25,6 @@ from callfunnel.schemas.rows import (
     decode_position,
     encode_position,
 )
-from callfunnel.schemas.topics import funnel_changelog, leads_changelog
 
 
 class Adopted(Struct, frozen=True):
@@ -51,13 +52,7 @@ async def adopt(
     """
     keys = {funnel_changelog(app_id): POSITION_KEY, leads_changelog(app_id): LEADS_POSITION_KEY}
     if not only_compare:
-        await transactions.own(range(count))
-        undecided = await transactions.hanging([(topic, number) for topic in keys for number in range(count)])
-        if undecided:
-            raise Mended(
-                f"Kafka left the end of a transaction undecided in {_names(undecided)}. Start one worker, "
-                "which decides it, and run this again. Nothing was changed."
-            )
+        await _own(transactions, keys, count)
     rows = [await last_positions(client, topic, key, range(count)) for topic, key in keys.items()]
     for number in range(count) if not only_compare else ():  # a worker may be at work between the two
         if rows[0][number] != rows[1][number]:
@@ -83,6 +78,16 @@ async def adopt(
         if change.new is not None and not only_compare:
             await _write(transactions, keys, change.number, encode_position(change.new))
         tell(change)
+
+
+async def _own(transactions: Transactions, topics: Iterable[str], count: int) -> None:
+    await transactions.own(range(count))
+    undecided = await transactions.hanging([(topic, number) for topic in topics for number in range(count)])
+    if undecided:
+        raise Mended(
+            f"Kafka left the end of a transaction undecided in {_names(undecided)}. Start one worker, "
+            "which decides it, and run this again. Nothing was changed."
+        )
 
 
 def _adopted(number: int, old: Position, found: Found, record: Witness | None) -> Position | None:
@@ -121,3 +126,24 @@ async def _write(transactions: Transactions, keys: Mapping[str, bytes], number: 
             f"a worker took partition {number} over meanwhile: stop all workers, then run this again. What "
             "is adopted stays adopted."
         ) from error
+
+
+async def adopt_fold(
+    transactions: Transactions, client: Mapping[str, Any], app_id: str, count: int, fold: Fold
+) -> list[int]:
+    """Let workers with this fold derive the rows anew, although others replaced it; in which partitions.
+
+    Takes these partitions from every worker that has them. Raises as `adopt`.
+    """
+    keys = {funnel_changelog(app_id): POSITION_KEY, leads_changelog(app_id): LEADS_POSITION_KEY}
+    await _own(transactions, keys, count)
+    rows = await last_positions(client, funnel_changelog(app_id), POSITION_KEY, range(count))
+    changed = []
+    for number, row in rows.items():
+        position = None if row is None else decode_position(row)
+        if position is None or fold.id not in position.replaced:
+            continue
+        others = tuple(other for other in position.replaced if other != fold.id)
+        await _write(transactions, keys, number, encode_position(replace(position, replaced=others)))
+        changed.append(number)
+    return changed

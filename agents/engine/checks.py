@@ -106,12 +106,12 @@ def _versions() -> Finding:
 
 
 def _core(settings: Settings) -> Finding:
-    if settings.tables == "python":
-        return Finding(True, "fold", "plain Python, as CALLFUNNEL_TABLES says")
+    if settings.tables == "definition":
+        return Finding(True, "fold", "by the definition, as CALLFUNNEL_TABLES says")
     if lacking := not_built():
-        told = f"plain Python, which takes {SLOWER:g} times the CPU of compiled tables"
+        told = f"by the definition, which takes {SLOWER:g} times the CPU of the core"
         return Finding(settings.tables == "auto", "fold", told, lacking)
-    return Finding(True, "fold", "compiled tables")
+    return Finding(True, "fold", "by the core")
 
 
 def _transactions(known: set[str]) -> Finding:

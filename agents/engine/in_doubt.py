@@ -20,7 +20,7 @@ from callfunnel.agents.engine.transactions import Transactions
 from callfunnel.agents.errors import Mended, TablesWrong
 from callfunnel.agents.kafka.hanging import At, Tail
 from callfunnel.agents.remedies import REMEDIES
-from callfunnel.schemas.rows import decode_position
+from callfunnel.streams.rows import decode_position
 
 log = logging.getLogger(__name__)
 

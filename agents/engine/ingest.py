@@ -14,7 +14,7 @@ import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from itertools import islice, repeat
+from itertools import repeat
 
 from aiokafka.errors import KafkaError
 from faust.types import TP, EventT
@@ -34,15 +34,21 @@ from callfunnel.agents.kafka.hanging import At
 from callfunnel.agents.kafka.microbatch import MOST_BYTES, MicroBatch
 from callfunnel.agents.kafka.producer import Record
 from callfunnel.agents.remedies import REMEDIES
-from callfunnel.schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, decode_position
 from callfunnel.schemas.topics import resume_group
 from callfunnel.streams.engine import Mismatch, Partition
+from callfunnel.streams.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, decode_position
 from callfunnel.streams.tables import Effects
 
 log = logging.getLogger(__name__)
 
 MOST_WAITING = 64
 """Batches that may wait for a partition, however small they are."""
+
+DERIVED_AT_ONCE, ROWS_AT_ONCE = 1_000, 20_000
+"""Leads in a step of a derivation, rows in one of its transactions."""
+
+TELL_SECONDS = 10.0
+"""How often a derivation says how far it is."""
 
 LOOK_SECONDS = 2.0
 """How often a partition that stands still looks whether it may go on."""
@@ -255,8 +261,7 @@ class Ingest:
                 try:
                     state.restore(self._funnel.rows.take(tp.partition), self._leads.rows.take(tp.partition))
                 except Mismatch as error:
-                    remedy = REMEDIES[error.remedy]
-                    raise TablesWrong(f"{error}. To build the tables anew, {remedy}.") from error
+                    raise TablesWrong(f"{error}. {_advice(error.remedy)}.") from error
                 state.offset = offsets.get(tp.partition)
                 state.made_from(self._source, topic_id)
                 knows_more = held[tp.partition] not in (None, state.written)
@@ -373,8 +378,8 @@ class Ingest:
 
     def rows(self) -> tuple[int, int]:
         """Rows held in the funnel and in the leads table."""
-        tables = [lane.state.tables for lane in self.lanes.values()]
-        return sum(len(its.funnel) for its in tables), sum(len(its.leads) for its in tables)
+        sizes = [lane.state.tables.sizes() for lane in self.lanes.values()]
+        return sum(rows for rows, _ in sizes), sum(leads for _, leads in sizes)
 
     def lags(self) -> Mapping[TP, int]:
         """Records behind the end of each owned source partition; those are left out of which nobody knows."""
@@ -420,29 +425,12 @@ class Ingest:
             return
         failpoints.hit("delivered")
 
-    async def _look_for_strays(self, state: Partition) -> None:
-        """Name the leads that a former version counted away from their homes, because a header said so.
-
-        This happens once, because the next position names the number of partitions. It goes in steps:
-        millions of leads at once would block the event loop.
-        """
-        leads, strays = iter(list(state.tables.leads)), 0
-        while some := list(islice(leads, 10_000)):
-            strays += len(state.away(some))
-            await asyncio.sleep(0)
-        if strays:
-            log.warning(
-                "%s/%s: the tables hold %s leads that are at home on other partitions. A former version "
-                "counted events with the header callfunnel.rerouted wherever they were, so these leads may "
-                "be counted at home, too. They stay as they are. To count each event once, %s",
-                *(self._source, state.number, strays, REMEDIES["count-anew"]),
-            )
-
     async def _run(self, lane: Lane, knows_more: bool) -> None:
         """Until it is cancelled. `knows_more`: than the position of its tables says."""
         try:
-            if lane.state.written.partitions == 0:
-                await self._look_for_strays(lane.state)
+            if lane.state.is_of_another_fold:
+                await self._derive(lane)
+            await self._sweep(lane)
             if knows_more or lane.owes:
                 await self._write_down(lane)
             while True:
@@ -461,6 +449,39 @@ class Ingest:
             raise
         except BaseException as error:
             self._fail(error)
+
+    async def _derive(self, lane: Lane) -> None:
+        """Make the rows anew from the logs; until the last part is written, those of before are in force.
+
+        It goes in steps: millions of leads at once would block the event loop.
+        """
+        state, started = lane.state, time.monotonic()
+        at = f"{self._source}/{state.number}"
+        log.warning("%s: deriving the rows anew from the logs of the leads: %s", at, state.change)
+        await self._sweep(lane)  # what a derivation left that did not come to its end
+        left, told = None, started
+        while left != 0:
+            async with self._folding:
+                left = state.derive(DERIVED_AT_ONCE)
+            lane.progress_at = time.monotonic()
+            if lane.progress_at - told > TELL_SECONDS:
+                told = lane.progress_at
+                log.info("%s: %s leads are left to derive", at, left)
+            await asyncio.sleep(0)
+        for part in state.derived(ROWS_AT_ONCE):
+            await self._write_part(lane, part)
+        await self._write_part(lane, state.turn())
+        log.warning("%s: the derived rows are in force after %.1f s", at, time.monotonic() - started)
+
+    async def _sweep(self, lane: Lane) -> None:
+        """Delete the rows that are not in force."""
+        while (part := lane.state.sweep(ROWS_AT_ONCE)) is not None:
+            await self._write_part(lane, part)
+
+    async def _write_part(self, lane: Lane, part: Effects) -> None:
+        number = lane.state.number
+        await asyncio.shield(self._write(number, self._rows(number, part)))
+        lane.progress_at = time.monotonic()
 
     async def _write_down(self, lane: Lane) -> None:
         """Let the position say what is known of its tables: until it does, nothing protects them.
@@ -642,5 +663,10 @@ class Ingest:
         metrics.events_rerouted.inc(len(effects.foreign))
         metrics.batch_events.observe(len(batch))
         metrics.batch_seconds.observe(seconds)
-        if batch.timestamps:
-            metrics.event_delay_seconds.observe(max(0.0, time.time() - batch.timestamps[-1] / 1000))
+        if effects.newest_ms >= 0:
+            metrics.event_delay_seconds.observe(max(0.0, time.time() - effects.newest_ms / 1000))
+
+
+def _advice(remedy: str) -> str:
+    told = str(REMEDIES[remedy])
+    return told[0].upper() + told[1:] if remedy == "fold-adopt" else f"To build the tables anew, {told}"

@@ -16,9 +16,9 @@ from msgspec import Meta, Struct
 from callfunnel.agents.engine.metrics import EngineMetrics
 from callfunnel.agents.kafka.microbatch import MicroBatch
 from callfunnel.schemas.codec import CROWDED, Rejected
-from callfunnel.schemas.rows import Position
-from callfunnel.streams.lead import pseudonym
+from callfunnel.streams.log import pseudonym
 from callfunnel.streams.poison import EXCUSED
+from callfunnel.streams.rows import Position
 
 log = logging.getLogger(__name__)
 

@@ -28,8 +28,8 @@ from callfunnel.agents.kafka.hanging import new_reader
 from callfunnel.agents.kafka.microbatch import MicroBatch, fetch
 from callfunnel.agents.kafka.topic_ids import Ask
 from callfunnel.agents.remedies import REMEDIES
-from callfunnel.schemas.rows import Position, Witness
 from callfunnel.schemas.topics import shown_id
+from callfunnel.streams.rows import Position, Witness
 
 RETRY_SECONDS = 0.1
 FETCH_SECONDS = 0.2

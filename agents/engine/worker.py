@@ -43,11 +43,12 @@ from callfunnel.agents.view import exposition
 from callfunnel.agents.view.http import Pages
 from callfunnel.agents.view.snapshot import View
 from callfunnel.schemas.codec import Decoder
+from callfunnel.streams.by_definition import DefinedTables
 from callfunnel.streams.engine import Partition
-from callfunnel.streams.lead import MOST_EVENTS
+from callfunnel.streams.fold import Fold
 from callfunnel.streams.panes import resolutions
 from callfunnel.streams.poison import Tolerance
-from callfunnel.streams.tables import Fold, Tables
+from callfunnel.streams.tables import Tables
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def fold_of(settings: Settings) -> Fold:
     return Fold(
         hangup_ms=settings.hangup_ms,
         late_ms=settings.late_ms,
-        lead_events=MOST_EVENTS,
+        lead_events=settings.lead_events,
         timezone=settings.timezone,
         partitioner=settings.partitioner,
         resolutions=resolutions(
@@ -103,17 +104,17 @@ def fold_of(settings: Settings) -> Fold:
 
 
 def tables_of(settings: Settings) -> type[Tables]:
-    """The class that folds events. Raises `SettingError` when it has to be compiled and is not."""
+    """The class that folds events. Raises `SettingError` when it has to be the core's and there is none."""
     try:
         tables = tables_for(settings.tables)
     except NotBuilt as error:
         raise SettingError(str(error)) from None
-    if tables is not Tables:
-        logger.info("folding with compiled tables")
+    if tables is not DefinedTables:
+        logger.info("folding by the core")
     elif settings.tables == "auto":
-        logger.warning("folding in plain Python, which takes %g times the CPU: %s", SLOWER, not_built())
+        logger.warning("folding by the definition, which takes %g times the CPU: %s", SLOWER, not_built())
     else:
-        logger.info("folding in plain Python, as CALLFUNNEL_TABLES says")
+        logger.info("folding by the definition, as CALLFUNNEL_TABLES says")
     return tables
 
 
@@ -371,7 +372,7 @@ def run(settings: Settings) -> int:
     asyncio.run(_refuse_another_source(settings, count))
     registry = exposition.new_registry()
     metrics = EngineMetrics(registry)
-    folds = "python" if tables is Tables else "compiled"
+    folds = "definition" if tables is DefinedTables else "core"
     metrics.build_info.info(
         {"version": installed_version(), "python": platform.python_version(), "tables": folds}
     )

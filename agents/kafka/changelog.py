@@ -12,7 +12,8 @@ from callfunnel.agents.kafka.connection import aiokafka_options
 from callfunnel.agents.kafka.hanging import new_reader
 from callfunnel.agents.kafka.microbatch import fetch
 from callfunnel.agents.kafka.read_committed import repair
-from callfunnel.schemas.rows import (
+from callfunnel.schemas.topics import funnel_changelog
+from callfunnel.streams.rows import (
     POSITION_KEY,
     Columns,
     Position,
@@ -20,8 +21,8 @@ from callfunnel.schemas.rows import (
     decode_columns,
     decode_key,
     decode_position,
+    generation_of,
 )
-from callfunnel.schemas.topics import funnel_changelog
 
 PATIENCE_SECONDS = 30.0
 LOOK_BACK = 1_000
@@ -67,9 +68,15 @@ async def _read(settings: Settings, count: int) -> Mapping[int, Tables]:
 
 
 def _tables(held: dict[bytes, bytes]) -> Tables:
-    position = held.pop(POSITION_KEY, None)
-    rows = {decode_key(key): decode_columns(value) for key, value in held.items()}
-    return Tables(decode_position(position) if position else None, rows)
+    data = held.pop(POSITION_KEY, None)
+    position = decode_position(data) if data else None
+    in_force = position.generation if position else 0
+    rows = {
+        decode_key(key): decode_columns(value)
+        for key, value in held.items()
+        if generation_of(key) == in_force
+    }
+    return Tables(position, rows)
 
 
 async def funnel_positions(

@@ -17,7 +17,7 @@ from aiokafka.errors import ConsumerStoppedError
 from callfunnel.agents.errors import TablesWrong, TopicsWrong
 from callfunnel.agents.kafka.batches import HEADER_BYTES, Damaged, Headers, LeftOut, Lump, Portion, Record
 from callfunnel.agents.remedies import REMEDIES
-from callfunnel.schemas.rows import Witness
+from callfunnel.streams.rows import Witness
 
 LOOK_AGAIN_SECONDS = 0.1
 """How long a fetch waits before it looks anew at what it may take: partitions are resumed amid it."""

@@ -12,7 +12,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import AuthorizationError
 from msgspec import Struct
 
-from callfunnel.schemas.rows import checksum
+from callfunnel.streams.rows import checksum
 
 READ_SECONDS = 10.0
 

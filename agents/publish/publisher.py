@@ -31,8 +31,8 @@ from msgspec import Struct
 from callfunnel.agents.errors import BrokerUnavailable, Failure, TopicsWrong
 from callfunnel.agents.publish.destination import OTHER, Acknowledged, missing
 from callfunnel.schemas.codec import Decoder, Limits, Rejected
-from callfunnel.schemas.rows import checksum
 from callfunnel.schemas.topics import shown_id
+from callfunnel.streams.rows import checksum
 
 _CONNECT_MS = 10_000
 

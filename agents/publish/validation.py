@@ -12,12 +12,13 @@ from typing import BinaryIO
 
 import msgspec
 from msgspec import Struct
+from xxhash import xxh3_64_digest
 
 from callfunnel.schemas.codec import Decoder, Limits, Rejected, too_large
 from callfunnel.schemas.events import TYPES, Envelope, Event
 from callfunnel.schemas.fields import fields
-from callfunnel.streams.lead import MOST_EVENTS, fingerprint, holds, pseudonym
-from callfunnel.streams.tables import crowded
+from callfunnel.streams.log import entry_of, pack, pseudonym
+from callfunnel.streams.tables import MOST_EVENTS, crowded
 
 BATCH_LINES, BATCH_BYTES = 2_000, 4 * 2**20
 MOST_HELD = 8_000_000
@@ -73,7 +74,7 @@ class Crowd:
     """
 
     def __init__(self, most_events: int = MOST_EVENTS, most_held: int = MOST_HELD) -> None:
-        self._most_events = most_events
+        self.most_events = most_events
         self._most_held = most_held
         self._held = 0
         self._seen: dict[bytes, bytes] = {}
@@ -81,14 +82,14 @@ class Crowd:
 
     def takes(self, event: Event) -> bool:
         """Whether the lead has room for the event, or knows it already."""
-        lead, mark = fingerprint(event.lead_id), fingerprint(event.event_id)
+        lead, mark = xxh3_64_digest(event.lead_id.encode()), xxh3_64_digest(pack((entry_of(event),)))
         seen = self._seen.get(lead)
         if seen is None:
             seen = b""
             self._held += _LEAD
-        elif holds(seen, mark):
+        elif _holds(seen, mark):
             return True
-        elif len(seen) >= 8 * self._most_events:
+        elif len(seen) >= 8 * self.most_events:
             return False
         self._seen[lead] = seen + mark
         self._held += 1
@@ -102,6 +103,14 @@ class Crowd:
             if self._held <= self._most_held // 2:
                 break
             self._held -= _LEAD + len(self._seen.pop(lead)) // 8
+
+
+def _holds(seen: bytes, mark: bytes) -> bool:
+    """Whether it is among the marks of eight bytes that were put together."""
+    at = seen.find(mark)
+    while at > 0 and at % 8:
+        at = seen.find(mark, at + 1)
+    return at >= 0
 
 
 class CrowdedLead(Struct):
@@ -169,7 +178,7 @@ class Validation:
         name = pseudonym(event.lead_id.encode())
         if name in self._crowded or len(self._crowded) < MOST_TOLD:
             self._crowded.setdefault(name, CrowdedLead(name, line)).refused += 1
-        return crowded(MOST_EVENTS)
+        return crowded(self.crowd.most_events)
 
     def _look_at_names(self, value: bytes, cls: type[Envelope] | None) -> None:
         try:

@@ -8,9 +8,9 @@ from typing import Any
 
 from callfunnel.agents.view.snapshot import SEGMENT, Snapshot
 from callfunnel.schemas.events import NONE, STAGES
-from callfunnel.schemas.rows import Columns
-from callfunnel.streams.columns import BINS
+from callfunnel.streams.measures import BINS
 from callfunnel.streams.metrics import ENOUGH, STANDARDS, WHEN_RED, band, why_unjudged
+from callfunnel.streams.rows import Columns
 from callfunnel.streams.windows import AGES, DUE_SECONDS, WINDOWS
 
 ALL_WINDOWS = (*WINDOWS, "all")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from callfunnel.agents.config import Settings
 from callfunnel.agents.errors import Failure
 from callfunnel.agents.kafka.connection import admin_client
-from callfunnel.schemas.rows import Position
+from callfunnel.streams.rows import Position
 
 if TYPE_CHECKING:
     from kafka import KafkaAdminClient

@@ -25,9 +25,9 @@ from callfunnel.agents.config import Settings
 from callfunnel.agents.kafka.connection import read_secret
 from callfunnel.agents.view.snapshot import LOCATION, PERSON, SEGMENT, Snapshot, Standing, View
 from callfunnel.schemas.events import NONE, STAGES
-from callfunnel.schemas.rows import Columns
-from callfunnel.streams.columns import BINS
+from callfunnel.streams.measures import BINS
 from callfunnel.streams.metrics import BY_NAME, OUTCOMES, Metric
+from callfunnel.streams.rows import Columns
 from callfunnel.streams.windows import AGES, WINDOWS, Dimensions
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"

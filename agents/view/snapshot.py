@@ -32,16 +32,18 @@ from callfunnel.agents.kafka.read_committed import FIRST_BYTES, repair
 from callfunnel.agents.remedies import REMEDIES
 from callfunnel.agents.threads import LoopThread
 from callfunnel.agents.view.arrivals import Arrivals, Source
-from callfunnel.schemas.rows import (
+from callfunnel.schemas.topics import funnel_changelog
+from callfunnel.streams import measures
+from callfunnel.streams.measures import ATTEMPT_BINS, RESPONSE_BOUNDS_SECONDS
+from callfunnel.streams.rows import (
     POSITION_KEY,
     Columns,
     Position,
     decode_columns,
     decode_key,
     decode_position,
+    generation_of,
 )
-from callfunnel.schemas.topics import funnel_changelog
-from callfunnel.streams.columns import ATTEMPT_BINS, RESPONSE_BOUNDS_SECONDS
 from callfunnel.streams.windows import (
     DUE_SECONDS,
     WINDOWS,
@@ -54,10 +56,7 @@ from callfunnel.streams.windows import (
     window_panes,
 )
 
-SEGMENT = "campaign+source"
-PERSON = "team+agent"
-LOCATION = "location"
-ROLLUPS = (SEGMENT, PERSON, LOCATION)
+SEGMENT, PERSON, LOCATION = ROLLUPS = tuple(rollup.name for rollup in measures.ROLLUPS)
 
 _MET = ATTEMPT_BINS[: RESPONSE_BOUNDS_SECONDS.index(DUE_SECONDS) + 1]
 _LOOK_SECONDS = 5.0
@@ -90,6 +89,8 @@ class Snapshot:
     rows: int
     poisoned: Mapping[int, float]
     """Poisoned partitions, and which share of their newest records was rejected."""
+    turned: Sequence[int] = ()
+    """Partitions that stand still until the rows of all are derived anew."""
 
     @property
     def newest_ms(self) -> int:
@@ -133,14 +134,23 @@ class _StartOverError(Exception):
 class Funnel:
     """The rows of all partitions and their sum, kept as rows come.
 
+    While workers derive the rows anew (`agents.engine.ingest`), partitions turn to the new fold one after the
+    other. What is shown stays of one fold: the old one until every partition has turned, and a partition that
+    has turned stands still until then. `positions` are those of what is shown.
+
     `zone` and `days_kept` stand in where no position says them: they were written before it was kept.
     """
 
     def __init__(self, zone: tzinfo, days_kept: int = 400) -> None:
         self._zone = zone
         self._days_kept = days_kept
-        self._held: dict[int, dict[bytes, bytes]] = {}
+        self._held: dict[int, dict[int, dict[bytes, bytes]]] = {}
+        """By partition and generation."""
         self._tables: dict[str, dict[str, dict[int, dict[Dimensions, Columns]]]] = {}
+        """The sums of the generations that are shown."""
+        self._shown = defaultdict[int, int](int)
+        """By partition, the generation of its rows in the sums."""
+        self._newest: dict[int, Position] = {}
         self.positions: dict[int, Position] = {}
 
     def apply(self, partition: int, key: bytes, value: bytes | None) -> None:
@@ -149,56 +159,91 @@ class Funnel:
             if value is not None:
                 self._advance(partition, decode_position(value))
             return
-        held = self._held.setdefault(partition, {})
-        old = held.get(key)
-        if old == value:
+        generation = generation_of(key)
+        held = self._held.setdefault(partition, {}).setdefault(generation, {})
+        old, is_shown = held.get(key), self._shown[partition] == generation
+        if old == value or (is_shown and value is None and self._has_turned(partition)):
             return
+        if is_shown:
+            self._count(key, old, value)
+        if value is None:
+            del held[key]
+        else:
+            held[key] = value
+
+    def _settle(self) -> None:
+        """Show what was applied, where it is of one fold; else what goes on of the fold that is shown."""
+        one_fold = len({position.fold for position in self._newest.values()}) == 1
+        for partition, newest in self._newest.items():
+            shown = self.positions.get(partition)
+            if shown is not None and shown.fold == newest.fold and shown.generation == newest.generation:
+                self.positions[partition] = newest
+            elif one_fold:
+                self._show(partition, newest)
+
+    def _show(self, partition: int, position: Position) -> None:
+        generations, shown = self._held.setdefault(partition, {}), self._shown[partition]
+        if shown != position.generation:
+            for key, value in generations.pop(shown, {}).items():
+                self._count(key, value, None)
+            for key, value in generations.get(position.generation, {}).items():
+                self._count(key, None, value)
+        self._shown[partition] = position.generation
+        self.positions[partition] = position
+
+    def _has_turned(self, partition: int) -> bool:
+        shown, newest = self.positions.get(partition), self._newest.get(partition)
+        return shown is not None and newest is not None and shown.generation != newest.generation
+
+    def _count(self, key: bytes, old: bytes | None, new: bytes | None) -> None:
         resolution, pane, rollup, *dimensions = decode_key(key)
         row = tuple(dimensions)
         rows = self._tables.setdefault(rollup, {}).setdefault(resolution, {}).setdefault(pane, {})
         sums = rows.setdefault(row, {})
-        for column, n in decode_columns(value).items() if value is not None else ():
+        for column, n in decode_columns(new).items() if new is not None else ():
             sums[column] = sums.get(column, 0) + n
         for column, n in decode_columns(old).items() if old is not None else ():
             sums[column] -= n
             if not sums[column]:
                 del sums[column]
-        if value is None:
-            del held[key]
-        else:
-            held[key] = value
         if not sums:
             del rows[row]
             if not rows:
                 del self._tables[rollup][resolution][pane]
 
     def _advance(self, partition: int, position: Position) -> None:
-        before = self.positions.get(partition)
+        before = self._newest.get(partition)
         if before is not None and position.offset < before.offset:
             raise _StartOverError(
                 f"partition {partition} went back from offset {before.offset} to {position.offset}"
             )
-        self.positions[partition] = position
+        self._newest[partition] = position
 
     @property
     def contradiction(self) -> str | None:
         """Why the rows of all partitions have no sum, in words; None when they have one."""
-        folds = defaultdict[tuple[str, str], list[int]](list)
-        zones = {
-            position.fold: position.timezone for position in self.positions.values() if position.timezone
-        }
-        for partition, position in sorted(self.positions.items()):
-            folds[position.fold, zones.get(position.fold, "time zone not known")].append(partition)
-        if len(folds) < 2:
+        self._settle()
+        if self.positions.keys() == self._newest.keys():
             return None
+        folds = defaultdict[tuple[str, str], list[int]](list)
+        zones = {position.fold: position.timezone for position in self._newest.values() if position.timezone}
+        for partition, position in sorted(self._newest.items()):
+            folds[position.fold, zones.get(position.fold, "time zone not known")].append(partition)
         told = "; ".join(
             f"{', '.join(map(str, partitions))}: fold {fold} ({zone})"
             for (fold, zone), partitions in folds.items()
         )
         return (
-            f"no numbers: partitions {told}. The tables were made with different settings of the fold. Start "
-            f"all workers of this app id with the same settings; for other ones, {REMEDIES['count-anew']}"
+            f"no numbers: partitions {told}. The tables are made with different settings of the fold. "
+            "Workers derive the rows anew, one partition after the other: wait for it, and start all workers "
+            "of this app id with the same settings. Where it does not go on, "
+            f"{REMEDIES['count-anew']}"
         )
+
+    @property
+    def turned(self) -> Sequence[int]:
+        """The partitions whose new rows are not shown, because others are still of the fold before."""
+        return [partition for partition in sorted(self.positions) if self._has_turned(partition)]
 
     def _calendar(self) -> tuple[tzinfo, int]:
         """Where days begin and end, and for how many seconds day rows are kept."""
@@ -209,6 +254,7 @@ class Funnel:
 
     def snapshot(self, now_s: int) -> Snapshot:
         """The funnel with its windows ending at `now_s`."""
+        self._settle()
         zone, days_kept_s = self._calendar()
         tables = {rollup: self._tables.get(rollup, {}) for rollup in ROLLUPS}
         segments = tables[SEGMENT]
@@ -226,12 +272,13 @@ class Funnel:
             due={window: self._due(window, now_s, zone) for window in windows},
             uncalled=uncalled(segments, now_s, days_kept_s),
             seen={rollup: seen(table, now_s) for rollup, table in tables.items()},
-            rows=sum(map(len, self._held.values())),
+            rows=sum(len(rows) for generations in self._held.values() for rows in generations.values()),
             poisoned={
                 partition: position.rejected_share
                 for partition, position in self.positions.items()
                 if position.poison != "none"
             },
+            turned=self.turned,
         )
 
     def _due(self, window: str, now_s: int, zone: tzinfo) -> dict[Dimensions, tuple[int, int]]:
@@ -346,6 +393,12 @@ class View:
 
     def _judge(self, at: Snapshot) -> tuple[str, str]:
         """How current numbers stand, in one word, and a sentence where there is more to say."""
+        if at.turned:
+            return "behind", (
+                "workers derive the rows anew with other settings: partitions "
+                f"{', '.join(map(str, at.turned))} of {len(at.positions)} are through and stand still here "
+                "until all are"
+            )
         trouble = self._source.trouble if self._source else "this view does not ask about the source"
         if trouble:
             return "unchecked", f"{trouble}: whether events wait to be counted is unknown"

@@ -31,7 +31,7 @@ from callfunnel.agents.kafka import topics
 from callfunnel.schemas.codec import Decoder, Limits
 from callfunnel.schemas.events import TYPES
 from callfunnel.streams import oracle
-from callfunnel.streams.tables import Tables
+from callfunnel.streams.by_definition import DefinedTables
 from deploy.kafka import kraft
 from integration.workers import PARTITIONS, Record, Workers, home, publish, record
 
@@ -72,7 +72,7 @@ class Contender(msgspec.Struct, frozen=True):
 
 OURS = Contender("callfunnel", "the whole job, exact and durable")
 VIEWED = Contender("callfunnel with its view", "the default: it serves the numbers, too", view=True)
-PLAIN = Contender("callfunnel, plain Python", "the same without compiled tables", tables="python")
+PLAIN = Contender("callfunnel, by the definition", "the same without the core", tables="definition")
 DICTS = "similar tables in dicts, nothing kept"
 LOOP = Contender("bare loop, msgspec", DICTS, ("bench.bare_loop", "msgspec"))
 CONTENDERS = (
@@ -275,9 +275,9 @@ def main(
         click.echo(
             f"{absent.name} is left out: {absent.python} does not exist; `make bench` sets it up", err=True
         )
-    if tables_for("auto") is Tables:
+    if tables_for("auto") is DefinedTables:
         contenders.remove(PLAIN)
-        click.echo("no compiled tables here: callfunnel runs in plain Python (make compiled)", err=True)
+        click.echo("no core here: callfunnel folds by the definition (make core)", err=True)
     if quick:
         events, rounds, slow_events = min(events, 250_000), 1, 20_000
         contenders = [one for one in contenders if one in (OURS, LOOP)]

@@ -25,7 +25,7 @@ from callfunnel.agents import memory
 from callfunnel.agents.view.exposition import Exposition, new_registry
 from callfunnel.agents.view.http import Pages
 from callfunnel.agents.view.snapshot import LOCATION, PERSON, SEGMENT, Funnel, Standing, View
-from callfunnel.schemas.rows import POSITION_KEY, Position, encode_columns, encode_key, encode_position
+from callfunnel.streams.rows import POSITION_KEY, Position, encode_columns, encode_key, encode_position
 
 NOW_S = 1_780_300_800
 TICK_SECONDS = 0.001

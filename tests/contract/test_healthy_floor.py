@@ -18,13 +18,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 import patience
+from callfunnel.agents.choice import tables_for
 from callfunnel.agents.config import Settings
 from callfunnel.agents.demo import generator
 from callfunnel.agents.engine.worker import partitions_of
 from callfunnel.agents.view.exposition import Exposition
 from callfunnel.agents.view.snapshot import Funnel, Standing
-from callfunnel.schemas.rows import POSITION_KEY
-from callfunnel.streams.tables import Tables
+from callfunnel.streams.rows import POSITION_KEY
 from contract.calling_hours import with_usual_hours
 
 PROMETHEUS = Path(__file__).parents[2] / "deploy/prometheus"
@@ -41,7 +41,7 @@ Series = dict[str, list[str]]
 def series(seats: int, new_leads_wait_from_s: float = float("inf")) -> Series:
     """Each series with a value every five minutes; from a moment on nobody calls a new lead any more."""
     settings = Settings.from_environ({}, broker="none:1", profile="development", timezone="UTC")
-    partition = partitions_of(settings, 1, Tables)(0)
+    partition = partitions_of(settings, 1, tables_for("auto"))(0)
     funnel = Funnel(UTC)
     found: Series = defaultdict(lambda: ["_"] * STEPS)
     for step, events in batches(seats, new_leads_wait_from_s):

@@ -31,8 +31,8 @@ from callfunnel.agents.view.exposition import Exposition, new_registry
 from callfunnel.agents.view.http import Pages
 from callfunnel.agents.view.snapshot import LOCATION, PERSON, SEGMENT, Snapshot, View
 from callfunnel.schemas.events import NONE
-from callfunnel.streams.columns import BINS
-from callfunnel.streams.columns import RESPONSE_BOUNDS_SECONDS as BOUNDS
+from callfunnel.streams.measures import BINS
+from callfunnel.streams.measures import RESPONSE_BOUNDS_SECONDS as BOUNDS
 from callfunnel.streams.metrics import CATALOGUE
 from callfunnel.streams.windows import AGES, WINDOWS
 from grafana import build

@@ -22,7 +22,7 @@ from callfunnel.agents.kafka import topics
 from callfunnel.agents.view.exposition import Exposition
 from callfunnel.agents.view.http import Pages
 from callfunnel.agents.view.snapshot import Funnel, Snapshot, Standing
-from callfunnel.schemas.rows import POSITION_KEY
+from callfunnel.streams.rows import POSITION_KEY
 from integration.workers import Workers, publish, record
 from patience import Deadline
 

@@ -176,6 +176,7 @@ CI = (
     "markers",
     "anew-filled",
     "adopted",
+    "refolded",
     "changelog-anew",
     "dead-letters",
     "damaged",

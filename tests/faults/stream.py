@@ -6,7 +6,7 @@ neither Kafka nor the decoder: a poisoned record carries the reason it must be r
 
 import random
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 from itertools import count, islice
 from typing import Any, NamedTuple
@@ -19,6 +19,8 @@ from callfunnel.agents.demo import generator
 from callfunnel.schemas.events import NONE, STAGES
 from callfunnel.schemas.events import Event as Accepted
 from callfunnel.streams import oracle
+from callfunnel.streams.definition import is_machine
+from callfunnel.streams.log import entry_of
 
 START_MS = 1_717_200_000_000
 MINUTE_MS = 60_000
@@ -170,7 +172,7 @@ def expected(
             counters.append(_counters(good))
         if sent.reason is None and place not in without:
             good.append(msgspec.convert(sent.event, Accepted))
-    accepted = oracle.without_duplicates(good)
+    accepted = without_copies(good)
     homes = {event.lead_id: home(event.lead_id, partitions) for event in accepted}
     tables = oracle.partitioned(accepted, homes.__getitem__)
     return Expected(
@@ -178,9 +180,13 @@ def expected(
     )
 
 
+def without_copies(events: Iterable[Accepted]) -> list[Accepted]:
+    return list({(event.lead_id, entry_of(event)): event for event in events}.values())
+
+
 def _counters(events: list[Accepted]) -> Counters:
     found = Counter[tuple[str, str, str]]()
-    for event in oracle.without_duplicates(events):
-        if event.stage is not None and not oracle.is_machine(event):
+    for event in without_copies(events):
+        if event.stage is not None and not is_machine(entry_of(event)):
             found[STAGES[event.stage], event.campaign or NONE, event.source or NONE] += 1
     return dict(found)

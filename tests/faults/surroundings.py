@@ -256,6 +256,40 @@ def _copied_and_adopted(run: Run, slot: Slot, unread: list[int]) -> None:
     slot.start().wait_until_ready()
 
 
+BERLIN = {"hangup_seconds": 40.0, "timezone": "Europe/Berlin"}
+
+
+def _refolded(run: Run, slot: Slot, unread: list[int]) -> None:
+    """Settings of the fold change and go back, each way with deaths in the middle; events come meanwhile."""
+    slot.stop()
+    _derived(run, slot, **BERLIN)
+    publish(run, run.events // 10)
+    counted(run)
+    slot.stop()
+    slot.start()
+    ends_with(run, slot, exit_codes.CONFIG, "`callfunnel fold adopt`", 60)
+    for point in ("begun:1", "sent:2", "written:1", "committed:1", "committed:2"):
+        done = callfunnel(variables(replace(run.settings, failpoint=point)), "fold", "adopt")
+        run.expect(done.returncode == 137, f"it did not die at {point}: {done.stderr}")
+    done = callfunnel(variables(run.settings), "fold", "adopt")
+    run.carries_out("fold-adopt")
+    run.expect(done.returncode == 0, f"adopting ended with {done.returncode}: {done.stderr}")
+    _derived(run, slot)
+
+
+def _derived(run: Run, slot: Slot, **changes: Any) -> None:
+    """The worker derives the rows anew, dies in the middle of it and begins again, and comes to its end."""
+    points = ("sent:5", "begun:2", "written:3", "committed:2", "committed:5")
+    for point in points if run.events > 10_000 else points[:1]:
+        slot.start(failpoint=point, **changes)
+        slot.wanted = False
+        code = slot.worker.exit_code(60)
+        run.expect(code == 137, f"it did not die at {point}, but ended with {code}: {slot.last_words}")
+    slot.start(**changes).wait_until_ready()
+    told = "the derived rows are in force"
+    run.until(lambda: told in slot.worker.log or "deriving" not in slot.worker.log, 60, "rows are derived")
+
+
 def _begin_a_new_source(run: Run, unread: list[int], how: Callable[[], None]) -> None:
     """Another topic, with other records, that reaches farther than the tables do."""
     before = run.publisher.ends()
@@ -472,6 +506,11 @@ CASES = {
         _copied_and_adopted,
         "the source is copied to another topic, and the copy is adopted",
         "adopt",
+    ),
+    "refolded": (
+        _refolded,
+        "settings of the fold change and go back, with deaths while rows are derived",
+        "fold-adopt",
     ),
     "anew-up": (_made_anew_while_up, "the source is made anew under a worker"),
     "grown-down": (_grown_while_down, "the source gets more partitions while no worker runs"),

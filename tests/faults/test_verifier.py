@@ -5,7 +5,8 @@ import pytest
 from msgspec.structs import replace
 
 from callfunnel.schemas.codec import NOT_OF_THE_GATE, REASONS, Decoder, Limits, Rejected
-from callfunnel.schemas.rows import encode_columns, encode_key
+from callfunnel.streams.measures import COLUMNS
+from callfunnel.streams.rows import decode_columns, encode_columns, encode_key
 from faults import corpus, stream
 from faults.verify import POSITION, Left, compare
 from faults.watch import Answers, Promtool, Watch, business
@@ -25,11 +26,15 @@ def left(expected):
     left = Left()
     for partition, rows in expected.tables.items():
         left.funnel[partition] = {encode_key(key): encode_columns(row) for key, row in rows.items()}
-        left.funnel[partition][POSITION] = orjson.dumps({"applied": 0})
-    left.funnel[0][POSITION] = orjson.dumps({"applied": expected.applied, "rejected": 2, "duplicates": 1})
+        left.funnel[partition][POSITION] = at(applied=0)
+    left.funnel[0][POSITION] = at(applied=expected.applied, rejected=2, duplicates=1)
     left.leads[0] = dict.fromkeys(map(str, range(expected.leads)), b"")
     left.dead.update([(0, 3, "not_json"), (0, 9, "bad_value")])
     return left
+
+
+def at(**counts):
+    return orjson.dumps({"generation": 0, **counts})
 
 
 def judge(left, expected):
@@ -49,9 +54,9 @@ def first_row(left):
 
 def test_a_cell_too_small_is_lost_and_a_cell_too_large_is_doubled(left, expected):
     key = first_row(left)
-    row = orjson.loads(left.funnel[0][key])
-    column = next(iter(row))
-    left.funnel[0][key] = orjson.dumps(row | {column: row[column] + 5, "invented": 2})
+    row = decode_columns(left.funnel[0][key])
+    column, other = next(iter(row)), next(name for name in COLUMNS if name not in row)
+    left.funnel[0][key] = encode_columns(row | {column: row[column] + 5, other: 2})
     del left.funnel[1][next(key for key in left.funnel[1] if key != POSITION)]
     verdict = judge(left, expected)
     assert verdict.doubled == 7
@@ -61,7 +66,7 @@ def test_a_cell_too_small_is_lost_and_a_cell_too_large_is_doubled(left, expected
 
 
 def test_a_record_that_nobody_accounts_for_is_a_hole(left, expected):
-    left.funnel[0][POSITION] = orjson.dumps({"applied": expected.applied, "rejected": 2})
+    left.funnel[0][POSITION] = at(applied=expected.applied, rejected=2)
     verdict = judge(left, expected)
     assert verdict.holes == 1
     assert verdict.differences

@@ -1,7 +1,7 @@
 """What a run has left behind, as a reader sees it that shares no code with the product, and the verdict.
 
-The reader is librdkafka (the product reads with aiokafka), the rows are parsed with orjson (the product uses
-msgspec), and each cell is compared with the oracle's.
+The reader is librdkafka (the product reads with aiokafka), the rows are parsed here, and each cell is
+compared with the oracle's.
 """
 
 from collections import Counter, defaultdict
@@ -15,11 +15,17 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartiti
 from callfunnel.agents.config import Settings
 from callfunnel.schemas.topics import funnel_changelog, leads_changelog
 from callfunnel.streams import oracle
+from callfunnel.streams.measures import COLUMNS, ROLLUPS
+from callfunnel.streams.panes import RESOLUTIONS
 from faults.stream import Expected
 from patience import Deadline
 
 POSITION = b'["position"]'
 LEADS_POSITION = b"\x00position"
+ROLLUP_NAMES = {rollup.id: rollup.name for rollup in ROLLUPS}
+RESOLUTION_NAMES = {id_: name for name, id_ in RESOLUTIONS.items()}
+COLUMN_NAMES = {id_: name for name, id_ in COLUMNS.items()}
+unpack = msgspec.msgpack.Decoder(strict=True).decode
 
 
 class Left:
@@ -47,11 +53,16 @@ class Left:
         )
 
     def tables(self, partition: int) -> oracle.Tables:
-        return {
-            tuple(orjson.loads(key)): orjson.loads(value)
-            for key, value in self.funnel[partition].items()
-            if key != POSITION
-        }
+        in_force = self.position(partition).get("generation")
+        rows: oracle.Tables = {}
+        for key, value in self.funnel[partition].items():
+            if key == POSITION:
+                continue
+            generation, rollup, resolution, pane, *dimensions = unpack(key)
+            if generation == in_force:
+                columns = {COLUMN_NAMES[id_]: n for id_, n in unpack(value).items()}
+                rows[RESOLUTION_NAMES[resolution], pane, ROLLUP_NAMES[rollup], *dimensions] = columns
+        return rows
 
 
 class Reader:

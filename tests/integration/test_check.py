@@ -82,16 +82,16 @@ def test_plain_python_is_told_with_its_cost_and_its_cure_unless_it_was_asked_for
     monkeypatch.setattr(choice, "import_module", not_there)
     code, out, _ = callfunnel("check")
     assert code == 0
-    assert "warn fold: plain Python, which takes 2.9 times the CPU of compiled tables\n     remedy: " in out
-    assert "`make compiled`" in out
-    monkeypatch.setenv("CALLFUNNEL_TABLES", "compiled")
+    assert "warn fold: by the definition, which takes 2.9 times the CPU of the core\n     remedy: " in out
+    assert "`make core`" in out
+    monkeypatch.setenv("CALLFUNNEL_TABLES", "core")
     code, out, _ = callfunnel("check")
     assert code == 78
-    assert "FAIL fold: plain Python" in out
-    monkeypatch.setenv("CALLFUNNEL_TABLES", "python")
+    assert "FAIL fold: by the definition" in out
+    monkeypatch.setenv("CALLFUNNEL_TABLES", "definition")
     code, out, _ = callfunnel("check")
     assert code == 0
-    assert "ok   fold: plain Python, as CALLFUNNEL_TABLES says\n" in out
+    assert "ok   fold: by the definition, as CALLFUNNEL_TABLES says\n" in out
 
 
 def test_create_may_be_run_again_and_tells_what_it_left_as_it_is(callfunnel, environ):

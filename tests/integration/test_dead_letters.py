@@ -10,7 +10,7 @@ from callfunnel.agents.config import Settings
 from callfunnel.agents.demo import generator
 from callfunnel.agents.demo.broker import remove_dead_members
 from callfunnel.schemas.codec import NOT_OF_THE_GATE, REASONS
-from callfunnel.streams.lead import MOST_EVENTS
+from callfunnel.streams.tables import MOST_EVENTS
 from integration.workers import (
     PARTITIONS,
     SEED,

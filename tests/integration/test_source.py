@@ -14,7 +14,7 @@ from callfunnel.agents.errors import WriteFailed
 from callfunnel.agents.kafka.changelog import LOOK_BACK, last_positions
 from callfunnel.agents.kafka.connection import admin_client, aiokafka_options
 from callfunnel.agents.kafka.read_committed import repair
-from callfunnel.schemas.rows import POSITION_KEY, Witness
+from callfunnel.streams.rows import POSITION_KEY, Witness
 
 
 def asked(settings, topic, ask):

@@ -23,8 +23,8 @@ from callfunnel.agents.kafka.read_committed import repair
 from callfunnel.agents.view.exposition import Exposition, new_registry
 from callfunnel.agents.view.http import Pages
 from callfunnel.agents.view.snapshot import Funnel, View
-from callfunnel.schemas.rows import POSITION_KEY
 from callfunnel.schemas.topics import funnel_changelog
+from callfunnel.streams.rows import POSITION_KEY
 from patience import Deadline, ended
 
 NOW = 1_750_000_020

@@ -37,16 +37,18 @@ from callfunnel.agents.engine.rerouting import REROUTED
 from callfunnel.agents.kafka import read_committed, topics
 from callfunnel.agents.kafka.connection import admin_client, aiokafka_options
 from callfunnel.schemas.codec import Decoder, Limits
-from callfunnel.schemas.rows import (
+from callfunnel.schemas.topics import funnel_changelog, leads_changelog
+from callfunnel.streams import oracle
+from callfunnel.streams.log import entry_of
+from callfunnel.streams.rows import (
     LEADS_POSITION_KEY,
     POSITION_KEY,
     Position,
     decode_columns,
     decode_key,
     decode_position,
+    generation_of,
 )
-from callfunnel.schemas.topics import funnel_changelog, leads_changelog
-from callfunnel.streams import oracle
 from patience import Deadline
 
 ROOT = Path(__file__).parents[2]
@@ -346,11 +348,24 @@ class Left:
         )
         return sum(its[-1].startswith(self._app_id.encode() + b" ") for its in marks if its)
 
+    @property
+    def is_swept(self) -> bool:
+        """Whether there are no rows but those in force."""
+        return all(
+            generation_of(key) == decode_position(rows[POSITION_KEY]).generation
+            for rows in self.rows.values()
+            for key in rows
+            if key != POSITION_KEY
+        )
+
     @cached_property
     def tables(self) -> dict[int, oracle.Tables]:
         return {
             partition: {
-                decode_key(key): decode_columns(value) for key, value in rows.items() if key != POSITION_KEY
+                decode_key(key): decode_columns(value)
+                for key, value in rows.items()
+                if key != POSITION_KEY
+                and generation_of(key) == decode_position(rows[POSITION_KEY]).generation
             }
             for partition, rows in self.rows.items()
         }
@@ -438,4 +453,4 @@ def assert_counted_once(
         assert accounted == len(arrived), f"partition {partition}: {at}, and {len(arrived)} records"
         leads = {lead_id.encode() for lead_id, at_home in homes.items() if at_home == partition}
         assert left.leads[partition].keys() - {LEADS_POSITION_KEY} == leads
-    assert left.total("applied") == len({(event.lead_id, event.event_id) for event in events})
+    assert left.total("applied") == len({(event.lead_id, entry_of(event)) for event in events})

@@ -45,7 +45,9 @@ from callfunnel.agents.engine.transactions import Transactions
 from callfunnel.agents.errors import Mended, Stalled, TablesWrong, TakenOver, TopicsWrong, WriteFailed
 from callfunnel.schemas.codec import Rejected
 from callfunnel.schemas.events import TYPES, Event
-from callfunnel.schemas.rows import (
+from callfunnel.streams import oracle
+from callfunnel.streams.partitioning import home
+from callfunnel.streams.rows import (
     LEADS_POSITION_KEY,
     POSITION_KEY,
     Position,
@@ -53,8 +55,6 @@ from callfunnel.schemas.rows import (
     decode_key,
     decode_position,
 )
-from callfunnel.streams import oracle
-from callfunnel.streams.partitioning import home
 
 
 class Rules(NamedTuple):

@@ -6,6 +6,7 @@
 import logging
 import os
 from collections import defaultdict
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,8 +21,10 @@ from callfunnel.agents.engine.rerouting import REROUTED
 from callfunnel.agents.engine.source import resume_at
 from callfunnel.agents.engine.transactions import Transactions
 from callfunnel.agents.errors import WriteFailed
-from callfunnel.schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, decode_position, encode_position
+from callfunnel.schemas.events import Event
 from callfunnel.streams.engine import Partition
+from callfunnel.streams.log import Entry, entry_of
+from callfunnel.streams.rows import LEADS_POSITION_KEY, POSITION_KEY, decode_position, encode_position
 
 SCHEDULES = int(os.environ.get("FUNNEL_MODEL_SCHEDULES", "4000"))
 CAUGHT_WITHIN = 5_000
@@ -207,6 +210,14 @@ def aborted_too(log: Any, start: int, end: int) -> list[Any]:
     return [entry for entry in log.entries if start <= entry.offset < last and not entry.is_marker]
 
 
+_numbers = count()
+
+
+def another_each_time(event: Event) -> Entry:
+    """Whatever its id is, the event is one that was not seen before."""
+    return entry_of(event)._replace(mark=next(_numbers))
+
+
 SWITCHED_OFF = {
     "one transaction for all of a batch": Rules(transactions=TablesApart),
     "a former owner is fenced": Rules(transactions=NotFenced),
@@ -248,10 +259,12 @@ SWITCHED_OFF = {
     ),
     "moving ends": Rules(patches=(("callfunnel.agents.engine.rerouting.LAPS", 1_000_000),)),
     "where publishers are trusted, what was moved is refused": Rules(
-        patches=(("callfunnel.streams.tables.Tables.refuse", lambda *_: None),)
+        patches=(("callfunnel.streams.by_definition.DefinedTables.refuse", lambda *_: None),)
     ),
     "a poisoned partition stands still until it may go on": Rules(ingest=PoisonIgnored),
-    "an event counts once": Rules(patches=(("callfunnel.streams.lead.Lead.has_seen", lambda *_: False),)),
+    "an event counts once": Rules(
+        patches=(("callfunnel.streams.by_definition.entry_of", another_each_time),)
+    ),
     "what was aborted is never read": Rules(patches=(("model.kafka.Log.committed", aborted_too),)),
     "a rebalance waits for no refused batch": Rules(patches=(("model.worker.Worker.drop", lambda *_: None),)),
 }

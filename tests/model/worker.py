@@ -22,11 +22,12 @@ from callfunnel.agents.kafka.hanging import Tail
 from callfunnel.agents.kafka.recovery import Recovery
 from callfunnel.agents.kafka.tables import RestoredRows
 from callfunnel.schemas.codec import Decoder, Limits
-from callfunnel.schemas.rows import Position, Witness, encode_position
 from callfunnel.streams.engine import Partition
+from callfunnel.streams.fold import Fold
 from callfunnel.streams.panes import resolutions
 from callfunnel.streams.poison import Tolerance
-from callfunnel.streams.tables import Effects, Fold
+from callfunnel.streams.rows import Position, Witness, encode_position
+from callfunnel.streams.tables import Effects
 
 SOURCE = Name("call events")
 

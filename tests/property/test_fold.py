@@ -6,11 +6,13 @@ from msgspec.json import encode
 from msgspec.structs import replace
 
 from callfunnel.schemas.codec import Decoder, Limits
-from callfunnel.schemas.rows import decode_columns, decode_key
 from callfunnel.streams import oracle
+from callfunnel.streams.by_definition import DefinedTables
 from callfunnel.streams.engine import Partition
+from callfunnel.streams.fold import Fold
 from callfunnel.streams.panes import resolutions
-from callfunnel.streams.tables import Fold, Tables
+from callfunnel.streams.rows import decode_columns, decode_key
+from callfunnel.streams.tables import Tables
 from property.strategies import batches, deliveries, event_sets
 
 ZONE = "Europe/Berlin"
@@ -69,7 +71,7 @@ def test_the_tables_equal_the_oracle_for_any_order_duplication_and_batches(table
     for batch in batches:
         feed(state, batch, changelog)
     expected = oracle.tables(events, timezone=ZONE, **KEPT)
-    assert oracle.differences(expected, state.tables.funnel.rows()) == []
+    assert oracle.differences(expected, state.tables.rows()) == []
     assert oracle.differences(expected, rows_of(changelog)) == []
 
 
@@ -85,15 +87,15 @@ def test_a_restart_between_any_two_batches_changes_nothing(tables, delivery):
 
 
 @given(batched_deliveries())
-def test_compiled_tables_do_the_same_to_the_byte_and_either_goes_on_where_the_other_ended(tables, delivery):
+def test_the_core_does_the_same_to_the_byte_and_either_goes_on_where_the_other_ended(tables, delivery):
     _, batches = delivery
     changelog = {"funnel": {}, "leads": {}}
     for number, batch in enumerate(batches):
-        python, other = partition(Tables), partition(tables)
-        for state in (python, other):
+        defined, other = partition(DefinedTables), partition(tables)
+        for state in (defined, other):
             state.restore(dict(changelog["funnel"]), dict(changelog["leads"]))
         copy = {name: dict(rows) for name, rows in changelog.items()}
-        expected, effects = feed(python, batch, copy), feed(other, batch, changelog)
+        expected, effects = feed(defined, batch, copy), feed(other, batch, changelog)
         if effects is not None:
             assert effects.leads == expected.leads
             assert replace(effects, funnel=[], leads=[]) == replace(expected, funnel=[], leads=[])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from callfunnel.agents.view.snapshot import Funnel
-from callfunnel.schemas.rows import POSITION_KEY
+from callfunnel.streams.rows import POSITION_KEY
 from callfunnel.streams.windows import WINDOWS, due_panes, window_panes
 
 NOW = 1_750_000_020

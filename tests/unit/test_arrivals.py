@@ -1,5 +1,5 @@
 from callfunnel.agents.view.arrivals import Arrivals, Told
-from callfunnel.schemas.rows import Position
+from callfunnel.streams.rows import Position
 
 WALL = 1_750_000_000.0
 

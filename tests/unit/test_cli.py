@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from callfunnel.agents import cli
-from callfunnel.streams.lead import pseudonym
+from callfunnel.streams.log import pseudonym
 
 ROOT = Path(cli.__file__).parents[1]
 EVENT = {"event_id": "e-1", "type": "dial", "occurred_at": "2025-03-01T12:00:00Z", "lead_id": "l-1"}
@@ -187,17 +187,17 @@ def test_validate_names_fields_that_look_like_a_known_one_misspelt():
 
 
 def test_validate_names_a_crowded_lead_as_the_worker_would():
-    crowd = [EVENT | {"event_id": f"e{n}", "lead_id": "0"} for n in range(4_002)]
+    crowd = [EVENT | {"event_id": f"e{n}", "lead_id": "0"} for n in range(1_002)]
     done = run("validate", "--replay", "-", stdin=lines(*crowd, crowd[0], EVENT))
     assert done.returncode == 1
     assert done.stdout.splitlines() == [
-        f"line {line}: crowded_lead: `$.lead_id` names a lead that has 4000 events already, the most one "
+        f"line {line}: crowded_lead: `$.lead_id` names a lead that has 1000 events already, the most one "
         "lead may have: is it a placeholder for many leads?"
-        for line in (4_001, 4_002)
+        for line in (1_001, 1_002)
     ] + [
-        "4,002 accepted, 2 refused: 2 crowded_lead",
+        "1,002 accepted, 2 refused: 2 crowded_lead",
         "accepted events from 2025-03-01T12:00:00+00:00 to 2025-03-01T12:00:00+00:00, judged as history",
-        f"lead #{pseudonym(b'0')} is crowded: 2 events, from line 4,001 on, are more than one lead may have. "
+        f"lead #{pseudonym(b'0')} is crowded: 2 events, from line 1,001 on, are more than one lead may have. "
         "Is its id a placeholder for many leads?",
     ]
 

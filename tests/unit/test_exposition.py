@@ -22,8 +22,8 @@ from callfunnel.agents.view.exposition import (
 )
 from callfunnel.agents.view.snapshot import Funnel, Standing
 from callfunnel.schemas.codec import REASONS
-from callfunnel.schemas.rows import POSITION_KEY
 from callfunnel.streams.metrics import BY_NAME, CATALOGUE, OPEN, OWNED
+from callfunnel.streams.rows import POSITION_KEY
 
 NOW = 1_750_000_020
 MINUTE, HOUR, DAY = NOW - NOW % 60, NOW - NOW % 3_600, NOW - NOW % 86_400
@@ -272,7 +272,7 @@ def test_every_metric_of_the_worker_is_made_from_the_catalogue():
     registry = CollectorRegistry()
     metrics = EngineMetrics(registry)
     metrics.events_consumed.labels("call-events", "0").inc(3)
-    metrics.build_info.info({"version": "1", "python": "3.11", "tables": "compiled"})
+    metrics.build_info.info({"version": "1", "python": "3.11", "tables": "core"})
     declared = {m for m in CATALOGUE if m.where == "worker"}
     assert EngineMetrics.__annotations__ == {short(m): type(getattr(metrics, short(m))) for m in declared}
     exposed = {family.name for family in registry.collect()}
@@ -400,7 +400,7 @@ def test_the_format_is_the_first_one_that_the_client_accepts(accept, expected):
 def test_promtool_has_nothing_to_say():
     registry = new_registry()
     metrics = EngineMetrics(registry)
-    metrics.build_info.info({"version": "1", "python": "3.11", "tables": "compiled"})
+    metrics.build_info.info({"version": "1", "python": "3.11", "tables": "core"})
     metrics.events_consumed.labels("call-events", "0").inc()
     snapshot = funnel_of(("campaign+source", "spring", "web"), ("team+agent", "red", "ann")).snapshot(NOW)
     page = Exposition(lambda: Standing("current", snapshot), registry).render(openmetrics=False)

@@ -1,14 +1,15 @@
 import itertools
+from collections import Counter
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from callfunnel.schemas.rows import decode_columns, decode_key
-from callfunnel.streams.columns import RESPONSE
-from callfunnel.streams.counts import Counts
 from callfunnel.streams.funnel import Funnel
+from callfunnel.streams.measures import PERSON, RESPONSE, SEGMENT
+from callfunnel.streams.measures import PLACE as LOCATION
 from callfunnel.streams.panes import pane_start, resolutions
+from callfunnel.streams.rows import decode_columns, decode_key
 
 MINUTE = 1_750_000_020
 HOUR, DAY = MINUTE // 3_600 * 3_600, MINUTE // 86_400 * 86_400
@@ -32,12 +33,12 @@ def add(state, cells, watermark_s=MINUTE):
 
 
 def counts(cells):
-    counted = Counts()
+    counted = Counter()
     for (minute, campaign, source, team, agent, location, column), n in cells.items():
-        counted.campaigns[campaign, source][minute][column] += n
+        counted[minute, SEGMENT, (campaign, source), column] += n
         if column not in RESPONSE:
-            counted.teams[team, agent][minute][column] += n
-            counted.locations[location,][minute][column] += n
+            counted[minute, PERSON, (team, agent), column] += n
+            counted[minute, LOCATION, (location,), column] += n
     return counted
 
 

@@ -9,7 +9,7 @@ from callfunnel.agents.engine.in_doubt import TIMES, InDoubt
 from callfunnel.agents.engine.rerouting import REROUTED
 from callfunnel.agents.errors import Failure, Mended, TablesWrong, TakenOver
 from callfunnel.agents.kafka.hanging import Tail
-from callfunnel.schemas.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, encode_position
+from callfunnel.streams.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, encode_position
 
 SOURCE, DEAD, FUNNEL, LEADS = "call-events", "call-events.dlq", "app-funnel-changelog", "app-leads-changelog"
 OWNED = (DEAD,), False

@@ -8,8 +8,8 @@ import pytest
 from callfunnel.agents.view.api import funnel_document
 from callfunnel.agents.view.snapshot import Funnel
 from callfunnel.schemas.events import NONE, STAGES
-from callfunnel.schemas.rows import POSITION_KEY
 from callfunnel.streams.metrics import COUNTED, STANDARDS, band, why_unjudged
+from callfunnel.streams.rows import POSITION_KEY
 
 NOW = 1_750_000_020
 

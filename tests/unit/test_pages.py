@@ -18,7 +18,7 @@ from callfunnel.agents.errors import SettingError
 from callfunnel.agents.view.exposition import OPENMETRICS, TEXT, Exposition
 from callfunnel.agents.view.http import Pages
 from callfunnel.agents.view.snapshot import Funnel, Standing
-from callfunnel.schemas.rows import POSITION_KEY
+from callfunnel.streams.rows import POSITION_KEY
 from patience import Deadline
 
 NOW = 1_750_000_020

@@ -12,9 +12,9 @@ from callfunnel.agents.engine.metrics import EngineMetrics
 from callfunnel.agents.engine.poison import Refusals
 from callfunnel.agents.kafka.microbatch import MicroBatch
 from callfunnel.schemas.codec import CROWDED, Rejected
-from callfunnel.schemas.rows import Position, decode_position, encode_position
-from callfunnel.streams.lead import pseudonym
+from callfunnel.streams.log import pseudonym
 from callfunnel.streams.poison import Tolerance
+from callfunnel.streams.rows import Position, decode_position, encode_position
 
 TOLERANCE = Tolerance(window=10, max_share=0.5)
 CLEAN = Position(offset=0, watermark_ms=-1, fold="f")

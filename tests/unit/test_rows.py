@@ -1,7 +1,6 @@
-import msgspec
 import pytest
 
-from callfunnel.schemas.rows import (
+from callfunnel.streams.rows import (
     LEADS_POSITION_KEY,
     POSITION_KEY,
     Position,
@@ -17,28 +16,44 @@ from callfunnel.schemas.rows import (
 KEY = ("1h", 1_717_171_200, "campaign+source", "spring", "web")
 
 
-def test_a_key_is_a_json_array():
-    data = b'["1h",1717171200,"campaign+source","spring","web"]'
+def test_a_key_is_an_array_of_msgpack():
+    data = b"\x96\x00\x00\x01\xcefY\xf4\x00\xa6spring\xa3web"
     assert encode_key(KEY) == data
     assert decode_key(data) == KEY
 
 
-def test_a_key_survives_quotes_and_scripts():
-    key = ("all", 0, "location", 'K"öln \\ 東京')
-    assert decode_key(encode_key(key)) == key
+def test_a_key_survives_quotes_and_scripts_and_days_before_1970():
+    for pane in (0, -50_400):
+        key = ("1d", pane, "location", 'K"öln \\ 東京')
+        assert decode_key(encode_key(key)) == key
 
 
-def test_columns_are_a_json_object_of_integers():
-    assert encode_columns({"events_dialed": 7, "attempt_ms": 2**40}) == (
-        b'{"events_dialed":7,"attempt_ms":1099511627776}'
-    )
+def test_columns_are_a_map_of_ids_in_their_order():
+    columns = {"attempt_ms": 2**40, "events_dialed": 7, "events_won": 300}
+    assert encode_columns(columns) == b"\x83\x01\x07\x05\xcd\x01\x2c\x15\xcf\x00\x00\x01\x00\x00\x00\x00\x00"
+    assert decode_columns(encode_columns(columns)) == columns
+
+
+def test_rows_in_json_are_read_they_are_of_former_versions():
+    assert decode_key(b'["1h",1717171200,"campaign+source","spring","web"]') == KEY
     assert decode_columns(b'{"events_dialed":7}') == {"events_dialed": 7}
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b'{"a":"7"}', b'{"a":1.5}', b"[1]"])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b'{"a":"7"}', b'{"a":1.5}', b"[1]", b"\x81", b"\x81\xa1a\x07", b"\x81\x7f\x07", b"\x01"],
+)
 def test_what_is_no_row_is_refused(data):
-    with pytest.raises(msgspec.DecodeError):
+    with pytest.raises(ValueError, match=r"\w"):
         decode_columns(data)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"[", b"\x96\x00\x00\x01", b"\x95\x00\x09\x01\x00\xa1a", b"\x91\x00", b"\xff"]
+)
+def test_what_is_no_key_is_refused(data):
+    with pytest.raises(ValueError, match=r"\w"):
+        decode_key(data)
 
 
 def test_a_position_says_how_far_the_rows_go():
@@ -48,7 +63,8 @@ def test_a_position_says_how_far_the_rows_go():
     assert encode_position(position) == (
         b'{"offset":12,"watermark_ms":34,"fold":"f","applied":5,"duplicates":4,"rejected":2,"rerouted":1,'
         b'"partitions":6,"topic":"","topic_id":"","witness":null,"timezone":"","days_kept":0,'
-        b'"replay_until_ms":null,"lost":3,"lost_at_ms":56,"rejected_share":0.25,"poison":"found"}'
+        b'"replay_until_ms":null,"lost":3,"lost_at_ms":56,"rejected_share":0.25,"poison":"found",'
+        b'"generation":0,"settings":null,"replaced":[]}'
     )
     assert decode_position(encode_position(position)) == position
 

@@ -9,7 +9,7 @@ from callfunnel.agents.engine.adopt import Adopted, adopt
 from callfunnel.agents.engine.source import GONE, Found, OtherTopic, resume_at
 from callfunnel.agents.errors import Mended, TablesWrong, TakenOver
 from callfunnel.agents.kafka.hanging import Tail
-from callfunnel.schemas.rows import (
+from callfunnel.streams.rows import (
     LEADS_POSITION_KEY,
     POSITION_KEY,
     Position,

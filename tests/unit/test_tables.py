@@ -18,10 +18,12 @@ from callfunnel.schemas.codec import Decoder, Limits
 from callfunnel.schemas.events import CallEnded, Connect, Dial, DmReached, LeadCreated, Lost, Won
 from callfunnel.schemas.topics import leads_changelog
 from callfunnel.streams import oracle
+from callfunnel.streams.by_definition import DefinedTables
 from callfunnel.streams.engine import Partition
-from callfunnel.streams.lead import unpack
+from callfunnel.streams.fold import Fold
+from callfunnel.streams.log import unpack
 from callfunnel.streams.panes import resolutions
-from callfunnel.streams.tables import Fold, Tables
+from callfunnel.streams.rows import encode_key
 
 T = 1_750_000_020_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -81,28 +83,42 @@ def of_all_times():
 @pytest.mark.parametrize("size", [7, 100_000])
 def test_what_is_long_odd_or_many_is_held_alike(tables, events, size):
     decoder = Decoder(Limits(clock="event"))
-    python, other = (Partition(0, 1, FOLD, decoder, kind) for kind in (Tables, tables))
+    defined, other = (Partition(0, 1, FOLD, decoder, kind) for kind in (DefinedTables, tables))
     values = [encode(one) for one in events]
     for start in range(0, len(values), size):
         batch = values[start : start + size]
         expected, effects = (
             state.apply(batch, [None] * len(batch), [-1] * len(batch), start + len(batch))
-            for state in (python, other)
+            for state in (defined, other)
         )
         assert not expected.rejected
         assert effects.leads == expected.leads
-        assert sorted(key for key, _ in effects.funnel) == sorted(key for key, _ in expected.funnel)
-    assert other.tables.funnel.rows() == python.tables.funnel.rows()
-    assert all(unpack(record) for record in other.tables.leads.values())
+        assert sorted(effects.funnel[:-1]) == sorted(expected.funnel[:-1])
+    assert other.tables.rows() == defined.tables.rows()
+    assert all(unpack(record) for record in other.tables.logs().values())
 
 
 def test_a_leads_record_that_is_none_is_refused_not_misread(tables):
+    def fold_upon(record):
+        state = Partition(0, 1, FOLD, Decoder(Limits(clock="event")), tables)
+        state.tables.restore({}, {b"l": record})
+        state.apply([encode(event(Dial, 2, lead_id="l"))], [None], [-1], 2)
+
     state = Partition(0, 1, FOLD, Decoder(Limits(clock="event")), tables)
-    good = state.apply([encode(event(Dial, 1, lead_id="l"))], [None], [-1], 1).leads[0][1]
-    for record in (good[:-1], good[:40], b"\xc0", b"\x9c", b"\x91\xc0", b"\xff" * 60):
-        state.tables.leads[b"l"] = record
+    good = state.apply([encode(event(Dial, 1, lead_id="l", agent="ann"))], [None], [-1], 1).leads[0][1]
+    fold_upon(good)
+    for record in (
+        good[:-1],
+        good[:10],
+        good + b"\0",
+        b"",
+        b"\x01",
+        b"\x02",
+        b"\xff" * 60,
+        b"\x01" + b"\xff" * 60,
+    ):
         with pytest.raises(ValueError, match=r"\w"):
-            state.apply([encode(event(Dial, 2, lead_id="l"))], [None], [-1], 2)
+            fold_upon(record)
 
 
 def test_the_record_of_the_most_crowded_lead_fits_its_changelog(tables):
@@ -123,16 +139,17 @@ def test_the_record_of_the_most_crowded_lead_fits_its_changelog(tables):
     assert len(record) / some * most < int(leads.config["max.message.bytes"])
 
 
-def fold_upon(tables, row):
-    state = Partition(0, 1, FOLD, Decoder(Limits(clock="event")), tables)
-    state.tables.restore({b'["all",0,"campaign+source","none","none"]': row}, {})
-    state.apply([encode(event(Dial, 1, lead_id="l"))], [None], [-1], 1)
+@pytest.mark.parametrize(
+    "row", [b"", b"\x81", b"\x81\x01", b"\x81\xa1a\x07", b"\x81\x01\xca", b"\x01", b"\x91\x07"]
+)
+def test_a_row_that_is_none_is_refused_not_misread(tables, row):
+    def fold_upon_it():
+        state = Partition(0, 1, FOLD, Decoder(Limits(clock="event")), tables)
+        state.tables.restore({encode_key(("all", 0, "campaign+source", "none", "none")): row}, {})
+        state.apply([encode(event(Dial, 1, lead_id="l"))], [None], [-1], 1)
 
-
-@pytest.mark.parametrize("rest", [b"", b"{", b'{"a":7', b'{"a":', b'{"a":7.5}', b'{"a":"7"}', b"{7}", b"[7]"])
-def test_a_row_that_is_none_is_refused_not_misread(tables, rest):
     with pytest.raises(ValueError, match=r"\w"):
-        fold_upon(tables, rest)
+        fold_upon_it()
 
 
 def test_an_hour_may_lie_in_two_days_more_than_once(tables):
@@ -144,7 +161,7 @@ def test_an_hour_may_lie_in_two_days_more_than_once(tables):
     state.apply([encode(one) for one in events], [None] * 50, [-1] * 50, 50)
     kept = {"minute_hours": 6, "hour_days": 3, "day_days": 400}
     expected = oracle.tables(events, timezone=zone, **kept)
-    assert oracle.differences(expected, state.tables.funnel.rows()) == []
+    assert oracle.differences(expected, state.tables.rows()) == []
 
 
 def test_a_batch_has_a_key_and_a_time_for_each_value(tables):
@@ -155,37 +172,31 @@ def test_a_batch_has_a_key_and_a_time_for_each_value(tables):
             state.apply([value] * 3, keys, timestamps, 3)
 
 
-def unlike(name):
-    """What a build says that knows other types than there are."""
-    raise AssertionError
+def test_a_core_built_from_other_sources_is_not_used(monkeypatch):
+    monkeypatch.setattr(choice, "digest", lambda: "others")
+    assert tables_for("auto") is DefinedTables
+    with pytest.raises(NotBuilt, match="make core"):
+        tables_for("core")
 
 
-@pytest.mark.parametrize(("what", "instead"), [("digest", lambda: "others"), ("import_module", unlike)])
-def test_tables_built_from_other_sources_are_not_used(monkeypatch, what, instead):
-    monkeypatch.setattr(choice, what, instead)
-    assert tables_for("auto") is Tables
-    with pytest.raises(NotBuilt, match="make compiled"):
-        tables_for("compiled")
-
-
-def test_a_worker_says_loudly_that_it_folds_in_plain_python_unless_it_was_told_to(monkeypatch, caplog):
+def test_a_worker_says_loudly_that_it_folds_by_the_definition_unless_it_was_told_to(monkeypatch, caplog):
     def not_there(name):
         raise ImportError(name)
 
     caplog.set_level("INFO")
     monkeypatch.setattr(choice, "import_module", not_there)
-    assert tables_of(Settings()) is Tables
-    assert tables_of(Settings(tables="python")) is Tables
-    with pytest.raises(SettingError, match=r"the compiled tables are not built; .*`make compiled`"):
-        tables_of(Settings(tables="compiled"))
+    assert tables_of(Settings()) is DefinedTables
+    assert tables_of(Settings(tables="definition")) is DefinedTables
+    with pytest.raises(SettingError, match=r"the core is not built; .*`make core`"):
+        tables_of(Settings(tables="core"))
     (loud, quiet) = caplog.records
     assert loud.levelname == "WARNING"
-    assert "plain Python, which takes 2.9 times the CPU: the compiled tables are not built" in loud.message
-    assert "`make compiled`" in loud.message
+    assert "by the definition, which takes 2.9 times the CPU: the core is not built" in loud.message
+    assert "`make core`" in loud.message
     assert quiet.levelname == "INFO"
 
 
-def test_the_cost_of_plain_python_is_the_one_that_was_measured():
+def test_the_cost_of_the_definition_is_the_one_that_was_measured():
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (times,) = re.findall(r"^\| callfunnel, plain Python \| [\d.]+ \| ([\d.]+) \|", readme, re.MULTILINE)
+    (times,) = re.findall(r"^\| callfunnel, by the definition \| [\d.]+ \| ([\d.]+) \|", readme, re.MULTILINE)
     assert round(float(times), 1) == SLOWER

@@ -13,7 +13,7 @@ from callfunnel.agents.commands.top import command
 from callfunnel.agents.view.api import funnel_document
 from callfunnel.agents.view.snapshot import Funnel
 from callfunnel.agents.view.terminal import funnel_table
-from callfunnel.schemas.rows import POSITION_KEY
+from callfunnel.streams.rows import POSITION_KEY
 
 NOW = 1_750_000_020
 COLUMNS = {

@@ -10,8 +10,8 @@ from callfunnel.agents.publish.validation import Crowd, Line, Validation, batche
 from callfunnel.schemas.codec import Decoder, Limits
 from callfunnel.schemas.events import TYPES, Dial
 from callfunnel.streams.engine import Partition
+from callfunnel.streams.fold import Fold
 from callfunnel.streams.panes import resolutions
-from callfunnel.streams.tables import Fold
 
 AT = 1_740_830_400_000
 EVENT = {"event_id": "e", "type": "dial", "occurred_at": AT, "lead_id": "l"}

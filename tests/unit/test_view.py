@@ -13,7 +13,7 @@ from callfunnel.agents.remedies import REMEDIES
 from callfunnel.agents.view.api import funnel_document
 from callfunnel.agents.view.arrivals import Told
 from callfunnel.agents.view.snapshot import Funnel, View
-from callfunnel.schemas.rows import POSITION_KEY, Position, encode_position
+from callfunnel.streams.rows import POSITION_KEY, Position, encode_columns, encode_key, encode_position
 
 NOW = int(datetime(2026, 3, 29, 14, 7, 31, tzinfo=UTC).timestamp())
 TODAY = NOW - NOW % 86_400
@@ -56,12 +56,59 @@ def test_rows_of_different_folds_have_no_sum():
     assert funnel.contradiction is None
     funnel.apply(1, POSITION_KEY, position(fold="b", timezone="Europe/Berlin"))
     assert funnel.contradiction == (
-        "no numbers: partitions 0, 2: fold a (UTC); 1: fold b (Europe/Berlin). The tables were "
-        "made with different settings of the fold. Start all workers of this app id with the same settings; "
-        f"for other ones, {REMEDIES['count-anew']}"
+        "no numbers: partitions 0, 2: fold a (UTC); 1: fold b (Europe/Berlin). The tables are made with "
+        "different settings of the fold. Workers derive the rows anew, one partition after the other: wait "
+        "for it, and start all workers of this app id with the same settings. Where it does not go on, "
+        f"{REMEDIES['count-anew']}"
     )
     funnel.apply(1, POSITION_KEY, position(offset=2))
     assert funnel.contradiction is None
+
+
+def dialed_on(generation, n):
+    key = encode_key(("all", 0, "campaign+source", "spring", "web"), generation)
+    return key, encode_columns({"leads_dialed": n})
+
+
+def test_a_view_shows_the_fold_before_until_every_partition_has_turned():
+    funnel = Funnel(UTC)
+    for number, n in ((0, 1), (1, 20)):
+        funnel.apply(number, *dialed_on(0, n))
+        funnel.apply(number, POSITION_KEY, position())
+
+    def dialed():
+        assert funnel.contradiction is None
+        return funnel.snapshot(NOW).windows["all"]["campaign+source"]["spring", "web"]["leads_dialed"]
+
+    assert dialed() == 21
+    turned = position(fold="b", generation=1, offset=5)
+    funnel.apply(0, *dialed_on(1, 300))
+    assert dialed() == 21
+    funnel.apply(0, POSITION_KEY, turned)
+    funnel.apply(0, dialed_on(0, 1)[0], None)  # the worker deletes what is no longer in force
+    assert (dialed(), funnel.turned, funnel.positions[0].offset) == (21, [0], 1)
+    funnel.apply(1, *dialed_on(0, 21))
+    funnel.apply(1, POSITION_KEY, position(offset=2))
+    assert (dialed(), funnel.positions[1].offset) == (22, 2)
+    funnel.apply(1, *dialed_on(1, 4_000))
+    funnel.apply(1, POSITION_KEY, turned)
+    assert (dialed(), funnel.turned, funnel.positions[0].offset) == (4_300, [], 5)
+    funnel.apply(1, dialed_on(0, 21)[0], None)
+    assert dialed() == 4_300
+
+
+def test_a_view_that_starts_while_rows_are_derived_has_no_numbers_until_all_have_turned():
+    funnel = Funnel(UTC)
+    funnel.apply(0, POSITION_KEY, position(fold="b", generation=1))
+    funnel.apply(0, *dialed_on(1, 300))
+    funnel.apply(1, *dialed_on(0, 20))
+    funnel.apply(1, POSITION_KEY, position())
+    assert "derive the rows anew" in funnel.contradiction
+    funnel.apply(1, *dialed_on(1, 4_000))
+    funnel.apply(1, POSITION_KEY, position(fold="b", generation=1))
+    assert funnel.contradiction is None
+    sums = funnel.snapshot(NOW).windows["all"]["campaign+source"]["spring", "web"]
+    assert sums["leads_dialed"] == 4_300
 
 
 def test_a_view_has_no_numbers_while_its_tables_contradict_each_other():

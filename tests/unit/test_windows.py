@@ -5,8 +5,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from callfunnel.agents.config import in_force
-from callfunnel.streams.funnel import horizon
-from callfunnel.streams.panes import pane_start, resolutions
+from callfunnel.streams.panes import expired_until, pane_start, resolutions
 from callfunnel.streams.windows import AGES, WINDOWS, Panes, due_panes, seen, total, uncalled, window_panes
 
 NOW = int(datetime(2026, 3, 29, 14, 7, 31, tzinfo=UTC).timestamp())
@@ -170,7 +169,7 @@ def test_the_least_retention_keeps_what_is_read_while_a_watermark_is_an_hour_ahe
     everything = {"all": {0: {SPRING: {"uncalled": 3 * 1_440 + 1}}}}
     kept = dict(everything)
     for resolution in least_kept()[:3]:
-        name, gone = resolution.name, horizon(resolution, now + 3_600)
+        name, gone = resolution.name, expired_until(resolution, now + 3_600)
         starts = {pane_start(name, now - 60 * minutes, BERLIN) for minutes in range(3 * 1_440)}
         lead_a_minute = {"uncalled": resolution.length // 60}
         everything[name] = {start: {SPRING: lead_a_minute, (str(start), ""): {}} for start in starts}

@@ -1,8 +1,10 @@
 """The records of the changelogs, as bytes and back: what a worker leaves behind and every reader may rely on.
 
-Funnel changelog: key `["1h",1717171200,"campaign+source","spring","web"]`, value `{"events_dialed":7,…}`
-(columns that are not 0). Leads changelog: key = lead id, value = the packed facts. Both hold one position
-record per partition, written in the same transaction as the rows it covers.
+Funnel changelog, in msgpack: key `[generation, rollup, resolution, pane, dimension values…]`, value
+`{column: n, …}`, with the ids of `streams.measures` and `streams.panes`. Leads changelog: key = lead id,
+value = its log (`streams.log`). Both hold one position record per partition, in JSON, written in the same
+transaction as the rows it covers. Funnel rows in JSON are of folds before version 3: readers know them,
+workers do not.
 """
 
 from collections.abc import Callable
@@ -10,6 +12,10 @@ from typing import Literal, Self, cast
 from zlib import crc32
 
 import msgspec
+
+from callfunnel.streams.fold import Fold
+from callfunnel.streams.measures import COLUMNS, ROLLUPS
+from callfunnel.streams.panes import RESOLUTIONS
 
 RowKey = tuple[str, int, str, *tuple[str, ...]]
 """(resolution, pane start in Unix seconds, rollup, dimension values …)"""
@@ -87,39 +93,68 @@ class Position(msgspec.Struct, frozen=True):
     rejected_share: float = 0.0
     """Of the newest records, how many were rejected (`streams.poison`), but for those of crowded leads."""
     poison: Poison = "none"
+    generation: int = 0
+    """Which rows are in force. Those of another generation are being made, or are left to be deleted."""
+    settings: Fold | None = None
+    """Of the fold; None: of a version before 3."""
+    replaced: tuple[str, ...] = ()
+    """The fingerprints of the folds that made the rows before, oldest first: a worker goes back to none of
+    them by itself."""
 
 
-_encode = msgspec.json.Encoder().encode
-_decode_key = msgspec.json.Decoder(list[str | int]).decode
+_ROLLUP_NAMES = {rollup.id: rollup.name for rollup in ROLLUPS}
+_ROLLUP_IDS = {name: id_ for id_, name in _ROLLUP_NAMES.items()}
+_RESOLUTION_NAMES = {id_: name for name, id_ in RESOLUTIONS.items()}
+_COLUMN_NAMES = {id_: name for name, id_ in COLUMNS.items()}
 
-# Bound, not wrapped: a worker calls it several times for each event.
-encode_columns: Callable[[Columns], bytes] = _encode
-decode_columns: Callable[[bytes], Columns] = msgspec.json.Decoder(Columns).decode
-encode_position: Callable[[Position], bytes] = _encode
+_pack = msgspec.msgpack.Encoder().encode
+_unpack_key = msgspec.msgpack.Decoder(list[int | str]).decode
+_unpack_columns = msgspec.msgpack.Decoder(dict[int, int]).decode
+_key_in_json = msgspec.json.Decoder(list[str | int]).decode
+_columns_in_json = msgspec.json.Decoder(Columns).decode
+
+encode_position: Callable[[Position], bytes] = msgspec.json.Encoder().encode
 decode_position: Callable[[bytes], Position] = msgspec.json.Decoder(Position).decode
 
 
-def encode_key(key: RowKey) -> bytes:
-    resolution, pane, *group = key
-    return key_head(resolution, pane) + key_tail(*group)
+def encode_key(key: RowKey, generation: int = 0) -> bytes:
+    resolution, pane, rollup, *dimensions = key
+    return _pack((generation, _ROLLUP_IDS[rollup], RESOLUTIONS[resolution], pane, *dimensions))
 
 
-def key_head(resolution: str, pane: int) -> bytes:
-    """The half of a key that the rows of a pane share."""
-    return b'["%b",%d,' % (resolution.encode(), pane)
-
-
-def key_tail(*group: str) -> bytes:
-    """The half of a key that the rows of a group share: rollup and dimension values."""
-    return _encode(group)[1:]
-
-
-def split_key(key: bytes) -> tuple[str, int, bytes]:
-    """Resolution, pane and tail of a row's key."""
-    resolution, pane, tail = key.split(b",", 2)
-    return resolution[2:-1].decode(), int(pane), tail
+def generation_of(data: bytes) -> int:
+    """Of a row's key; 0 where it is in JSON. Raises `msgspec.DecodeError` or ValueError for others."""
+    if data[:1] == b"[":
+        return 0
+    if len(data) > 1 and 0x94 <= data[0] <= 0x9F and data[1] < 0x80:
+        return data[1]
+    generation, *_ = _unpack_key(data)
+    return int(generation)
 
 
 def decode_key(data: bytes) -> RowKey:
-    """Raises `msgspec.DecodeError`; what is no key of a row may still be one by its JSON types."""
-    return cast(RowKey, tuple(_decode_key(data)))
+    """Raises `msgspec.DecodeError` or ValueError where it is no key of a row."""
+    if data[:1] == b"[":
+        return cast(RowKey, tuple(_key_in_json(data)))
+    try:
+        _, rollup, resolution, pane, *dimensions = _unpack_key(data)
+        return cast(
+            RowKey,
+            (_RESOLUTION_NAMES[cast(int, resolution)], pane, _ROLLUP_NAMES[cast(int, rollup)], *dimensions),
+        )
+    except KeyError as error:
+        raise ValueError(f"no rollup or resolution has the id {error}") from error
+
+
+def encode_columns(columns: Columns) -> bytes:
+    return _pack(dict(sorted((COLUMNS[name], n) for name, n in columns.items())))
+
+
+def decode_columns(data: bytes) -> Columns:
+    """Raises `msgspec.DecodeError` or ValueError where they are no columns."""
+    if data[:1] == b"{":
+        return _columns_in_json(data)
+    try:
+        return {_COLUMN_NAMES[id_]: n for id_, n in _unpack_columns(data).items()}
+    except KeyError as error:
+        raise ValueError(f"no column has the id {error}") from error

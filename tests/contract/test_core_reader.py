@@ -1,4 +1,4 @@
-"""Ordinary records are read in C++ (`schemas/codec.hpp`): what comes of them is what the codec says.
+"""Ordinary records are read by the core (`streams/core/`): what comes of them is what the codec says.
 
 Each record goes through both kinds of tables, and everything that it causes is compared.
 """
@@ -13,9 +13,9 @@ from msgspec.structs import replace
 
 from callfunnel.schemas.codec import Decoder, Limits
 from callfunnel.schemas.events import TYPES
-from callfunnel.schemas.rows import decode_columns
+from callfunnel.streams.by_definition import DefinedTables
 from callfunnel.streams.engine import Partition
-from callfunnel.streams.tables import Tables
+from callfunnel.streams.rows import decode_columns
 from contract.records import mutated
 from faults import corpus
 from property.test_fold import FOLD
@@ -24,7 +24,7 @@ NOON_MS = 1_740_830_400_000
 LEAD = "lead"
 
 
-pytestmark = pytest.mark.parametrize("tables", ["compiled"], indirect=True)
+pytestmark = pytest.mark.parametrize("tables", ["core"], indirect=True)
 
 
 class Asked(Decoder):
@@ -48,7 +48,7 @@ def asked_about(tables, values, keys=None, timestamps=None, **limits):
     keys = keys or [None] * len(values)
     timestamps = timestamps or [NOON_MS] * len(values)
     (expected, expected_rows, everything), (effects, rows, odd) = (
-        of_tables(kind, Asked(Limits(**limits)), values, keys, timestamps) for kind in (Tables, tables)
+        of_tables(kind, Asked(Limits(**limits)), values, keys, timestamps) for kind in (DefinedTables, tables)
     )
     assert everything == list(values)
     assert effects == expected

@@ -1,0 +1,86 @@
+"""The compiled core of the tables (`streams/core/`); `streams.tables` says what they mean."""
+
+from collections.abc import Callable, Iterable
+from typing import final
+
+SOURCES: str
+"""`agents.choice.digest` when this was built; empty where nobody said it."""
+
+Entry = tuple[str, int, int, int, int | None, tuple[str | None, ...], tuple[int | str | None, ...]]
+"""Lead id, mark, rank, moment in ms, call; campaign, source, location, team, agent; the type's own fields."""
+
+Effects = tuple[
+    list[tuple[bytes, bytes | None]],
+    list[tuple[bytes, bytes | None]],
+    list[int],
+    list[tuple[int, int]],
+    int,
+    int,
+    int,
+]
+"""Changed rows, changed leads, crowded, foreign with their homes, duplicates, late, newest event in ms."""
+
+def murmur2(keys: Iterable[bytes]) -> dict[bytes, int]:
+    """Kafka's hash of each key, with the sign bit cleared."""
+
+@final
+class Verdicts:
+    """What the records of a batch say: an event each, or that it is none."""
+
+    def __len__(self) -> int: ...
+    def odd(self) -> list[int]:
+        """The indices of the records that Python has to look at."""
+
+    def tell(self, i: int, entry: Entry) -> None:
+        """What Python made of an odd record."""
+
+    def refuse(self, i: int) -> None:
+        """The record is no event, or is one no more."""
+
+@final
+class Tables:
+    """The tables of one partition."""
+
+    def __init__(
+        self,
+        *,
+        types: list[tuple[str, list[tuple[str, str, list[str]]]]],
+        columns: dict[str, int],
+        rollups: list[tuple[int, list[str], bool]],
+        resolutions: list[tuple[int, str, int, int]],
+        activity: dict[str, str],
+        response_bounds_ms: list[int],
+        day_of: Callable[[int], int],
+        hangup_ms: int,
+        late_ms: int,
+        lead_events: int,
+        max_bytes: int,
+        generation: int,
+    ) -> None:
+        """Raises ValueError for a declaration that the core does not fit."""
+
+    def restore(self, rows: dict[bytes, bytes], leads: dict[bytes, bytes]) -> None:
+        """Takes everything out of both, so that the memory is not held twice."""
+
+    def derive(self, leads: dict[bytes, bytes], most: int, watermark_ms: int) -> None:
+        """Takes up to so many logs out of `leads`, holds them, and counts all that they add."""
+
+    def read(
+        self, values: list[bytes | None], keys: list[bytes | None], earliest_ms: int, latest_ms: int
+    ) -> Verdicts:
+        """What the records say, as far as they are ordinary events within these times."""
+
+    def new_leads(self, verdicts: Verdicts) -> set[bytes]:
+        """The ids of the batch's leads of which nothing is held."""
+
+    def add(
+        self, verdicts: Verdicts, timestamps: list[int], away: dict[bytes, int], watermark_ms: int
+    ) -> Effects:
+        """Events of leads that are `away` are foreign. Raises ValueError for a corrupt record of a lead."""
+
+    def rows(self) -> list[tuple[bytes, bytes]]: ...
+    def leads(self) -> list[tuple[bytes, bytes]]: ...
+    def lead(self, id: bytes) -> bytes | None: ...
+    def row_count(self) -> int: ...
+    def lead_count(self) -> int: ...
+    def set_lead(self, id: bytes, record: bytes) -> None: ...

@@ -1,0 +1,246 @@
+//! What Python declares: the types of events with their own fields, the columns, the rollups, the panes.
+
+use std::collections::BTreeMap;
+
+use crate::log::DIMENSIONS;
+
+pub const LEAD_CREATED: u8 = 0;
+pub const DIAL: u8 = 1;
+pub const CONNECT: u8 = 2;
+pub const DM_REACHED: u8 = 3;
+pub const QUALIFIED: u8 = 4;
+pub const WON: u8 = 5;
+pub const CALL_ENDED: u8 = 6;
+pub const DISQUALIFIED: u8 = 7;
+pub const LOST: u8 = 8;
+
+/// The ranks below are events of these stages.
+pub const STAGES: usize = 6;
+const STAGE_NAMES: [&str; STAGES] = ["created", "dialed", "connected", "reached", "qualified", "won"];
+
+/// Name, kind and choices.
+type KnownOwn = (&'static str, &'static str, &'static [&'static str]);
+
+/// The types that the core knows more of than their own fields, by rank.
+pub const KNOWN: [(&str, &[KnownOwn]); 9] = [
+    ("lead_created", &[]),
+    ("dial", &[]),
+    ("connect", &[("answered_by", "choice", &["human", "machine"])]),
+    ("dm_reached", &[]),
+    ("qualified", &[("expected_amount", "integer", &[]), ("currency", "text", &[])]),
+    ("won", &[("amount", "integer", &[]), ("currency", "text", &[])]),
+    ("call_ended", &[("talk_ms", "integer", &[]), ("hangup_by", "choice", &["customer", "agent", "system"])]),
+    ("disqualified", &[("reason", "text", &[])]),
+    ("lost", &[("reason", "text", &[])]),
+];
+pub const MACHINE: i64 = 1;
+pub const BY_AGENT: i64 = 1;
+
+/// As many as the head of an entry can tell apart.
+const MOST_TYPES: usize = 32;
+pub const MOST_OWN: usize = 8;
+pub const MOST_ROLLUPS: usize = 8;
+
+/// As Python gives it: name, and the own fields' names, kinds and choices.
+pub type DeclaredType = (String, Vec<(String, String, Vec<String>)>);
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Own {
+    Choice(i64),
+    Integer,
+    Text,
+}
+
+#[derive(Debug)]
+pub struct Catalogue {
+    /// The own fields of each type, by rank.
+    pub types: Vec<Vec<Own>>,
+}
+
+impl Catalogue {
+    pub fn new(declared: &[DeclaredType]) -> Result<Self, String> {
+        for (rank, (name, own)) in KNOWN.iter().enumerate() {
+            let as_known = declared.get(rank).is_some_and(|(declared_name, declared_own)| {
+                declared_name == name
+                    && declared_own.len() == own.len()
+                    && declared_own
+                        .iter()
+                        .zip(*own)
+                        .all(|(one, other)| one.0 == other.0 && one.1 == other.1 && one.2.iter().eq(other.2.iter()))
+            });
+            if !as_known {
+                return Err(format!("the core knows another type {name}, or another place of it"));
+            }
+        }
+        if declared.len() > MOST_TYPES {
+            return Err(format!("the core takes up to {MOST_TYPES} types"));
+        }
+        let types = declared.iter().map(|(name, own)| {
+            if own.len() > MOST_OWN {
+                return Err(format!("{name} has more than {MOST_OWN} fields of its own"));
+            }
+            own.iter().map(|(field, kind, choices)| own_field(field, kind, choices)).collect()
+        });
+        Ok(Catalogue { types: types.collect::<Result<_, _>>()? })
+    }
+}
+
+fn own_field(name: &str, kind: &str, choices: &[String]) -> Result<Own, String> {
+    match kind {
+        "choice" => Ok(Own::Choice(choices.len() as i64)),
+        "integer" => Ok(Own::Integer),
+        "text" => Ok(Own::Text),
+        _ => Err(format!("{name} is of a kind that the core does not know: {kind}")),
+    }
+}
+
+/// A column's place among those that the core counts, in the order of their ids.
+pub type Column = u16;
+
+pub struct Columns {
+    ids: Vec<i64>,
+    /// By rank. A machine's answer is counted apart.
+    pub activity: Vec<Option<Column>>,
+    pub machine_answers: Column,
+    pub dm_hangups: Column,
+    pub agent_hangups: Column,
+    pub leads: [Column; STAGES],
+    pub implied: Column,
+    pub awaited: Column,
+    pub uncalled: Column,
+    pub dialed_before_creation: Column,
+    pub attempt: Response,
+    pub connect: Response,
+    bounds_ms: Vec<i64>,
+}
+
+/// The columns of a response time.
+pub struct Response {
+    bins: Vec<Column>,
+    pub ms: Column,
+}
+
+impl Columns {
+    pub fn new(
+        declared: &BTreeMap<String, i64>,
+        activity: &BTreeMap<String, String>,
+        types: &[DeclaredType],
+        bounds_ms: Vec<i64>,
+    ) -> Result<Self, String> {
+        if !bounds_ms.is_sorted() || bounds_ms.iter().any(|bound| bound % 1000 != 0) {
+            return Err("the response bounds are whole seconds in ascending order".into());
+        }
+        let bins = |of: &str| -> Vec<String> {
+            let seconds = bounds_ms.iter().map(|bound| format!("{of}_{}", bound / 1000));
+            seconds.chain([format!("{of}_inf")]).collect()
+        };
+        let (attempt, connect) = (bins("attempt"), bins("connect"));
+        let leads = STAGE_NAMES.map(|stage| format!("leads_{stage}"));
+        let others = [
+            "machine_answers",
+            "dm_hangups",
+            "agent_hangups",
+            "implied",
+            "awaited",
+            "uncalled",
+            "dialed_before_creation",
+            "attempt_ms",
+            "connect_ms",
+        ];
+        let counted = attempt.iter().chain(&connect).chain(&leads).chain(activity.values()).map(String::as_str);
+        let mut ids = Vec::new();
+        for name in counted.chain(others) {
+            match declared.get(name) {
+                Some(&id) if id >= 0 => ids.push(id),
+                _ => return Err(format!("there is no column {name}, which the core counts")),
+            }
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        let place = |name: &str| ids.binary_search(&declared[name]).expect("it was looked up above") as Column;
+        let places = |names: &[String]| names.iter().map(|name| place(name)).collect();
+        if let Some(name) = activity.keys().find(|name| types.iter().all(|(known, _)| known != *name)) {
+            return Err(format!("there is no type {name}"));
+        }
+        Ok(Columns {
+            activity: types.iter().map(|(name, _)| activity.get(name).map(|column| place(column))).collect(),
+            machine_answers: place("machine_answers"),
+            dm_hangups: place("dm_hangups"),
+            agent_hangups: place("agent_hangups"),
+            leads: std::array::from_fn(|stage| place(&leads[stage])),
+            implied: place("implied"),
+            awaited: place("awaited"),
+            uncalled: place("uncalled"),
+            dialed_before_creation: place("dialed_before_creation"),
+            attempt: Response { bins: places(&attempt), ms: place("attempt_ms") },
+            connect: Response { bins: places(&connect), ms: place("connect_ms") },
+            bounds_ms,
+            ids,
+        })
+    }
+
+    pub fn id(&self, column: Column) -> i64 {
+        self.ids[usize::from(column)]
+    }
+
+    /// The bin that counts a response time.
+    pub fn bin(&self, of: &Response, ms: i64) -> Column {
+        of.bins[self.bounds_ms.partition_point(|&bound| bound < ms)]
+    }
+}
+
+pub struct Rollup {
+    pub id: i64,
+    /// One or two places among an entry's dimensions.
+    pub dimensions: Vec<usize>,
+    pub of_all_time: bool,
+}
+
+pub fn rollups(declared: Vec<(i64, Vec<String>, bool)>) -> Result<Vec<Rollup>, String> {
+    let rollups: Vec<Rollup> = declared
+        .into_iter()
+        .map(|(id, names, of_all_time)| {
+            let place = |name| DIMENSIONS.iter().position(|known| *known == name);
+            let dimensions: Option<Vec<usize>> = names.iter().map(place).collect();
+            match dimensions {
+                Some(dimensions) if matches!(dimensions.len(), 1 | 2) => Ok(Rollup { id, dimensions, of_all_time }),
+                _ => Err(format!("a rollup has one or two of the dimensions, and not {}", names.join("+"))),
+            }
+        })
+        .collect::<Result<_, _>>()?;
+    if rollups.len() > MOST_ROLLUPS {
+        return Err(format!("the core takes up to {MOST_ROLLUPS} rollups"));
+    }
+    Ok(rollups)
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub enum Length {
+    Seconds(i64),
+    /// From one local midnight to the next.
+    Day,
+    AllTime,
+}
+
+pub struct Resolution {
+    pub id: i64,
+    pub length: Length,
+    expires_after_s: Option<i64>,
+}
+
+impl Resolution {
+    pub fn new(id: i64, name: &str, length_s: i64, kept_s: i64) -> Result<Self, String> {
+        let length = match (name, length_s) {
+            ("1d", _) => Length::Day,
+            (_, 0) => Length::AllTime,
+            (_, 1..) if length_s % 60 == 0 => Length::Seconds(length_s),
+            _ => return Err(format!("panes are whole minutes long, and {name} is not")),
+        };
+        Ok(Resolution { id, length, expires_after_s: (kept_s > 0).then_some(kept_s + length_s) })
+    }
+
+    /// The last pane that is expired then.
+    pub fn horizon(&self, watermark_ms: i64) -> Option<i64> {
+        self.expires_after_s.map(|after| watermark_ms.div_euclid(1000) - after)
+    }
+}

@@ -1,0 +1,220 @@
+"""What a lead adds to the tables, one small function for each paragraph of `streams/README.md`.
+
+This is what the numbers mean. Of a whole file it makes the truth that everything else is held to
+(`streams.oracle`); lead by lead it folds events where the core is not built (`streams.by_definition`). It is
+written to be read; the core does the same fast and was written without a look at it.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import NamedTuple
+
+from callfunnel.schemas.events import NONE, STAGES, TYPES
+from callfunnel.streams.log import KINDS, OWN, Entry, in_force
+from callfunnel.streams.measures import (
+    ACTIVITY,
+    AGENT_HANGUPS,
+    ATTEMPT_MS,
+    AWAITED,
+    CONNECT_MS,
+    DIALED_BEFORE_CREATION,
+    DM_HANGUPS,
+    IMPLIED,
+    LEADS,
+    MACHINE_ANSWERS,
+    PERSON,
+    PLACE,
+    ROLLUPS,
+    SEGMENT,
+    UNCALLED,
+    Rollup,
+    bin_of,
+)
+
+
+class Addition(NamedTuple):
+    """So much more in a column of every row whose pane holds the moment."""
+
+    at_ms: int
+    rollup: Rollup
+    dimensions: tuple[str, ...]
+    """The values of the rollup's dimensions."""
+    column: str
+    n: int = 1
+
+
+Entries = Sequence[Entry]
+"""In order."""
+
+Hangups = dict[int, str]
+"""The columns that count the calls that ended at once, by call."""
+
+CREATED, DIAL, CONNECT, DM_REACHED, QUALIFIED, WON, CALL_ENDED, DISQUALIFIED, LOST = (
+    TYPES[name].rank
+    for name in (
+        *("lead_created", "dial", "connect", "dm_reached", "qualified", "won"),
+        *("call_ended", "disqualified", "lost"),
+    )
+)
+VERDICTS = (QUALIFIED, DISQUALIFIED, WON)
+CLOSING = (DISQUALIFIED, LOST, WON)
+DIALED, CONNECTED = STAGES.index("dialed"), STAGES.index("connected")
+
+_OWN_PLACE = {
+    (kind.rank, field.name): (place, field)
+    for kind, fields in OWN.items()
+    for place, field in enumerate(fields)
+}
+_STAGE = tuple(kind.stage for kind in KINDS)
+_ACTIVITY = tuple(ACTIVITY.get(name) for name in TYPES)
+
+
+def additions(log: Entries, hangup_ms: int) -> Iterator[Addition]:
+    """Everything that a lead adds, from its log."""
+    return chain(activity(log), facts(in_force(log), hangup_ms))
+
+
+def facts(live: Entries, hangup_ms: int) -> Iterator[Addition]:
+    """What follows from the events of a lead together, and changes when one more comes."""
+    ended_at_once = hangups(live, hangup_ms)
+    return chain(voids(live, ended_at_once), progress(live, ended_at_once), response(live, ended_at_once))
+
+
+# Facts of an event
+
+
+def own(entry: Entry, name: str) -> int | str | None:
+    """A field that only its type has."""
+    place, field = _OWN_PLACE[entry.rank, name]
+    value = entry.own[place]
+    return field.choices[value] if field.kind == "choice" and isinstance(value, int) else value
+
+
+def is_machine(entry: Entry) -> bool:
+    return entry.rank == CONNECT and own(entry, "answered_by") == "machine"
+
+
+def of_event(entry: Entry, rollup: Rollup) -> tuple[str, ...]:
+    """The event's own dimension values."""
+    return tuple(getattr(entry, name) or NONE for name in rollup.dimensions)
+
+
+# Facts of a lead
+
+
+def first(live: Iterable[Entry], rank: int) -> Entry | None:
+    return next((entry for entry in live if entry.rank == rank), None)
+
+
+def of_lead(live: Entries, name: str) -> str:
+    """The value of the earliest event that carries the dimension."""
+    return next((value for entry in live if (value := getattr(entry, name)) is not None), NONE)
+
+
+def calls(live: Entries) -> dict[int, Entries]:
+    by_call = defaultdict[int, list[Entry]](list)
+    for entry in live:
+        if entry.call is not None:
+            by_call[entry.call].append(entry)
+    return dict(by_call)
+
+
+def hangups(live: Entries, hangup_ms: int) -> Hangups:
+    """The calls that ended at once: whose decision maker was reached, and gave nobody time for a verdict."""
+    found = {}
+    for call, entries in calls(live).items():
+        reach, end = first(entries, DM_REACHED), first(entries, CALL_ENDED)
+        if reach is None or end is None or any(entry.rank in VERDICTS for entry in entries):
+            continue
+        talk_ms = own(end, "talk_ms")
+        ended_soon = 0 <= end.at_ms - reach.at_ms < hangup_ms
+        talked_little = isinstance(talk_ms, int) and talk_ms < hangup_ms
+        if ended_soon or talked_little:
+            found[call] = AGENT_HANGUPS if own(end, "hangup_by") == "agent" else DM_HANGUPS
+    return found
+
+
+def is_void_reach(entry: Entry, ended_at_once: Hangups) -> bool:
+    """Whether it was reached a decision maker who hung up at once: as good as not reached."""
+    return entry.rank == DM_REACHED and entry.call is not None and ended_at_once.get(entry.call) == DM_HANGUPS
+
+
+def stage_of(entry: Entry, ended_at_once: Hangups) -> int | None:
+    """The stage at which the event itself arrives."""
+    return None if is_machine(entry) or is_void_reach(entry, ended_at_once) else _STAGE[entry.rank]
+
+
+def arrival(live: Entries, stage: int, ended_at_once: Hangups) -> tuple[Entry, bool] | None:
+    """The event by which the lead arrives at the stage, and whether that is only implied."""
+    for entry in live:
+        its_stage = stage_of(entry, ended_at_once)
+        picked_up = stage <= CONNECTED and is_void_reach(entry, ended_at_once)
+        if picked_up or (its_stage is not None and its_stage >= stage):
+            return entry, its_stage != stage
+    return None
+
+
+# What is counted
+
+
+def activity(log: Iterable[Entry]) -> Iterator[Addition]:
+    """What happened when, under the dimensions of the events. Contradictory copies count each."""
+    for entry in log:
+        column = MACHINE_ANSWERS if is_machine(entry) else _ACTIVITY[entry.rank]
+        if column is not None:
+            for rollup in ROLLUPS:
+                yield Addition(entry.at_ms, rollup, of_event(entry, rollup), column)
+
+
+def voids(live: Entries, ended_at_once: Hangups) -> Iterator[Addition]:
+    """The calls that ended at once, at the moment and under the dimensions of their reach."""
+    counted = set[int]()
+    for entry in live:
+        if entry.rank == DM_REACHED and entry.call in ended_at_once and entry.call not in counted:
+            counted.add(entry.call)
+            for rollup in ROLLUPS:
+                yield Addition(entry.at_ms, rollup, of_event(entry, rollup), ended_at_once[entry.call])
+
+
+def progress(live: Entries, ended_at_once: Hangups) -> Iterator[Addition]:
+    """Who got how far: the lead once per stage, under its dimensions and the arriving event's agent."""
+    segment = tuple(of_lead(live, name) for name in SEGMENT.dimensions)
+    place = tuple(of_lead(live, name) for name in PLACE.dimensions)
+    for stage, column in enumerate(LEADS):
+        arrived = arrival(live, stage, ended_at_once)
+        if arrived is None:
+            return  # an arrival at a later stage would be one here
+        event, is_implied = arrived
+        for rollup, values in ((SEGMENT, segment), (PERSON, of_event(event, PERSON)), (PLACE, place)):
+            yield Addition(event.at_ms, rollup, values, column)
+            if is_implied:
+                yield Addition(event.at_ms, rollup, values, IMPLIED)
+
+
+def response(live: Entries, ended_at_once: Hangups) -> Iterator[Addition]:
+    """How fast a new lead is called, at the moment of its creation."""
+    created, dial = first(live, CREATED), first(live, DIAL)
+    connect = next((entry for entry in live if entry.rank == CONNECT and not is_machine(entry)), None)
+    if created is None:
+        return
+    segment = tuple(of_lead(live, name) for name in SEGMENT.dimensions)
+
+    def count(column: str, n: int = 1) -> Addition:
+        return Addition(created.at_ms, SEGMENT, segment, column, n)
+
+    if dial is not None and dial.at_ms < created.at_ms:
+        yield count(DIALED_BEFORE_CREATION)
+        return
+    yield count(AWAITED)
+    if dial is not None:
+        duration_ms = dial.at_ms - created.at_ms
+        yield count(f"attempt_{bin_of(duration_ms)}")
+        yield count(ATTEMPT_MS, duration_ms)
+    if connect is not None and connect.at_ms >= created.at_ms:
+        duration_ms = connect.at_ms - created.at_ms
+        yield count(f"connect_{bin_of(duration_ms)}")
+        yield count(CONNECT_MS, duration_ms)
+    is_closed = any(entry.rank in CLOSING for entry in live)
+    if arrival(live, DIALED, ended_at_once) is None and not is_closed:
+        yield count(UNCALLED)

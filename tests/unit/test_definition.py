@@ -1,0 +1,260 @@
+"""What a lead counts for, by the definition."""
+
+import pytest
+
+from callfunnel.schemas.events import (
+    CallEnded,
+    Connect,
+    Dial,
+    Disqualified,
+    DmReached,
+    LeadCreated,
+    Lost,
+    Qualified,
+    Won,
+)
+from callfunnel.streams.definition import additions
+from callfunnel.streams.log import entry_of, joined
+
+T = 1_750_000_020_000
+MINUTE = T // 1000
+SECOND = 1000
+HANGUP_MS = 15_000
+
+
+def event(cls, after_ms=0, event_id="e", **fields):
+    return cls(event_id=event_id, occurred_at=T + after_ms, lead_id="l", **fields)
+
+
+def added(*events):
+    """By (rollup, dimension values …, minute, column), what a lead with these events adds."""
+    sums = {}
+    for at_ms, rollup, dimensions, column, n in additions(joined((), set(map(entry_of, events))), HANGUP_MS):
+        key = rollup.name, *dimensions, at_ms // 60_000 * 60, column
+        sums[key] = sums.get(key, 0) + n
+    return sums
+
+
+def counted(*events):
+    """The columns that the events' lead adds, whatever the minute and the dimensions."""
+    sums = {}
+    for (rollup, *_, column), n in added(*events).items():
+        if rollup == "campaign+source":
+            sums[column] = sums.get(column, 0) + n
+    return sums
+
+
+def facts(columns):
+    """Without what every event counts by itself."""
+    return {name: n for name, n in columns.items() if not name.startswith("events_")}
+
+
+# Calls that ended at once
+
+
+def hangup(ended_after_ms, *more, **end):
+    reach = event(DmReached, 0, "r", call_id="c")
+    columns = counted(reach, event(CallEnded, ended_after_ms, "x", call_id="c", **end), *more)
+    return {name for name in columns if name.endswith("_hangups")}
+
+
+@pytest.mark.parametrize(
+    ("ended_after_ms", "end", "column"),
+    [
+        (14_999, {}, "dm_hangups"),
+        (15_000, {}, None),
+        (0, {}, "dm_hangups"),
+        (-1, {}, None),
+        (60_000, {"talk_seconds": 14.9}, "dm_hangups"),
+        (60_000, {"talk_seconds": 14.9999}, "dm_hangups"),
+        (60_000, {"talk_seconds": 15.0}, None),
+        (5_000, {"talk_seconds": 300.0}, "dm_hangups"),
+        (-1, {"talk_seconds": 0.0}, "dm_hangups"),
+        (5_000, {"hangup_by": "customer"}, "dm_hangups"),
+        (5_000, {"hangup_by": "system"}, "dm_hangups"),
+        (5_000, {"hangup_by": "agent"}, "agent_hangups"),
+    ],
+)
+def test_a_call_ended_at_once_when_its_end_or_its_talk_says_so(ended_after_ms, end, column):
+    assert hangup(ended_after_ms, **end) == ({column} if column else set())
+
+
+@pytest.mark.parametrize("verdict", [Qualified, Disqualified, Won])
+def test_a_call_with_a_verdict_did_not_end_at_once(verdict):
+    assert hangup(5_000, event(verdict, 0, "v", call_id="c")) == set()
+    assert hangup(5_000, event(verdict, 0, "v", call_id="other")) == {"dm_hangups"}
+
+
+def test_a_reach_or_an_end_alone_is_no_hangup():
+    assert "dm_hangups" not in counted(event(DmReached, call_id="c"))
+    assert "dm_hangups" not in counted(event(CallEnded, call_id="c"))
+    assert "dm_hangups" not in counted(event(DmReached), event(CallEnded, 1, "x"))
+
+
+def test_of_two_reaches_and_two_ends_the_earliest_decide():
+    far = event(DmReached, -60_000, "a", call_id="c")
+    assert "dm_hangups" not in counted(
+        far, event(DmReached, 0, "r", call_id="c"), event(CallEnded, 1, "x", call_id="c")
+    )
+    assert (
+        counted(
+            event(DmReached, 0, "r", call_id="c"),
+            event(CallEnded, 1, "x", call_id="c", hangup_by="agent"),
+            event(CallEnded, 2, "y", call_id="c", hangup_by="customer"),
+        )["agent_hangups"]
+        == 1
+    )
+
+
+# Copies that contradict each other
+
+
+def test_an_exact_copy_is_one_event():
+    assert counted(event(Dial), event(Dial))["events_dialed"] == 1
+
+
+def test_of_contradictory_copies_each_is_activity_and_the_earliest_is_the_fact():
+    columns = counted(event(LeadCreated, 0, "a"), event(Dial, 30_000), event(Dial, 20_000))
+    assert (columns["events_dialed"], columns["leads_dialed"]) == (2, 1)
+    assert columns["attempt_ms"] == 20_000
+
+
+def test_copies_are_of_one_type_and_one_id_may_serve_a_whole_call():
+    columns = counted(event(Dial), event(Connect, 1), event(DmReached, 2), event(Won, 3))
+    assert [columns[f"leads_{stage}"] for stage in ("dialed", "connected", "reached", "won")] == [1] * 4
+    assert columns["implied"] == 2  # created, qualified
+
+
+def test_a_machine_that_is_noticed_later_is_another_event():
+    columns = counted(event(Connect), event(Connect, answered_by="machine"))
+    assert (columns["events_connected"], columns["machine_answers"]) == (1, 1)
+
+
+# What a lead counts for
+
+
+def test_a_lead_without_events_counts_for_nothing():
+    assert added() == {}
+
+
+def test_an_arrival_is_counted_at_its_minute_under_the_leads_and_the_agents_names():
+    cells = added(
+        event(LeadCreated, campaign="spring", source="web", location="Köln", agent="nobody"),
+        event(Dial, 90 * SECOND, "d", campaign="other", team="north", agent="ann"),
+    )
+    assert {cell: n for cell, n in cells.items() if not cell[-1].startswith("events_")} == {
+        ("campaign+source", "spring", "web", MINUTE, "leads_created"): 1,
+        ("campaign+source", "spring", "web", MINUTE + 60, "leads_dialed"): 1,
+        ("campaign+source", "spring", "web", MINUTE, "awaited"): 1,
+        ("campaign+source", "spring", "web", MINUTE, "attempt_120"): 1,
+        ("campaign+source", "spring", "web", MINUTE, "attempt_ms"): 90_000,
+        ("team+agent", "none", "nobody", MINUTE, "leads_created"): 1,
+        ("team+agent", "north", "ann", MINUTE + 60, "leads_dialed"): 1,
+        ("location", "Köln", MINUTE, "leads_created"): 1,
+        ("location", "Köln", MINUTE + 60, "leads_dialed"): 1,
+    }
+
+
+def test_activity_is_counted_under_the_events_own_names():
+    cells = added(
+        event(LeadCreated, campaign="spring"),
+        event(Dial, 1, "d", campaign="other", location="Ulm", agent="ann"),
+    )
+    assert cells["campaign+source", "other", "none", MINUTE, "events_dialed"] == 1
+    assert cells["team+agent", "none", "ann", MINUTE, "events_dialed"] == 1
+    assert cells["location", "Ulm", MINUTE, "events_dialed"] == 1
+
+
+def test_response_columns_are_no_agents_and_no_locations():
+    cells = added(event(LeadCreated), event(Dial, SECOND, "d"), event(Connect, 2 * SECOND, "c"))
+    response = {"awaited", "attempt_5", "attempt_ms", "connect_5", "connect_ms"}
+    assert {rollup for rollup, *_, column in cells if column in response} == {"campaign+source"}
+
+
+def test_a_later_stage_implies_the_ones_before_at_its_own_minute():
+    cells = added(event(Connect, agent="ann"))
+    assert {cell: n for cell, n in cells.items() if cell[0] == "team+agent"} == {
+        ("team+agent", "none", "ann", MINUTE, "events_connected"): 1,
+        ("team+agent", "none", "ann", MINUTE, "leads_created"): 1,
+        ("team+agent", "none", "ann", MINUTE, "leads_dialed"): 1,
+        ("team+agent", "none", "ann", MINUTE, "leads_connected"): 1,
+        ("team+agent", "none", "ann", MINUTE, "implied"): 2,
+    }
+
+
+def test_a_void_reach_is_a_pick_up_and_no_reach():
+    assert facts(counted(event(DmReached, call_id="c"), event(CallEnded, SECOND, "x", call_id="c"))) == {
+        **{"leads_created": 1, "leads_dialed": 1, "leads_connected": 1, "implied": 3},
+        "dm_hangups": 1,
+    }
+
+
+def test_a_verdict_gives_a_void_reach_back():
+    columns = counted(
+        event(DmReached, call_id="c"),
+        event(CallEnded, SECOND, "x", call_id="c"),
+        event(Disqualified, 2 * SECOND, "y", call_id="c"),
+    )
+    assert columns["leads_reached"] == 1
+    assert "dm_hangups" not in columns
+
+
+def test_an_agents_hang_up_is_counted_and_the_reach_stands():
+    columns = counted(
+        event(DmReached, call_id="c"), event(CallEnded, SECOND, "x", call_id="c", hangup_by="agent")
+    )
+    assert (columns["leads_reached"], columns["agent_hangups"]) == (1, 1)
+
+
+def test_a_hang_up_is_counted_under_the_dimensions_of_the_reach():
+    cells = added(
+        event(LeadCreated, campaign="spring"),
+        event(DmReached, 120 * SECOND, "r", call_id="c", campaign="autumn", team="north", agent="ann"),
+        event(CallEnded, 121 * SECOND, "x", call_id="c", campaign="winter", agent="bo"),
+    )
+    assert {cell for cell in cells if cell[-1] == "dm_hangups"} == {
+        ("campaign+source", "autumn", "none", MINUTE + 120, "dm_hangups"),
+        ("team+agent", "north", "ann", MINUTE + 120, "dm_hangups"),
+        ("location", "none", MINUTE + 120, "dm_hangups"),
+    }
+
+
+def test_two_calls_that_end_at_once_in_a_minute_are_two():
+    columns = counted(
+        *(event(DmReached, n, f"r{n}", call_id=f"c{n}") for n in range(2)),
+        *(event(CallEnded, SECOND, f"x{n}", call_id=f"c{n}") for n in range(2)),
+    )
+    assert columns["dm_hangups"] == 2
+
+
+def test_a_lead_dialed_before_its_creation_has_no_response():
+    columns = counted(event(LeadCreated, 1, "a"), event(Dial, 0, "b"), event(Connect, 2, "c"))
+    assert columns["dialed_before_creation"] == 1
+    assert not {"awaited", "uncalled", "attempt_5", "connect_5"} & columns.keys()
+
+
+def test_a_lead_that_nobody_called_is_uncalled_until_somebody_does_or_it_is_closed():
+    created = event(LeadCreated)
+    assert counted(created)["uncalled"] == 1
+    assert "uncalled" not in counted(created, event(Lost, 1, "b"))
+    assert "uncalled" not in counted(created, event(Connect, 1, "b"))
+    assert counted(created, event(Connect, 1, "b", answered_by="machine"))["uncalled"] == 1
+
+
+def test_a_response_is_measured_from_creation_to_the_first_dial_and_the_first_answer():
+    columns = counted(event(LeadCreated), event(Dial, 5 * SECOND, "b"), event(Connect, 5_001, "c"))
+    assert {name: n for name, n in columns.items() if name.startswith(("attempt", "connect_"))} == {
+        **{"attempt_5": 1, "attempt_ms": 5_000},
+        **{"connect_15": 1, "connect_ms": 5_001},
+    }
+
+
+def test_an_answer_at_the_moment_of_creation_is_a_response_and_one_before_is_none():
+    assert counted(event(LeadCreated), event(Connect, 0, "b"))["connect_5"] == 1
+    assert "connect_5" not in counted(event(LeadCreated), event(Connect, -1, "b"))
+
+
+def test_a_lead_that_was_never_created_has_no_response():
+    assert facts(counted(event(Dial), event(Connect, 1, "b"))) == {
+        **{"leads_created": 1, "leads_dialed": 1, "leads_connected": 1, "implied": 1},
+    }
