@@ -18,6 +18,7 @@ help: ## What there is to do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 demo: $(READY) ## See it work: embedded broker, worker, real data, live floor (ARGS="--once --json")
+	@! command -v cargo >/dev/null || $(BIN)/python deploy/compile.py --optional
 	@[ ! -t 0 ] || set -m; $(BIN)/callfunnel demo $(ARGS); exit $$?
 
 core: $(TOOLS) ## Build the core in Rust (cargo): a worker takes less than half the CPU

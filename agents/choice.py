@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 Choice = Literal["auto", "definition", "core"]
 
-SLOWER = 2.9
+SLOWER = 11.4
 """CPU of a worker that folds by the definition, in that of one with the core (README, How fast it is)."""
 
 _SOURCES = ("Cargo.lock", "Cargo.toml", "build.rs", "src/*.rs")

@@ -108,8 +108,11 @@ class DefinedTables(Tables):
                 continue
             new = joined((), entries)
             _count(sums, activity(entries.difference(old)))
-            _count(sums, facts(in_force(new), fold.hangup_ms))
-            _count(sums, facts(in_force(old), fold.hangup_ms), -1)
+            latter = list(facts(in_force(new), fold.hangup_ms))
+            former = list(facts(in_force(old), fold.hangup_ms))
+            if latter != former:
+                _count(sums, latter)
+                _count(sums, former, -1)
             record = self._logs[lead_id] = pack(new)
             leads.append((lead_id, record))
 
@@ -136,4 +139,4 @@ class DefinedTables(Tables):
 
 def _count(sums: Counter[Cell], additions: Iterable[Addition], times: int = 1) -> None:
     for at_ms, rollup, dimensions, column, n in additions:
-        sums[at_ms // 60_000 * 60, rollup, dimensions, column] += n * times
+        sums[at_ms // 60_000 * 60, rollup.name, dimensions, column] += n * times

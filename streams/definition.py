@@ -179,8 +179,8 @@ def voids(live: Entries, ended_at_once: Hangups) -> Iterator[Addition]:
 
 def progress(live: Entries, ended_at_once: Hangups) -> Iterator[Addition]:
     """Who got how far: the lead once per stage, under its dimensions and the arriving event's agent."""
-    segment = tuple(of_lead(live, name) for name in SEGMENT.dimensions)
-    place = tuple(of_lead(live, name) for name in PLACE.dimensions)
+    segment = of_lead(live, "campaign"), of_lead(live, "source")
+    place = (of_lead(live, "location"),)
     for stage, column in enumerate(LEADS):
         arrived = arrival(live, stage, ended_at_once)
         if arrived is None:
@@ -198,7 +198,7 @@ def response(live: Entries, ended_at_once: Hangups) -> Iterator[Addition]:
     connect = next((entry for entry in live if entry.rank == CONNECT and not is_machine(entry)), None)
     if created is None:
         return
-    segment = tuple(of_lead(live, name) for name in SEGMENT.dimensions)
+    segment = of_lead(live, "campaign"), of_lead(live, "source")
 
     def count(column: str, n: int = 1) -> Addition:
         return Addition(created.at_ms, SEGMENT, segment, column, n)

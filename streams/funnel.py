@@ -4,19 +4,21 @@ Each addition counts in one pane of every resolution that has not expired; rows 
 Definitions: `streams/README.md`.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import tzinfo
 
-from callfunnel.streams.measures import Rollup
+from callfunnel.streams.measures import ROLLUPS
 from callfunnel.streams.panes import Resolution, expired_until, pane_start
 from callfunnel.streams.rows import Columns, RowKey, decode_columns, decode_key, encode_columns, encode_key
 
 Change = tuple[bytes, bytes | None]
 """A changelog record: key and value, None to delete."""
 
-Cell = tuple[int, Rollup, tuple[str, ...], str]
-"""The start of a minute, a rollup with the values of its dimensions, a column."""
+Cell = tuple[int, str, tuple[str, ...], str]
+"""The start of a minute, the name of a rollup with the values of its dimensions, a column."""
+
+_OF_ALL_TIME = {rollup.name for rollup in ROLLUPS if rollup.of_all_time}
 
 Pane = tuple[str, int]
 """Resolution and start."""
@@ -59,13 +61,13 @@ class Funnel:
         watermark_s = watermark_ms // 1000
         changes: list[Change] = []
         for key, more in self._by_row(sums, watermark_s).items():
-            more = {column: n for column, n in more.items() if n}
-            if not more:
-                continue
             rows = self._panes.setdefault(key[:2], {})
-            columns = Counter(rows.get(key, {}))
-            columns.update(more)
-            held = {column: n for column, n in columns.items() if n}
+            columns = rows.get(key, {})
+            held = columns | {column: columns.get(column, 0) + n for column, n in more.items()}
+            if 0 in held.values():
+                held = {column: n for column, n in held.items() if n}
+            if held == columns:
+                continue
             if held:
                 rows[key] = held
             else:
@@ -76,14 +78,15 @@ class Funnel:
 
     def _by_row(self, sums: Mapping[Cell, int], watermark_s: int) -> Mapping[RowKey, Columns]:
         by_row = defaultdict[RowKey, Columns](dict)
+        changed = [(cell, n) for cell, n in sums.items() if n]
+        minutes = {minute for (minute, *_), _ in changed}
         for resolution in self._resolutions:
-            gone = expired_until(resolution, watermark_s)
-            for (minute, rollup, dimensions, column), n in sums.items():
-                if not n or not (resolution.length or rollup.of_all_time):
-                    continue
-                pane = pane_start(resolution.name, minute, self._zone)
-                if pane > gone:
-                    columns = by_row[resolution.name, pane, rollup.name, *dimensions]
+            gone, name = expired_until(resolution, watermark_s), resolution.name
+            panes = {minute: pane_start(name, minute, self._zone) for minute in minutes}
+            for (minute, rollup, dimensions, column), n in changed:
+                pane = panes[minute]
+                if pane > gone and (resolution.length or rollup in _OF_ALL_TIME):
+                    columns = by_row[name, pane, rollup, *dimensions]
                     columns[column] = columns.get(column, 0) + n
         return by_row
 

@@ -12,21 +12,18 @@ from callfunnel.schemas.events import STAGES
 
 
 class Rollup(Struct, frozen=True):
-    """By which dimensions rows are told apart. Its name joins those of its dimensions."""
+    """By which dimensions rows are told apart."""
 
     id: int
+    name: str
     dimensions: tuple[str, ...]
     of_all_time: bool = False
     """Whether it has rows without a date, too: of agents and places, nobody asks for more than a day."""
 
-    @property
-    def name(self) -> str:
-        return "+".join(self.dimensions)
 
-
-SEGMENT = Rollup(0, ("campaign", "source"), of_all_time=True)
-PERSON = Rollup(1, ("team", "agent"))
-PLACE = Rollup(2, ("location",))
+SEGMENT = Rollup(0, "campaign+source", ("campaign", "source"), of_all_time=True)
+PERSON = Rollup(1, "team+agent", ("team", "agent"))
+PLACE = Rollup(2, "location", ("location",))
 ROLLUPS = (SEGMENT, PERSON, PLACE)
 
 RESPONSE_BOUNDS_SECONDS = (5, 15, 30, 60, 120, 180, 240, 300, 600, 900, 1800, 3600, 14400, 28800, 86400)

@@ -15,6 +15,8 @@ from pathlib import Path
 BUNDLED = Path(__file__).parent / "data" / "bankmarketing.csv.gz"
 EVENTS = 265_878
 """How many events the bundled file becomes."""
+KNOWN = {"dialed": 124_956, "connected": 45_211, "reached": 45_211, "won": 5_289}
+"""Events of a stage, as the page of the data has them: nobody's fold counted these."""
 
 _FIRST_YEAR = 2008
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")

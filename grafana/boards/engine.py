@@ -288,7 +288,7 @@ def workers() -> Section:
         [
             table(
                 "What runs",
-                "Versions of each worker. Folding by the definition takes three times the CPU of the core.",
+                "Versions of each worker. Folding by the definition takes eleven times the CPU of the core.",
                 {"instance": "Worker", "version": "callfunnel", "python": "Python", "tables": "Tables"},
                 Column(
                     "max by (instance, version, python, tables) "

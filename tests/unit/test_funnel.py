@@ -35,10 +35,10 @@ def add(state, cells, watermark_s=MINUTE):
 def counts(cells):
     counted = Counter()
     for (minute, campaign, source, team, agent, location, column), n in cells.items():
-        counted[minute, SEGMENT, (campaign, source), column] += n
+        counted[minute, SEGMENT.name, (campaign, source), column] += n
         if column not in RESPONSE:
-            counted[minute, PERSON, (team, agent), column] += n
-            counted[minute, LOCATION, (location,), column] += n
+            counted[minute, PERSON.name, (team, agent), column] += n
+            counted[minute, LOCATION.name, (location,), column] += n
     return counted
 
 
