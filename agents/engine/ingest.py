@@ -398,8 +398,13 @@ class Ingest:
         """What has had work but no progress for so long, in words; None when nothing. `now` is monotonic.
 
         What lies behind a publisher's open transaction is no work yet, and what is damaged on the broker is
-        not this worker's.
+        not this worker's. While one partition derives its rows, its batches wait, and those of others behind
+        them: none of that is a stall.
         """
+        if any(lane.state.is_of_another_fold for lane in self.lanes.values()):
+            for lane in self.lanes.values():
+                lane.progress_at = now
+            return None
         for tp, lag in self._behind(self._group.consumer.stable_end).items() if self._is_ready else ():
             lane = self.lanes[tp.partition]
             if not lag or lane.is_stopped or self._group.consumer.is_damaged(tp):

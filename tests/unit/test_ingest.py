@@ -27,6 +27,7 @@ from callfunnel.schemas.codec import Decoder, Limits
 from callfunnel.schemas.events import Dial
 from callfunnel.streams.engine import Partition
 from callfunnel.streams.fold import Fold
+from callfunnel.streams.log import entry_of, pack
 from callfunnel.streams.panes import resolutions
 from callfunnel.streams.partitioning import home
 from callfunnel.streams.poison import Tolerance
@@ -977,6 +978,34 @@ def test_tables_restored_to_the_end_of_their_changelogs_are_taken_over():
 def test_tables_restored_halfway_are_refused(offset):
     with pytest.raises(Stalled, match="app-funnel-changelog/0 holds offsets 0 to 9, but 0 to"):
         taken_over(offset, begins=0, ends=40, changelogs_end=10)
+
+
+def test_rows_of_another_fold_are_derived_before_anything_else_and_that_is_no_stall():
+    async def main():
+        worker = Worker()
+        other = replace(FOLD, hangup_ms=1_000)
+        of_it = {"fold": other.id, "settings": other, "partitions": PARTITIONS}
+        restored(worker, Position(offset=40, watermark_ms=T, **of_it))
+        worker.leads.held[0][HERE[0].encode()] = pack(
+            [entry_of(Dial(event_id="d", lead_id="l", occurred_at=T))]
+        )
+        await worker.take_over()
+        worker.consumer.ends = 99
+        lane = worker.ingest.lanes[0]
+        assert worker.state.is_of_another_fold
+        assert worker.ingest.stalled(lane.progress_at + 1_000, 60) is None
+        while not worker.transactions.written or worker.state.is_of_another_fold:
+            await asyncio.sleep(0.01)
+        assert dials(worker) == 1
+        positions = [
+            decode_position(dict(record[0] for record in records[FUNNEL, 0])[POSITION_KEY])
+            for _, records in worker.transactions.written
+        ]
+        assert [(one.fold, one.generation) for one in positions[:2]] == [(other.id, 0), (FOLD.id, 1)]
+        assert worker.ingest.stalled(lane.progress_at + 1_000, 60)
+        await worker.ingest.close()
+
+    asyncio.run(main())
 
 
 def test_a_take_over_that_fails_ends_the_process():
