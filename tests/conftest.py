@@ -1,7 +1,7 @@
 """The brokers of the tests: the embedded one and Apache Kafka, started for the first test that asks.
 
-The law: a test marked `broker` runs on both. What this machine cannot run is skipped, and the last lines of
-the run name it with its reason.
+The law: a test marked `broker` runs on both, unless it names one. What this machine cannot run is skipped,
+and the last lines of the run name it with its reason.
 """
 
 import itertools
@@ -25,6 +25,10 @@ from deploy.kafka import kraft
 
 ASKED_FOR = tuple(os.environ.get("FUNNEL_TEST_BROKERS", "embedded,kafka").split(","))
 """The brokers to test on; `FUNNEL_TEST_BROKERS=embedded` leaves the others out."""
+
+EVERYWHERE = bool(os.environ.get("FUNNEL_TEST_EVERYWHERE"))
+"""Run on both brokers, too, what is marked `broker("kafka")`: groups of several workers, where the broker
+decides, and the embedded one takes its time."""
 
 # How long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("gate", deadline=None)
@@ -143,13 +147,17 @@ def workers(broker: Cluster, tmp_path: Path, clock: str) -> Iterator[Any]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "broker" in metafunc.fixturenames:
-        metafunc.parametrize("_kind", list(_MAKERS), indirect=True, scope="session")
+        alone = metafunc.definition.get_closest_marker("broker")
+        kinds = alone.args if alone and not EVERYWHERE else _MAKERS
+        metafunc.parametrize("_kind", list(kinds), indirect=True, scope="session")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "broker" in getattr(item, "fixturenames", ()):
             item.add_marker("broker")
+    # What takes long comes first: at the end, all processes have something short to do.
+    items.sort(key=lambda item: not {"integration", "e2e"} & {*item.path.parts})
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

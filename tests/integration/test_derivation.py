@@ -61,6 +61,7 @@ def test_a_derivation_that_is_killed_is_begun_again(workers, failpoint):
     assert_equal(workers.wait_for(are_of(1)), records, **AS_ORACLE)
 
 
+@pytest.mark.broker("kafka")
 def test_a_worker_with_former_settings_ends_until_going_back_is_meant(workers):
     records, before = counted(workers)
     worker = workers.start(instance="w1", **BERLIN)

@@ -98,6 +98,7 @@ def everything(left):
     return sum(map(len, left.source.values()))
 
 
+@pytest.mark.broker("kafka")
 def test_a_source_that_grew_is_counted_anew_as_the_worker_advises(workers):
     records = calls(clients=200, live_events=600)
     workers.publish(records[::2], partitioner="consistent_random")

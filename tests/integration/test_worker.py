@@ -5,6 +5,8 @@ import re
 import signal
 import time
 
+import pytest
+
 from callfunnel.agents.demo.broker import remove_dead_members
 from integration.workers import BATCH_EVENTS, PARTITIONS, SEED, assert_equal, calls
 
@@ -43,6 +45,7 @@ def test_kill_9_at_any_moment_loses_nothing_and_counts_nothing_twice(broker, wor
     assert_equal(left, records)
 
 
+@pytest.mark.broker("kafka")
 def test_workers_join_and_leave_in_the_middle_of_the_stream(workers):
     records = calls(clients=2000, live_events=4000)
     with workers.publishing(records, seconds=14):
@@ -85,6 +88,7 @@ def test_a_port_that_is_set_and_taken_ends_a_worker_with_the_setting_to_change(w
     assert first.is_ready
 
 
+@pytest.mark.broker("kafka")
 def test_two_workers_told_to_stop_at_once_leave_everything_to_the_third(workers):
     records = calls(clients=1000, live_events=2000)
     *leaving, last = [workers.start().wait_until_ready() for _ in range(3)]
@@ -97,6 +101,7 @@ def test_two_workers_told_to_stop_at_once_leave_everything_to_the_third(workers)
     assert last.metric(OWNED) == PARTITIONS
 
 
+@pytest.mark.broker("kafka")
 def test_one_of_two_workers_is_killed_and_the_other_takes_over(workers, broker):
     records = calls(clients=1000, live_events=2000)
     survivor = workers.start(instance="survivor").wait_until_ready()
@@ -110,6 +115,7 @@ def test_one_of_two_workers_is_killed_and_the_other_takes_over(workers, broker):
     assert survivor.metric(OWNED) == PARTITIONS
 
 
+@pytest.mark.broker("kafka")
 def test_a_worker_that_slept_while_another_took_over_ends_itself_and_harms_nothing(workers, broker):
     """On the embedded broker nobody loses a session: there the sleeper is put out of the group by hand."""
     records = calls(clients=1000, live_events=2000)
