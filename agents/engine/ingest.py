@@ -26,7 +26,7 @@ from callfunnel.agents.engine.in_doubt import InDoubt, Positions
 from callfunnel.agents.engine.metrics import EngineMetrics
 from callfunnel.agents.engine.poison import Refusals
 from callfunnel.agents.engine.rerouting import Mark
-from callfunnel.agents.engine.source import Found, Source, another_id, resume_all
+from callfunnel.agents.engine.source import GONE, Found, Source, another_id, resume_all
 from callfunnel.agents.engine.transactions import Transactions
 from callfunnel.agents.errors import Stalled, TablesWrong, TakenOver, TopicsWrong
 from callfunnel.agents.kafka.app import Group
@@ -34,6 +34,7 @@ from callfunnel.agents.kafka.hanging import At
 from callfunnel.agents.kafka.microbatch import MOST_BYTES, MicroBatch
 from callfunnel.agents.kafka.producer import Record
 from callfunnel.agents.remedies import REMEDIES
+from callfunnel.schemas.codec import moment
 from callfunnel.schemas.topics import resume_group
 from callfunnel.streams.engine import Mismatch, Partition
 from callfunnel.streams.rows import LEADS_POSITION_KEY, POSITION_KEY, Position, decode_position
@@ -250,6 +251,7 @@ class Ingest:
             raise Stalled(f"{missing[0]} were restored: recovery went wrong; start again")
         found = {tp.partition: Found(self._source, topic_id, range(earliest[tp], ends[tp])) for tp in source}
         offsets = await resume_all(self._topic, held, found)
+        reaches = await self._reaches(held, found)
         if self._group.consumer_generation_id != generation:
             return None
         for tp in restored:
@@ -261,7 +263,9 @@ class Ingest:
                 try:
                     state.restore(self._funnel.rows.take(tp.partition), self._leads.rows.take(tp.partition))
                 except Mismatch as error:
-                    raise TablesWrong(f"{error}. {_advice(error.remedy)}.") from error
+                    raise TablesWrong(
+                        f"{error}. {reaches.get(tp.partition, '')}{_advice(error.remedy)}."
+                    ) from error
                 state.offset = offsets.get(tp.partition)
                 state.made_from(self._source, topic_id)
                 knows_more = held[tp.partition] not in (None, state.written)
@@ -280,6 +284,23 @@ class Ingest:
         self._tell_of(new, held)
         failpoints.hit("taken-over")
         return {tp: self.lanes[tp.partition].state.offset for tp in source}  # type: ignore[misc]
+
+    async def _reaches(
+        self, held: Mapping[int, Position | None], found: Mapping[int, Found]
+    ) -> Mapping[int, str]:
+        """Of tables without logs, which have to be counted anew: what of the source is still there."""
+        begins = {
+            number: found[number].offsets.start
+            for number, position in held.items()
+            if position is not None and position.settings is None and found[number].offsets
+        }
+        return {
+            number: f"The source still holds what was published since {moment(record.timestamp_ms)}; of days "
+            f"before that, new tables know nothing. The former ones, which keep {held[number].days_kept or 400} "  # type: ignore[union-attr]
+            f"days, stay as they are: a view with CALLFUNNEL_APP_ID={self._app_id} shows them. "
+            for number, record in (await self._topic.records(begins)).items()
+            if record is not None and record != GONE
+        }
 
     def _tell_of(self, new: Iterable[int], held: Mapping[int, Position | None]) -> None:
         """What an operator should know of tables that were written before positions said all of it."""

@@ -1008,6 +1008,15 @@ def test_rows_of_another_fold_are_derived_before_anything_else_and_that_is_no_st
     asyncio.run(main())
 
 
+def test_tables_without_logs_are_refused_and_it_is_said_how_far_the_source_reaches_back():
+    with pytest.raises(TablesWrong) as refused:
+        on_a_topic(Position(offset=40, watermark_ms=T, fold="of version 2", partitions=PARTITIONS))
+    told = str(refused.value)
+    assert "kept no logs of leads" in told
+    assert "The source still holds what was published since 2025-06-15T15:07:00.000Z" in told
+    assert "a view with CALLFUNNEL_APP_ID=app shows them. To build the tables anew, give" in told
+
+
 def test_a_take_over_that_fails_ends_the_process():
     async def main():
         worker = Worker()
