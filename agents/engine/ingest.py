@@ -296,8 +296,8 @@ class Ingest:
         }
         return {
             number: f"The source still holds what was published since {moment(record.timestamp_ms)}; of days "
-            f"before that, new tables know nothing. The former ones, which keep {held[number].days_kept or 400} "  # type: ignore[union-attr]
-            f"days, stay as they are: a view with CALLFUNNEL_APP_ID={self._app_id} shows them. "
+            "before that, new tables know nothing. The former ones stay as they are: a view with "
+            f"CALLFUNNEL_APP_ID={self._app_id} shows them. "
             for number, record in (await self._topic.records(begins)).items()
             if record is not None and record != GONE
         }
