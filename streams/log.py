@@ -232,7 +232,7 @@ class _Reader:
     def take(self, size: int) -> bytes:
         taken = self._data[self._at : self._at + size]
         if len(taken) < size:
-            raise ValueError("not a lead's record: it ends amid an entry")
+            raise ValueError("not a lead's record: it ends in the middle of an entry")
         self._at += size
         return taken
 

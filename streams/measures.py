@@ -12,7 +12,7 @@ from callfunnel.schemas.events import STAGES
 
 
 class Rollup(Struct, frozen=True):
-    """By which dimensions rows are told apart."""
+    """The dimensions by which rows are told apart."""
 
     id: int
     name: str

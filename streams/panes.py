@@ -47,12 +47,6 @@ def _day_start(minute: int, zone: tzinfo) -> int:
     return int(datetime(at.year, at.month, at.day, tzinfo=zone).timestamp())
 
 
-def day_of(at_s: int, zone: tzinfo) -> tuple[int, int]:
-    """When the day that holds the Unix second `at_s` begins, and when the next one does: 23 to 25 hours."""
-    start = pane_start("1d", at_s, zone)
-    return start, pane_start("1d", start + 36 * 3_600, zone)
-
-
 def expired_until(resolution: Resolution, watermark_s: int) -> int:
     """Panes that start here or before have expired. A day counts as 86,400 s."""
     return watermark_s - resolution.kept - resolution.length if resolution.kept else -(1 << 62)

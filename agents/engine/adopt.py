@@ -50,7 +50,7 @@ async def adopt(
     Takes the partitions from every worker that has them. Raises `TablesWrong` where the records are not the
     same, `TakenOver` when a worker took a partition back, `Mended` when a changelog must be put right first.
     """
-    keys = {funnel_changelog(app_id): POSITION_KEY, leads_changelog(app_id): LEADS_POSITION_KEY}
+    keys = _position_keys(app_id)
     if not only_compare:
         await _own(transactions, keys, count)
     rows = [await last_positions(client, topic, key, range(count)) for topic, key in keys.items()]
@@ -78,6 +78,10 @@ async def adopt(
         if change.new is not None and not only_compare:
             await _write(transactions, keys, change.number, encode_position(change.new))
         tell(change)
+
+
+def _position_keys(app_id: str) -> Mapping[str, bytes]:
+    return {funnel_changelog(app_id): POSITION_KEY, leads_changelog(app_id): LEADS_POSITION_KEY}
 
 
 async def _own(transactions: Transactions, topics: Iterable[str], count: int) -> None:
@@ -135,7 +139,7 @@ async def adopt_fold(
 
     Takes these partitions from every worker that has them. Raises as `adopt`.
     """
-    keys = {funnel_changelog(app_id): POSITION_KEY, leads_changelog(app_id): LEADS_POSITION_KEY}
+    keys = _position_keys(app_id)
     await _own(transactions, keys, count)
     rows = await last_positions(client, funnel_changelog(app_id), POSITION_KEY, range(count))
     changed = []

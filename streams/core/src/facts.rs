@@ -136,7 +136,7 @@ fn origin(log: &Log) -> Origin {
 
 fn arrivals(log: &Log, calls: &[Call]) -> [Option<Arrival>; STAGES] {
     let mut arrivals = [None; STAGES];
-    let mut next = 0; // whoever is at a stage has passed the ones before it
+    let mut next = 0; // a lead at a stage has passed the ones before it
     let has_void = calls.iter().any(|call| call.is_void);
     for entry in log.live() {
         let is_void = has_void && entry.rank == DM_REACHED && is_void(entry, calls);

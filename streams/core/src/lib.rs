@@ -1,4 +1,4 @@
-//! The tables of one partition: what `streams.tables` says in plain Python, and the same to the byte.
+//! The tables of one partition: what `streams.by_definition` does in Python, and the same to the byte.
 //!
 //! Here is Python's way in. Leads and rows are held as the changelogs have them: nothing outlives a batch but bytes.
 
@@ -310,20 +310,12 @@ impl Tables {
         self.fold.leads.all().map(|(id, record)| (PyBytes::new(py, id), PyBytes::new(py, record))).collect()
     }
 
-    fn lead<'py>(&self, py: Python<'py>, id: &[u8]) -> Option<Bound<'py, PyBytes>> {
-        self.fold.leads.get(id).map(|record| PyBytes::new(py, record))
-    }
-
     fn row_count(&self) -> usize {
         self.fold.rows.count()
     }
 
     fn lead_count(&self) -> usize {
         self.fold.leads.len()
-    }
-
-    fn set_lead(&mut self, id: &[u8], record: &[u8]) -> PyResult<()> {
-        self.fold.set_lead(id, record)
     }
 }
 
