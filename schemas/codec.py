@@ -29,6 +29,9 @@ from callfunnel.schemas.fields import Field, fields
 CROWDED = "crowded_lead"
 """The reason that the tables give: how many events a lead has only they know."""
 
+ARCHIVED = "archived"
+"""The reason that the tables give for events of days that they keep no more."""
+
 REASONS = {
     "too_large": "the value is larger than the limit",
     "not_utf8": "the value is not UTF-8 text",
@@ -46,6 +49,7 @@ REASONS = {
     "too_old": "occurred_at is behind the record's own time by more than the limit",
     "misrouted": "a worker moved the record, and it is not where these tables count its lead",
     "unreadable": "the record, or the batch it was sent in, cannot be unpacked",
+    ARCHIVED: "what happened so long ago is archived: its leads are counted for good, and not kept",
     CROWDED: "the lead has as many events as one lead may have: its id stands for many leads",
 }
 """Why a record is refused. Where several reasons hold, the first in this order is given."""
@@ -53,7 +57,7 @@ REASONS = {
 UNREADABLE = "unreadable"
 """The reason that whoever unpacks record batches gives: such a record never comes to the decoder."""
 
-NOT_OF_THE_GATE = frozenset({"misrouted", UNREADABLE, CROWDED})
+NOT_OF_THE_GATE = frozenset({"misrouted", UNREADABLE, ARCHIVED, CROWDED})
 """The reasons that the gate never gives: they depend on the tables, or on how records were packed."""
 
 _DAY_MS = 86_400_000

@@ -9,16 +9,25 @@ SOURCES: str
 Entry = tuple[str, int, int, int, int | None, tuple[str | None, ...], tuple[int | str | None, ...]]
 """Lead id, mark, rank, moment in ms, call; campaign, source, location, team, agent; the type's own fields."""
 
+Bounds = tuple[int, int]
+"""Watermark and horizon, in Unix milliseconds."""
+
+Archived = list[tuple[int, list[str], list[tuple[int, int]]]]
+"""The place of a rollup, values of its dimensions, and how much more of each column's id."""
+
 Effects = tuple[
     list[tuple[bytes, bytes | None]],
     list[tuple[bytes, bytes | None]],
+    list[int],
     list[int],
     list[tuple[int, int]],
     int,
     int,
     int,
+    Archived,
 ]
-"""Changed rows, changed leads, crowded, foreign with their homes, duplicates, late, newest event in ms."""
+"""Changed rows, changed leads, crowded, older than the horizon, foreign with their homes, duplicates, late,
+newest event in ms, what archived leads add."""
 
 def murmur2(keys: Iterable[bytes]) -> dict[bytes, int]:
     """Kafka's hash of each key, with the sign bit cleared."""
@@ -30,6 +39,9 @@ class Verdicts:
     def __len__(self) -> int: ...
     def odd(self) -> list[int]:
         """The indices of the records that Python has to look at."""
+
+    def first_at(self, at_ms: int, start: int, away: dict[bytes, int]) -> int | None:
+        """The first event from `start` on, at this moment or later, of a lead that is not `away`."""
 
     def tell(self, i: int, entry: Entry) -> None:
         """What Python made of an odd record."""
@@ -62,7 +74,7 @@ class Tables:
     def restore(self, rows: dict[bytes, bytes], leads: dict[bytes, bytes]) -> None:
         """Takes everything out of both, so that the memory is not held twice."""
 
-    def derive(self, leads: dict[bytes, bytes], most: int, watermark_ms: int) -> None:
+    def derive(self, leads: dict[bytes, bytes], most: int, bounds: Bounds) -> None:
         """Takes up to so many logs out of `leads`, holds them, and counts all that they add."""
 
     def read(
@@ -73,8 +85,19 @@ class Tables:
     def new_leads(self, verdicts: Verdicts) -> set[bytes]:
         """The ids of the batch's leads of which nothing is held."""
 
+    def archive(
+        self, place: int, most: int, bounds: Bounds
+    ) -> tuple[list[tuple[bytes, bytes | None]], list[bytes], int | None, Archived]:
+        """Rows, the ids of leads that are held no more, where to go on, and what those leads add."""
+
     def add(
-        self, verdicts: Verdicts, timestamps: list[int], away: dict[bytes, int], watermark_ms: int
+        self,
+        verdicts: Verdicts,
+        timestamps: list[int],
+        away: dict[bytes, int],
+        bounds: Bounds,
+        start: int,
+        stop: int,
     ) -> Effects:
         """Events of leads that are `away` are foreign. Raises ValueError for a corrupt record of a lead."""
 

@@ -14,14 +14,18 @@ from callfunnel.schemas.codec import Decoder, Rejected
 from callfunnel.schemas.events import TYPES
 from callfunnel.streams import _core
 from callfunnel.streams.fold import Fold
+from callfunnel.streams.funnel import Change
 from callfunnel.streams.log import OWN, entry_of
 from callfunnel.streams.measures import ACTIVITY, BOUNDS_MS, COLUMNS, ROLLUPS
-from callfunnel.streams.panes import RESOLUTIONS, pane_start
+from callfunnel.streams.panes import RESOLUTIONS, Bounds, pane_start
 from callfunnel.streams.rows import Columns, RowKey, decode_columns, decode_key
-from callfunnel.streams.tables import Effects, Tables, crowded
+from callfunnel.streams.tables import Archived, Effects, Tables, archived, crowded
 
 SOURCES: str = _core.SOURCES
 """`agents.choice.digest` when the core was built."""
+
+
+_NAMES = {id_: name for name, id_ in COLUMNS.items()}
 
 
 class Verdicts:
@@ -62,8 +66,8 @@ class CoreTables(Tables):
     def restore(self, funnel: dict[bytes, bytes], leads: dict[bytes, bytes]) -> None:
         self._core.restore(funnel, leads)
 
-    def derive(self, leads: dict[bytes, bytes], most: int, watermark_ms: int) -> None:
-        self._core.derive(leads, most, watermark_ms)
+    def derive(self, leads: dict[bytes, bytes], most: int, bounds: Bounds) -> None:
+        self._core.derive(leads, most, _pair(bounds))
 
     def records(self) -> list[tuple[bytes, bytes]]:
         return self._core.rows()
@@ -95,28 +99,48 @@ class CoreTables(Tables):
     def new_leads(self, verdicts: Verdicts, keys: Sequence[bytes | None]) -> set[bytes]:
         return self._core.new_leads(verdicts.events)
 
+    def first_at(
+        self,
+        verdicts: Verdicts,
+        keys: Sequence[bytes | None],
+        away: Mapping[bytes, int],
+        at_ms: int,
+        start: int,
+    ) -> int | None:
+        first: int | None = verdicts.events.first_at(at_ms, start, dict(away))
+        return first
+
     def add(
         self,
         verdicts: Verdicts,
         keys: Sequence[bytes | None],
         timestamps: Sequence[int],
         away: Mapping[bytes, int],
-        watermark_ms: int,
+        bounds: Bounds,
+        part: range,
     ) -> Effects:
-        funnel, leads, crowded, foreign, duplicates, late, newest_ms = self._core.add(
-            verdicts.events, list(timestamps), dict(away), watermark_ms
+        rows, leads, crowded, old, foreign, duplicates, late, newest_ms, kept = self._core.add(
+            verdicts.events, list(timestamps), dict(away), _pair(bounds), part.start, part.stop
         )
-        rejected = [*verdicts.rejected.items(), *((i, self._crowded) for i in crowded)]
+        rejected = [(i, why) for i, why in verdicts.rejected.items() if i in part]
+        rejected += [(i, self._crowded) for i in crowded]
+        rejected += [(i, archived(bounds.horizon_ms)) for i in old]
         return Effects(
-            funnel=funnel,
+            funnel=rows,
             leads=leads,
             rejected=sorted(rejected, key=lambda one: one[0]),
             foreign=foreign,
             duplicates=duplicates,
             late=late,
-            watermark_ms=max(watermark_ms, newest_ms),
+            watermark_ms=max(bounds.watermark_ms, newest_ms),
             newest_ms=newest_ms,
+            archived=_archived(kept),
         )
+
+    def archive(self, place: int, most: int, bounds: Bounds) -> tuple[Effects, int | None]:
+        rows, leads, next_place, kept = self._core.archive(place, most, _pair(bounds))
+        gone: list[Change] = [(lead_id, None) for lead_id in leads]
+        return Effects(rows, gone, [], [], 0, 0, bounds.watermark_ms, archived=_archived(kept)), next_place
 
     def rows(self) -> dict[RowKey, Columns]:
         return {decode_key(key): decode_columns(value) for key, value in self._core.rows()}
@@ -126,3 +150,14 @@ class CoreTables(Tables):
 
     def sizes(self) -> tuple[int, int]:
         return self._core.row_count(), self._core.lead_count()
+
+
+def _archived(kept: Iterable[tuple[int, list[str], list[tuple[int, int]]]]) -> list[Archived]:
+    return [
+        (ROLLUPS[rollup].name, tuple(values), {_NAMES[id_]: n for id_, n in columns})
+        for rollup, values, columns in kept
+    ]
+
+
+def _pair(bounds: Bounds) -> tuple[int, int]:
+    return bounds.watermark_ms, bounds.horizon_ms

@@ -1,18 +1,20 @@
 """Tables that fold by the definition, lead by lead: what is used where the core is not built."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from zoneinfo import ZoneInfo
 
 from callfunnel.schemas.codec import Decoder, Rejected
 from callfunnel.schemas.events import Envelope
 from callfunnel.streams.definition import Addition, activity, additions, facts
 from callfunnel.streams.fold import Fold
-from callfunnel.streams.funnel import Cell, Change, Funnel
+from callfunnel.streams.funnel import Cell, Funnel
 from callfunnel.streams.log import Entry, entry_of, in_force, joined, pack, unpack
+from callfunnel.streams.panes import Bounds
 from callfunnel.streams.partitioning import murmur2_of_all
 from callfunnel.streams.rows import Columns, RowKey
-from callfunnel.streams.tables import Effects, Tables, crowded
+from callfunnel.streams.tables import Effects, Tables, archived, crowded
 
 Verdict = Envelope | Rejected
 
@@ -32,14 +34,14 @@ class DefinedTables(Tables):
         self._logs = leads
         self._funnel.restore(funnel)
 
-    def derive(self, leads: dict[bytes, bytes], most: int, watermark_ms: int) -> None:
+    def derive(self, leads: dict[bytes, bytes], most: int, bounds: Bounds) -> None:
         sums = Counter[Cell]()
         while leads and most > 0:
             lead_id, record = leads.popitem()
             self._logs[lead_id] = record
             _count(sums, additions(unpack(record), self._fold.hangup_ms))
             most -= 1
-        self._funnel.add(sums, watermark_ms)
+        self._funnel.add(sums, bounds)
 
     def records(self) -> list[tuple[bytes, bytes]]:
         return self._funnel.records()
@@ -56,11 +58,25 @@ class DefinedTables(Tables):
 
     def new_leads(self, verdicts: Sequence[Verdict], keys: Sequence[bytes | None]) -> set[bytes]:
         ids = {
-            keys[i] or event.lead_id.encode()
-            for i, event in enumerate(verdicts)
-            if not isinstance(event, Rejected)
+            _lead_id(event, keys[i]) for i, event in enumerate(verdicts) if not isinstance(event, Rejected)
         }
         return ids - self._logs.keys()
+
+    def first_at(
+        self,
+        verdicts: Sequence[Verdict],
+        keys: Sequence[bytes | None],
+        away: Mapping[bytes, int],
+        at_ms: int,
+        start: int,
+    ) -> int | None:
+        for i in range(start, len(verdicts)):
+            event = verdicts[i]
+            if isinstance(event, Rejected) or event.at_ms < at_ms:
+                continue
+            if _lead_id(event, keys[i]) not in away:
+                return i
+        return None
 
     def add(
         self,
@@ -68,40 +84,48 @@ class DefinedTables(Tables):
         keys: Sequence[bytes | None],
         timestamps: Sequence[int],
         away: Mapping[bytes, int],
-        watermark_ms: int,
+        bounds: Bounds,
+        part: range,
     ) -> Effects:
         fold = self._fold
-        sums = Counter[Cell]()
         before: dict[bytes, list[Entry]] = {}
         after: dict[bytes, set[Entry]] = {}
-        rejected: list[tuple[int, Rejected]] = []
-        foreign: list[tuple[int, int]] = []
-        duplicates = late = 0
+        past: list[list[Entry]] = []
+        effects = _none(bounds)
         newest_ms = -1
 
-        for i, event in enumerate(verdicts):
+        for i in part:
+            event = verdicts[i]
             if isinstance(event, Rejected):
-                rejected.append((i, event))
+                effects.rejected.append((i, event))
                 continue
-            lead_id = keys[i] or event.lead_id.encode()
+            lead_id = _lead_id(event, keys[i])
             if lead_id in away:
-                foreign.append((i, away[lead_id]))
+                effects.foreign.append((i, away[lead_id]))
+                continue
+            entry = entry_of(event)
+            if entry.at_ms < bounds.horizon_ms:
+                effects.rejected.append((i, archived(bounds.horizon_ms)))
                 continue
             if lead_id not in after:
                 record = self._logs.get(lead_id)
-                before[lead_id] = unpack(record) if record is not None else []
-                after[lead_id] = set(before[lead_id])
-            log, entry = after[lead_id], entry_of(event)
-            if entry in log:
-                duplicates += 1
-            elif len(log) >= fold.lead_events:
-                rejected.append((i, crowded(fold.lead_events)))
+                log = unpack(record) if record is not None else []
+                if log and _is_past(log, bounds):
+                    past.append(log)
+                    log = []
+                before[lead_id], after[lead_id] = log, set(log)
+            entries = after[lead_id]
+            if entry in entries:
+                effects.duplicates += 1
+            elif len(entries) >= fold.lead_events:
+                effects.rejected.append((i, crowded(fold.lead_events)))
             else:
-                log.add(entry)
+                entries.add(entry)
                 newest_ms = max(newest_ms, entry.at_ms)
-                late += timestamps[i] - entry.at_ms > fold.late_ms
+                effects.late += timestamps[i] - entry.at_ms > fold.late_ms
 
-        leads: list[Change] = []
+        sums = Counter[Cell]()
+        self._archive(past, sums, effects)
         for lead_id, entries in after.items():
             old = before[lead_id]
             if len(entries) == len(old):
@@ -114,18 +138,34 @@ class DefinedTables(Tables):
                 _count(sums, latter)
                 _count(sums, former, -1)
             record = self._logs[lead_id] = pack(new)
-            leads.append((lead_id, record))
+            effects.leads.append((lead_id, record))
 
-        return Effects(
-            funnel=self._funnel.add(sums, max(watermark_ms, newest_ms)),
-            leads=leads,
-            rejected=rejected,
-            foreign=foreign,
-            duplicates=duplicates,
-            late=late,
-            watermark_ms=max(watermark_ms, newest_ms),
-            newest_ms=newest_ms,
-        )
+        effects.newest_ms = newest_ms
+        effects.watermark_ms = max(bounds.watermark_ms, newest_ms)
+        effects.funnel = self._funnel.add(sums, Bounds(effects.watermark_ms, bounds.horizon_ms))
+        return effects
+
+    def archive(self, place: int, most: int, bounds: Bounds) -> tuple[Effects, int | None]:
+        effects, sums = _none(bounds), Counter[Cell]()
+        looked_at = list(islice(self._logs, place, place + most))
+        logs = {lead_id: unpack(self._logs[lead_id]) for lead_id in looked_at}
+        past = {lead_id: log for lead_id, log in logs.items() if _is_past(log, bounds)}
+        self._archive(past.values(), sums, effects)
+        for lead_id in past:
+            del self._logs[lead_id]
+            effects.leads.append((lead_id, None))
+        effects.funnel = self._funnel.add(sums, bounds)
+        return effects, None if len(looked_at) < most else place + most - len(past)
+
+    def _archive(self, logs: Iterable[list[Entry]], sums: Counter[Cell], effects: Effects) -> None:
+        """Take what these logs add out of the rows; what they add for ever goes into the effects."""
+        kept = defaultdict[tuple[str, tuple[str, ...]], Counter[str]](Counter)
+        for log in logs:
+            for addition in additions(log, self._fold.hangup_ms):
+                _count(sums, (addition,), -1)
+                if addition.rollup.of_all_time:
+                    kept[addition.rollup.name, addition.dimensions][addition.column] += addition.n
+        effects.archived += [(*group, dict(columns)) for group, columns in kept.items()]
 
     def rows(self) -> dict[RowKey, Columns]:
         return self._funnel.rows()
@@ -135,6 +175,19 @@ class DefinedTables(Tables):
 
     def sizes(self) -> tuple[int, int]:
         return len(self._funnel), len(self._logs)
+
+
+def _lead_id(event: Envelope, key: bytes | None) -> bytes:
+    return key or event.lead_id.encode()
+
+
+def _is_past(log: Sequence[Entry], bounds: Bounds) -> bool:
+    """Whether nothing has happened to the lead since the horizon."""
+    return log[-1].at_ms < bounds.horizon_ms
+
+
+def _none(bounds: Bounds) -> Effects:
+    return Effects([], [], [], [], 0, 0, bounds.watermark_ms)
 
 
 def _count(sums: Counter[Cell], additions: Iterable[Addition], times: int = 1) -> None:

@@ -10,12 +10,15 @@ their id. Nothing else in a record makes it count.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
 from callfunnel.schemas.codec import Decoder, Rejected, moment
+from callfunnel.streams.archive import BaseRows, Memory
 from callfunnel.streams.by_definition import DefinedTables
 from callfunnel.streams.fold import Fold
+from callfunnel.streams.panes import Bounds
 from callfunnel.streams.partitioning import homes
 from callfunnel.streams.poison import EXCUSED, Tolerance
 from callfunnel.streams.rows import (
@@ -28,6 +31,9 @@ from callfunnel.streams.rows import (
     generation_of,
 )
 from callfunnel.streams.tables import Effects, Tables
+
+LOOKED_AT = 1_000
+"""So many leads at least are looked at with each batch, while there may be some to archive."""
 
 MISROUTED = Rejected(
     "misrouted",
@@ -82,6 +88,10 @@ class Partition:
         """The keys of the rows in force, while others are derived."""
         self._superseded: list[bytes] = []
         """The keys of rows that are not in force and not deleted yet."""
+        self._memory = Memory.of(fold, decoder.limits)
+        self.base = BaseRows({})
+        self._archiving: int | None = None
+        """Where to go on looking for leads to archive; None: there are none."""
 
     def _empty(self, generation: int = 0) -> Tables:
         return self._new_tables(self._fold, self._decoder.until(self.written.replay_until_ms), generation)
@@ -123,9 +133,11 @@ class Partition:
             )
         self.written = replace(position, replay_until_ms=self._bound(position))
         self.offset = position.offset
+        self.base = BaseRows(funnel)
         self._superseded = [key for key in funnel if generation_of(key) != position.generation]
         for key in self._superseded:
             del funnel[key]
+        self._archiving = 0
         if is_ours:
             self.written = replace(
                 self.written,
@@ -180,7 +192,7 @@ class Partition:
 
     def derive(self, most: int) -> int:
         """Count up to so many logs; how many are left then."""
-        self.tables.derive(self._logs, most, self.written.watermark_ms)
+        self.tables.derive(self._logs, most, self._bounds)
         return len(self._logs)
 
     def derived(self, most: int) -> Iterator[Effects]:
@@ -274,7 +286,7 @@ class Partition:
             self.tables.refuse(verdicts, stuck, MISROUTED)
         before = self.written
         away = self.away(self.tables.new_leads(verdicts, keys))
-        effects = self.tables.add(verdicts, keys, timestamps, away, before.watermark_ms)
+        effects = self._add(verdicts, keys, timestamps, away)
         if stuck and effects.foreign:
             _refuse_to_send(effects, stuck)
         rejected, foreign, duplicates = len(effects.rejected), len(effects.foreign), effects.duplicates
@@ -286,6 +298,7 @@ class Partition:
             before,
             offset=end,
             watermark_ms=effects.watermark_ms,
+            horizon_ms=self._memory.horizon_ms(before.horizon_ms, effects.watermark_ms),
             witness=witness or before.witness,
             applied=before.applied + len(values) - rejected - foreign - duplicates,
             duplicates=before.duplicates + duplicates,
@@ -299,6 +312,43 @@ class Partition:
         effects.funnel.append((POSITION_KEY, position))
         effects.leads.append((LEADS_POSITION_KEY, position))
         return effects
+
+    def _add(
+        self,
+        verdicts: Any,
+        keys: Sequence[bytes | None],
+        timestamps: Sequence[int],
+        away: Mapping[bytes, int],
+    ) -> Effects:
+        """Take in a batch in parts: an event that moves the horizon is the last of its part.
+
+        So it makes no difference how records are cut into batches.
+        """
+        bounds, stop = self._bounds, 0
+        effects = Effects([], [], [], [], 0, 0, bounds.watermark_ms)
+        while True:
+            start, stop = stop, len(keys)
+            moves_at_ms = self._memory.moves_at_ms(bounds.horizon_ms)
+            if moves_at_ms is not None:
+                moves = self.tables.first_at(verdicts, keys, away, moves_at_ms, start)
+                stop = stop if moves is None else moves + 1
+            effects.extend(self.tables.add(verdicts, keys, timestamps, away, bounds, range(start, stop)))
+            horizon_ms = self._memory.horizon_ms(bounds.horizon_ms, effects.watermark_ms)
+            bounds = Bounds(effects.watermark_ms, horizon_ms)
+            if stop == len(keys):
+                break
+        if bounds.horizon_ms > self.written.horizon_ms:
+            self._archiving = 0
+        if self._archiving is not None:
+            most = max(LOOKED_AT, 2 * len(keys))
+            some, self._archiving = self.tables.archive(self._archiving, most, bounds)
+            effects.extend(some)
+        effects.funnel += self.base.add(self._fold.id, effects.archived)
+        return effects
+
+    @property
+    def _bounds(self) -> Bounds:
+        return Bounds(self.written.watermark_ms, self.written.horizon_ms)
 
     def accept_poison(self) -> None:
         """An operator wants this poisoned partition to go on; from the next batch on its position says so."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import tzinfo
 
 from callfunnel.streams.measures import ROLLUPS
-from callfunnel.streams.panes import Resolution, expired_until, pane_start
+from callfunnel.streams.panes import Bounds, Resolution, expired_until, pane_start
 from callfunnel.streams.rows import Columns, RowKey, decode_columns, decode_key, encode_columns, encode_key
 
 Change = tuple[bytes, bytes | None]
@@ -52,15 +52,14 @@ class Funnel:
     def __len__(self) -> int:
         return sum(map(len, self._panes.values()))
 
-    def add(self, sums: Mapping[Cell, int], watermark_ms: int) -> list[Change]:
+    def add(self, sums: Mapping[Cell, int], bounds: Bounds) -> list[Change]:
         """Add to every row that a cell belongs to; the changelog records that say so.
 
-        `watermark_ms` is the partition's watermark after the batch. What counts in a pane that has expired by
-        then counts in the coarser rows alone.
+        `bounds` are those after the batch. What counts in a pane that has expired by then counts in the
+        coarser rows alone.
         """
-        watermark_s = watermark_ms // 1000
         changes: list[Change] = []
-        for key, more in self._by_row(sums, watermark_s).items():
+        for key, more in self._by_row(sums, bounds).items():
             rows = self._panes.setdefault(key[:2], {})
             columns = rows.get(key, {})
             held = columns | {column: columns.get(column, 0) + n for column, n in more.items()}
@@ -73,11 +72,12 @@ class Funnel:
             else:
                 rows.pop(key, None)
             changes.append((encode_key(key, self._generation), encode_columns(held) if held else None))
-        changes += self._expire(watermark_s)
+        changes += self._expire(bounds.watermark_ms // 1000)
         return changes
 
-    def _by_row(self, sums: Mapping[Cell, int], watermark_s: int) -> Mapping[RowKey, Columns]:
+    def _by_row(self, sums: Mapping[Cell, int], bounds: Bounds) -> Mapping[RowKey, Columns]:
         by_row = defaultdict[RowKey, Columns](dict)
+        watermark_s, horizon_s = bounds.watermark_ms // 1000, bounds.horizon_ms // 1000
         changed = [(cell, n) for cell, n in sums.items() if n]
         minutes = {minute for (minute, *_), _ in changed}
         for resolution in self._resolutions:
@@ -85,7 +85,8 @@ class Funnel:
             panes = {minute: pane_start(name, minute, self._zone) for minute in minutes}
             for (minute, rollup, dimensions, column), n in changed:
                 pane = panes[minute]
-                if pane > gone and (resolution.length or rollup in _OF_ALL_TIME):
+                is_known = pane > gone and minute >= horizon_s
+                if is_known if resolution.length else rollup in _OF_ALL_TIME:
                     columns = by_row[name, pane, rollup, *dimensions]
                     columns[column] = columns.get(column, 0) + n
         return by_row

@@ -5,11 +5,13 @@ batches, offsets or restarts, so what those could do to a number shows.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo
+
+from msgspec.structs import replace
 
 from callfunnel.schemas.events import STAGES, Event
 from callfunnel.streams.definition import additions
@@ -26,8 +28,16 @@ COARSEST_FIRST = ("all", "1d", "1h", "1m")
 LENGTH_SECONDS = {"1m": 60, "1h": 3_600, "1d": 86_400}
 
 
-def tables(
-    events: Iterable[Event],
+def tables(events: Iterable[Event], **settings: Any) -> Tables:
+    """The rows of one source partition, from its accepted events in any order and with any duplicates."""
+    logs = defaultdict[str, set[Entry]](set)
+    for event in events:
+        logs[event.lead_id].add(entry_of(event))
+    return tables_of(logs.values(), **settings)
+
+
+def tables_of(
+    logs: Collection[Collection[Entry]],
     *,
     hangup_ms: int = 15_000,
     timezone: str = "UTC",
@@ -35,15 +45,12 @@ def tables(
     hour_days: float = 3,
     day_days: float = 400,
 ) -> Tables:
-    """The rows of one source partition, from its accepted events in any order and with any duplicates."""
-    logs = defaultdict[str, set[Entry]](set)
-    for event in events:
-        logs[event.lead_id].add(entry_of(event))
-    watermark_ms = max((entry.at_ms for log in logs.values() for entry in log), default=0)
+    """The rows of one source partition, from the logs of its leads."""
+    watermark_ms = max((entry.at_ms for log in logs for entry in log), default=0)
     kept_seconds = {"1m": minute_hours * 3_600, "1h": hour_days * 86_400, "1d": day_days * 86_400}
     zone = ZoneInfo(timezone)
     rows: defaultdict[RowKey, Counter[str]] = defaultdict(Counter)
-    for log in logs.values():
+    for log in logs:
         for at_ms, rollup, dimensions, column, n in additions(joined((), log), hangup_ms):
             for resolution, pane in panes(at_ms, zone):
                 rows[resolution, pane, rollup.name, *dimensions][column] += n
@@ -67,6 +74,33 @@ def is_kept(key: RowKey, kept_seconds: Mapping[str, float], watermark_ms: int) -
     if resolution == "all":
         return rollup == SEGMENT.name
     return (pane + LENGTH_SECONDS[resolution] + kept_seconds[resolution]) * 1000 > watermark_ms
+
+
+def as_they_count(events: Iterable[Event], *, kept_days: float, timezone: str = "UTC") -> Iterator[Event]:
+    """The events of one partition that count, in their order of arrival, where it knows them for so long.
+
+    What happened on a day that is archived does not count any more. A lead of which nothing happened since is
+    archived, too: it comes back as another lead, under another name here.
+    """
+    zone, gone_after = ZoneInfo(timezone), timedelta(days=kept_days + 1)
+    horizon_ms, watermark_ms = 0, -1
+    newest_ms: dict[str, int] = {}
+    lives = Counter[str]()
+    for event in events:
+        lead, at_ms = event.lead_id, event.at_ms
+        if at_ms < horizon_ms:
+            continue
+        if newest_ms.get(lead, at_ms) < horizon_ms:
+            lives[lead] += 1
+            del newest_ms[lead]
+        newest_ms[lead] = max(newest_ms.get(lead, at_ms), at_ms)
+        watermark_ms = max(watermark_ms, at_ms)
+        gone = datetime.fromtimestamp(watermark_ms // 1000, UTC) - gone_after
+        if gone.year >= 1970:
+            day = gone.astimezone(zone).date() + timedelta(days=1)
+            midnight = datetime(day.year, day.month, day.day, tzinfo=zone)
+            horizon_ms = max(horizon_ms, int(midnight.timestamp()) * 1000)
+        yield replace(event, lead_id=f"{lead}\n{lives[lead]}") if lives[lead] else event
 
 
 # Several partitions, and the comparison

@@ -14,6 +14,15 @@ class Resolution(Struct, frozen=True, array_like=True):
     kept: int = 0
 
 
+class Bounds(Struct, frozen=True):
+    """What a partition knows of time; in Unix milliseconds."""
+
+    watermark_ms: int
+    """The largest event time; -1 before the first event."""
+    horizon_ms: int = 0
+    """What happened before it counts in the rows of all time alone; a local midnight."""
+
+
 def resolutions(
     minute_hours: float = 6, hour_days: float = 3, day_days: float = 400
 ) -> tuple[Resolution, ...]:
@@ -47,6 +56,17 @@ def _day_start(minute: int, zone: tzinfo) -> int:
     return int(datetime(at.year, at.month, at.day, tzinfo=zone).timestamp())
 
 
+def day_after(day: int, zone: tzinfo) -> int:
+    """The start of the day behind the one that starts at `day`: a day has 23 to 25 hours."""
+    return pane_start("1d", day + 36 * 3_600, zone)
+
+
 def expired_until(resolution: Resolution, watermark_s: int) -> int:
     """Panes that start here or before have expired. A day counts as 86,400 s."""
     return watermark_s - resolution.kept - resolution.length if resolution.kept else -(1 << 62)
+
+
+def oldest_day(kept_s: int, watermark_s: int, zone: tzinfo) -> int:
+    """The start of the oldest day that has not expired, where days are kept for so long; not before 1970."""
+    gone = watermark_s - kept_s - LENGTH_SECONDS["1d"]
+    return day_after(pane_start("1d", gone, zone), zone) if gone >= 0 else 0

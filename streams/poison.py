@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from callfunnel.schemas.codec import CROWDED
+from callfunnel.schemas.codec import ARCHIVED, CROWDED
 from callfunnel.streams.rows import Poison
 
-EXCUSED = frozenset({CROWDED, "misrouted"})
-"""Reasons that poison no partition: one lead's trouble, and that of workers who disagree."""
+EXCUSED = frozenset({CROWDED, ARCHIVED, "misrouted"})
+"""Reasons that poison no partition: one lead's trouble, history that is sent again, workers that disagree."""
 
 
 class Tolerance(Struct, frozen=True):

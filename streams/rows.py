@@ -1,13 +1,14 @@
 """The records of the changelogs, as bytes and back: what a worker leaves behind and every reader may rely on.
 
 Funnel changelog, in msgpack: key `[generation, rollup, resolution, pane, dimension values…]`, value
-`{column: n, …}`, with the ids of `streams.measures` and `streams.panes`. Leads changelog: key = lead id,
-value = its log (`streams.log`). Both hold one position record per partition, in JSON, written in the same
-transaction as the rows it covers. Funnel rows in JSON are of folds before version 3: readers know them,
+`{column: n, …}`, with the ids of `streams.measures` and `streams.panes`; base rows, which hold what archived
+leads add, have the key `[-1, rollup, fold, dimension values…]`. Leads changelog: key = lead id, value = its
+log (`streams.log`). Both hold one position record per partition, in JSON, written in the same transaction as
+the rows it covers. Funnel rows in JSON are of folds before version 3: readers know them,
 workers do not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, Self, cast
 from zlib import crc32
 
@@ -18,12 +19,15 @@ from callfunnel.streams.measures import COLUMNS, ROLLUPS
 from callfunnel.streams.panes import RESOLUTIONS
 
 RowKey = tuple[str, int, str, *tuple[str, ...]]
-"""(resolution, pane start in Unix seconds, rollup, dimension values …)"""
+"""(resolution, pane start in Unix seconds, rollup, dimension values …); `base` and 0 of archived leads."""
 
 Columns = dict[str, int]
 
 Poison = Literal["none", "found", "accepted"]
 """Whether a partition is poisoned; "accepted" by an operator, who wants it to go on where poison stops it."""
+
+BASE = -1
+"""The generation of base rows: no change of the fold makes them anew, because the logs are gone."""
 
 POSITION_KEY = b'["position"]'
 """No lead id can equal it in the leads changelog: the record there has its own key, `LEADS_POSITION_KEY`."""
@@ -100,6 +104,8 @@ class Position(msgspec.Struct, frozen=True):
     replaced: tuple[str, ...] = ()
     """The fingerprints of the folds that made the rows before, oldest first: a worker goes back to none of
     them by itself."""
+    horizon_ms: int = 0
+    """A local midnight, Unix milliseconds: events before it are refused as archived. It never goes back."""
 
 
 _ROLLUP_NAMES = {rollup.id: rollup.name for rollup in ROLLUPS}
@@ -122,12 +128,19 @@ def encode_key(key: RowKey, generation: int = 0) -> bytes:
     return _pack((generation, _ROLLUP_IDS[rollup], RESOLUTIONS[resolution], pane, *dimensions))
 
 
+def encode_base_key(fold: str, rollup: str, dimensions: Sequence[str]) -> bytes:
+    return _pack((BASE, _ROLLUP_IDS[rollup], fold, *dimensions))
+
+
 def generation_of(data: bytes) -> int:
-    """Of a row's key; 0 where it is in JSON. Raises `msgspec.DecodeError` or ValueError for others."""
+    """Of a row's key: 0 where it is in JSON, `BASE` of base rows.
+
+    Raises `msgspec.DecodeError` or ValueError where it is none.
+    """
     if data[:1] == b"[":
         return 0
-    if len(data) > 1 and 0x94 <= data[0] <= 0x9F and data[1] < 0x80:
-        return data[1]
+    if len(data) > 1 and 0x94 <= data[0] <= 0x9F and (data[1] < 0x80 or data[1] == 0xFF):
+        return BASE if data[1] == 0xFF else data[1]
     generation, *_ = _unpack_key(data)
     return int(generation)
 
@@ -137,7 +150,9 @@ def decode_key(data: bytes) -> RowKey:
     if data[:1] == b"[":
         return cast(RowKey, tuple(_key_in_json(data)))
     try:
-        _, rollup, resolution, pane, *dimensions = _unpack_key(data)
+        generation, rollup, resolution, pane, *dimensions = _unpack_key(data)
+        if generation == BASE:
+            return cast(RowKey, ("base", 0, _ROLLUP_NAMES[cast(int, rollup)], pane, *dimensions))
         return cast(
             RowKey,
             (_RESOLUTION_NAMES[cast(int, resolution)], pane, _ROLLUP_NAMES[cast(int, rollup)], *dimensions),

@@ -5,18 +5,23 @@ Python; `streams.by_core` by the core, which was written without a look at the d
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from msgspec import Struct
 
-from callfunnel.schemas.codec import CROWDED, Decoder, Rejected
+from callfunnel.schemas.codec import ARCHIVED, CROWDED, Decoder, Rejected, moment
 from callfunnel.streams.fold import Fold
 from callfunnel.streams.funnel import Change
+from callfunnel.streams.panes import Bounds
 from callfunnel.streams.partitioning import Homes
 from callfunnel.streams.rows import Columns, RowKey
 
 MOST_EVENTS = 1_000
 """Of one lead, unless a setting says another number. An id with more stands for many leads."""
+
+
+Archived = tuple[str, tuple[str, ...], Columns]
+"""A rollup, values of its dimensions, and how much more archived leads have in each column."""
 
 
 class Effects(Struct):
@@ -34,6 +39,20 @@ class Effects(Struct):
     """The largest event time so far."""
     newest_ms: int = -1
     """The largest event time of the events that were taken in; -1 where there are none."""
+    archived: list[Archived] = []
+    """What leads add to the time since the beginning that were archived."""
+
+    def extend(self, later: Self) -> None:
+        """These effects, and behind them those of what came after."""
+        self.funnel += later.funnel
+        self.leads += later.leads
+        self.rejected += later.rejected
+        self.foreign += later.foreign
+        self.duplicates += later.duplicates
+        self.late += later.late
+        self.watermark_ms = later.watermark_ms
+        self.newest_ms = max(self.newest_ms, later.newest_ms)
+        self.archived += later.archived
 
 
 class Tables(Protocol):
@@ -46,7 +65,7 @@ class Tables(Protocol):
     def restore(self, funnel: dict[bytes, bytes], leads: dict[bytes, bytes]) -> None:
         """Take over the rows of the changelogs, without their positions; both dicts are consumed."""
 
-    def derive(self, leads: dict[bytes, bytes], most: int, watermark_ms: int) -> None:
+    def derive(self, leads: dict[bytes, bytes], most: int, bounds: Bounds) -> None:
         """Take up to so many logs out of `leads`, hold them, and count all that they add."""
 
     def records(self) -> list[tuple[bytes, bytes]]:
@@ -63,18 +82,36 @@ class Tables(Protocol):
     def new_leads(self, verdicts: Any, keys: Sequence[bytes | None]) -> set[bytes]:
         """The leads of a batch of which nothing is known."""
 
+    def first_at(
+        self,
+        verdicts: Any,
+        keys: Sequence[bytes | None],
+        away: Mapping[bytes, int],
+        at_ms: int,
+        start: int,
+    ) -> int | None:
+        """The index, from `start` on, of the first event at this moment or later that is not `away`."""
+
     def add(
         self,
         verdicts: Any,
         keys: Sequence[bytes | None],
         timestamps: Sequence[int],
         away: Mapping[bytes, int],
-        watermark_ms: int,
+        bounds: Bounds,
+        part: range,
     ) -> Effects:
-        """Take in a batch: what was decoded, the records' keys and times in ms.
+        """Take in a part of a batch: what was decoded, the records' keys and times in ms.
 
-        `away` are new leads that are at home on another partition; their events stay out. `watermark_ms` is
-        the largest event time before. Raises ValueError where a lead's record is none.
+        `away` are new leads that are at home on another partition; their events stay out. `bounds` are those
+        before the part. Raises ValueError where a lead's record is none.
+        """
+
+    def archive(self, place: int, most: int, bounds: Bounds) -> tuple[Effects, int | None]:
+        """Look at up to so many leads, and archive those of which nothing happened since the horizon.
+
+        `place` is where to begin: 0, or what this gave before; it gives None at the end. Leads that come or
+        go meanwhile may be passed over.
         """
 
     def rows(self) -> dict[RowKey, Columns]:
@@ -92,4 +129,11 @@ def crowded(limit: int) -> Rejected:
         CROWDED,
         f"`$.lead_id` names a lead that has {limit} events already, the most one lead may have: "
         "is it a placeholder for many leads?",
+    )
+
+
+def archived(horizon_ms: int) -> Rejected:
+    return Rejected(
+        ARCHIVED,
+        f"`$.occurred_at` is before {moment(horizon_ms)}, and what happened before then is archived",
     )

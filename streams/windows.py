@@ -9,7 +9,7 @@ from datetime import tzinfo
 from itertools import pairwise
 from typing import NamedTuple
 
-from callfunnel.streams.panes import LENGTH_SECONDS, pane_start
+from callfunnel.streams.panes import LENGTH_SECONDS, day_after, pane_start
 from callfunnel.streams.rows import Columns
 
 WINDOWS = ("5m", "1h", "1d", "today")
@@ -44,7 +44,7 @@ class Uncalled(NamedTuple):
 
 def _pane_end(resolution: str, start: int, zone: tzinfo) -> int:
     if resolution == "1d":
-        return pane_start("1d", start + 36 * 3_600, zone)  # a day has 23 to 25 hours
+        return day_after(start, zone)
     return start + LENGTH_SECONDS[resolution]
 
 

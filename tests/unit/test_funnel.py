@@ -8,7 +8,7 @@ import pytest
 from callfunnel.streams.funnel import Funnel
 from callfunnel.streams.measures import PERSON, RESPONSE, SEGMENT
 from callfunnel.streams.measures import PLACE as LOCATION
-from callfunnel.streams.panes import pane_start, resolutions
+from callfunnel.streams.panes import Bounds, pane_start, resolutions
 from callfunnel.streams.rows import decode_columns, decode_key
 
 MINUTE = 1_750_000_020
@@ -29,7 +29,7 @@ def readable(changes):
 
 
 def add(state, cells, watermark_s=MINUTE):
-    return readable(state.add(counts(cells), watermark_s * 1000))
+    return readable(state.add(counts(cells), Bounds(watermark_s * 1000)))
 
 
 def counts(cells):
@@ -148,7 +148,7 @@ def test_a_cell_of_an_expired_pane_counts_in_the_coarser_rows_alone():
 
 def test_restored_rows_go_on_counting():
     before, after = funnel(), funnel()
-    after.restore(dict(before.add(counts(cells(events_dialed=2)), MINUTE * 1000)))
+    after.restore(dict(before.add(counts(cells(events_dialed=2)), Bounds(MINUTE * 1000))))
     assert after.rows() == before.rows()
     assert only("1d", add(after, cells(events_dialed=1)))[DAY, "location", "Köln"] == {"events_dialed": 3}
 

@@ -926,6 +926,7 @@ def test_what_is_known_of_the_topic_is_kept_at_once_and_told(position, topic_id,
         offset=positions[SOURCE],
         partitions=PARTITIONS,
         settings=FOLD,
+        horizon_ms=1_715_385_600_000,
     )
     ((number, records),) = worker.transactions.written
     data = encode_position(expected)

@@ -240,7 +240,7 @@ impl Resolution {
     }
 
     /// The last pane that is expired then.
-    pub fn horizon(&self, watermark_ms: i64) -> Option<i64> {
+    pub fn gone(&self, watermark_ms: i64) -> Option<i64> {
         self.expires_after_s.map(|after| watermark_ms.div_euclid(1000) - after)
     }
 }

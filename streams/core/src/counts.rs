@@ -61,6 +61,18 @@ impl Counts {
         place
     }
 
+    /// What was counted in all, in the rollups that have rows of all time: their places, dimensions and columns.
+    pub fn of_all_time(&self, rollups: &[Rollup]) -> impl Iterator<Item = (&Group, Cell)> {
+        let mut totals: Vec<Cell> = self.groups.iter().map(|_| Cell::default()).collect();
+        for (group, _, cell) in self.cells.iter() {
+            for (column, n) in cell.changes() {
+                totals[group as usize].add(column, n);
+            }
+        }
+        let is_wanted = |group: &Group| rollups[group.rollup as usize].of_all_time;
+        self.groups.iter().zip(totals).filter(move |(group, _)| is_wanted(group))
+    }
+
     pub fn response_place(&mut self, at_ms: i64, dimensions: &Dimensions) -> Place {
         let minute = self.minute(at_ms);
         let mut place = Place { cells: [0; MOST_ROLLUPS], size: 1 };

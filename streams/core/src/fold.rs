@@ -1,5 +1,7 @@
 //! A batch of events into the tables: the logs of their leads grow, and the rows change by what that adds.
 
+use std::ops::Range;
+
 use hashbrown::HashMap;
 use pyo3::PyResult;
 
@@ -9,7 +11,7 @@ use crate::days::Days;
 use crate::facts::Facts;
 use crate::leads::Leads;
 use crate::log::{Added, Entry, Log};
-use crate::measures::{count_activity, count_change};
+use crate::measures::{count_activity, count_change, count_log};
 use crate::rows::{Changes, Name, Rows};
 use crate::texts::{MISSING, Text, Texts};
 
@@ -18,6 +20,15 @@ pub struct Batch {
     pub texts: Texts,
     pub leads: Texts,
     pub events: Vec<Option<Event>>,
+}
+
+/// What is taken in at once of a batch.
+pub struct Part<'a> {
+    pub batch: &'a mut Batch,
+    pub range: Range<usize>,
+    /// Of the records, in ms.
+    pub timestamps: &'a [i64],
+    pub catalogue: &'a Catalogue,
 }
 
 #[derive(Clone, Copy)]
@@ -32,17 +43,35 @@ pub struct Limits {
     pub lead_events: usize,
 }
 
+/// What the partition knows of time.
+#[derive(Clone, Copy)]
+pub struct Bounds {
+    /// The largest event time; -1 before the first event.
+    pub watermark_ms: i64,
+    /// What happened before it counts in the rows of all time alone.
+    pub horizon_ms: i64,
+}
+
 /// What came of a batch.
 pub struct Effects {
     pub rows: Changes,
     /// Leads whose records changed.
     pub leads: Vec<Text>,
     pub crowded: Vec<usize>,
+    /// Events that are older than the horizon.
+    pub old: Vec<usize>,
     pub foreign: Vec<(usize, i64)>,
     pub duplicates: usize,
     pub late: usize,
     /// Of the events that were taken in; -1 where there are none.
     pub newest_ms: i64,
+}
+
+/// The leads that were archived.
+pub struct Gone {
+    pub ids: Vec<Box<[u8]>>,
+    /// Where to go on looking; none at the end.
+    pub next: Option<usize>,
 }
 
 pub struct Fold {
@@ -52,6 +81,8 @@ pub struct Fold {
     pub leads: Leads,
     pub rows: Rows,
     pub counts: Counts,
+    /// What the leads add that were archived, by the minute.
+    pub archived: Counts,
     pub scratch: Scratch,
 }
 
@@ -66,80 +97,111 @@ pub struct Scratch {
 }
 
 impl Fold {
-    /// `home` says of a lead of another partition where it is. Nothing is held of a batch that fails.
-    pub fn add(
-        &mut self,
-        batch: &mut Batch,
-        catalogue: &Catalogue,
-        timestamps: &[i64],
-        home: impl Fn(Text) -> Option<i64>,
-        watermark_ms: i64,
-    ) -> PyResult<Effects> {
+    /// `home` says of a lead of another partition where it is. Nothing is held of a part that fails.
+    pub fn add(&mut self, part: &mut Part, home: impl Fn(Text) -> Option<i64>, bounds: Bounds) -> PyResult<Effects> {
         let mut effects = Effects {
             rows: Changes::default(),
             leads: Vec::new(),
             crowded: Vec::new(),
+            old: Vec::new(),
             foreign: Vec::new(),
             duplicates: 0,
             late: 0,
             newest_ms: -1,
         };
-        let chains = Chains::new(batch, home, &mut effects.foreign);
+        let chains = Chains::new(part, home, bounds.horizon_ms, &mut effects);
         self.counts.clear();
+        self.archived.clear();
         self.scratch.records.clear();
         let mut records = Vec::new();
         for &(lead, first) in &chains.leads {
             let start = self.scratch.records.len();
-            if self.add_to_lead(batch, catalogue, timestamps, lead, chains.from(first), &mut effects)? {
+            let events = chains.from(first);
+            if self.add_to_lead(part, lead, events, bounds.horizon_ms, &mut effects)? {
                 effects.leads.push(lead);
                 records.push(start..self.scratch.records.len());
             }
         }
         effects.crowded.sort_unstable();
-        let watermark_ms = watermark_ms.max(effects.newest_ms);
-        let panes = self.panes(watermark_ms)?;
-        self.add_rows(&batch.texts, &panes, watermark_ms, &mut effects.rows)?;
+        let bounds = Bounds { watermark_ms: bounds.watermark_ms.max(effects.newest_ms), ..bounds };
+        self.sum_up(&part.batch.texts, bounds, &mut effects.rows)?;
         for (&lead, record) in effects.leads.iter().zip(records) {
-            self.leads.set(batch.leads.get(lead), &self.scratch.records[record]);
+            self.leads.set(part.batch.leads.get(lead), &self.scratch.records[record]);
         }
         Ok(effects)
     }
 
     /// Counts all that a log adds.
-    pub fn count_log(&mut self, record: &[u8], texts: &mut Texts, catalogue: &Catalogue) -> PyResult<()> {
-        let Scratch { log, before, after, .. } = &mut self.scratch;
+    pub fn count_record(&mut self, record: &[u8], texts: &mut Texts, catalogue: &Catalogue) -> PyResult<()> {
+        let Scratch { log, after, .. } = &mut self.scratch;
         log.open(record, texts, catalogue)?;
-        for entry in log.entries() {
-            count_activity(entry, &self.columns, &mut self.counts);
-        }
-        before.clear();
         after.find(log, self.limits.hangup_ms);
-        count_change(before, after, &self.columns, &mut self.counts);
+        count_log(log, after, 1, &self.columns, &mut self.counts);
         Ok(())
     }
 
-    /// What was counted goes into the rows, and nobody asks which of them changed.
-    pub fn sum_up(&mut self, texts: &Texts, watermark_ms: i64) -> PyResult<()> {
-        let panes = self.panes(watermark_ms)?;
-        self.add_rows(texts, &panes, watermark_ms, &mut Changes::default())
+    /// Looks at up to so many places where leads may be, takes those out of which nothing happened since the
+    /// horizon.
+    pub fn archive(
+        &mut self,
+        place: usize,
+        most: usize,
+        bounds: Bounds,
+        texts: &mut Texts,
+        catalogue: &Catalogue,
+        changes: &mut Changes,
+    ) -> PyResult<Gone> {
+        self.counts.clear();
+        self.archived.clear();
+        let end = place.saturating_add(most);
+        let mut ids: Vec<Box<[u8]>> = Vec::new();
+        for place in place..end.min(self.leads.places()) {
+            let Some((id, record)) = self.leads.at(place) else { continue };
+            let Scratch { log, before, .. } = &mut self.scratch;
+            log.open(record, texts, catalogue)?;
+            if log.newest_ms() >= bounds.horizon_ms {
+                continue;
+            }
+            before.find(log, self.limits.hangup_ms);
+            count_log(log, before, -1, &self.columns, &mut self.counts);
+            count_log(log, before, 1, &self.columns, &mut self.archived);
+            ids.push(id.into());
+        }
+        self.sum_up(texts, bounds, changes)?;
+        for id in &ids {
+            self.leads.remove(id);
+        }
+        Ok(Gone { ids, next: (end < self.leads.places()).then_some(end) })
+    }
+
+    /// What was counted goes into the rows.
+    pub fn sum_up(&mut self, texts: &Texts, bounds: Bounds, changes: &mut Changes) -> PyResult<()> {
+        let panes = self.panes(bounds)?;
+        self.add_rows(texts, &panes, bounds.watermark_ms, changes)
     }
 
     /// Whether the lead's record changed; then the new one is the last of the records.
     fn add_to_lead(
         &mut self,
-        batch: &mut Batch,
-        catalogue: &Catalogue,
-        timestamps: &[i64],
+        part: &mut Part,
         lead: Text,
         events: impl Iterator<Item = usize> + Clone,
+        horizon_ms: i64,
         effects: &mut Effects,
     ) -> PyResult<bool> {
         let Scratch { log, before, after, records, .. } = &mut self.scratch;
-        let Batch { texts, leads, events: all } = batch;
+        let (timestamps, catalogue) = (part.timestamps, part.catalogue);
+        let Batch { texts, leads, events: all } = &mut *part.batch;
         match self.leads.get(leads.get(lead)) {
             Some(record) => {
                 log.open(record, texts, catalogue)?;
                 before.find(log, self.limits.hangup_ms);
+                if log.newest_ms() < horizon_ms {
+                    count_log(log, before, -1, &self.columns, &mut self.counts);
+                    count_log(log, before, 1, &self.columns, &mut self.archived);
+                    log.clear();
+                    before.clear();
+                }
             }
             None => {
                 log.clear();
@@ -157,7 +219,7 @@ impl Fold {
                     let at_ms = event.entry.at_ms;
                     effects.newest_ms = effects.newest_ms.max(at_ms);
                     effects.late += usize::from(timestamps[at].saturating_sub(at_ms) > self.limits.late_ms);
-                    count_activity(&event.entry, &self.columns, &mut self.counts);
+                    count_activity(&event.entry, 1, &self.columns, &mut self.counts);
                 }
             }
         }
@@ -170,10 +232,11 @@ impl Fold {
     }
 
     /// By resolution, the pane of each minute of the batch; none where it has expired.
-    fn panes(&mut self, watermark_ms: i64) -> PyResult<Vec<Vec<Option<i64>>>> {
+    fn panes(&mut self, bounds: Bounds) -> PyResult<Vec<Vec<Option<i64>>>> {
         let mut panes = Vec::new();
+        let first_minute = bounds.horizon_ms.div_euclid(1000);
         for resolution in self.rows.resolutions() {
-            let horizon = resolution.horizon(watermark_ms);
+            let gone = resolution.gone(bounds.watermark_ms);
             let mut of_minutes = Vec::with_capacity(self.counts.minutes.len());
             for &minute in &self.counts.minutes {
                 let pane = match resolution.length {
@@ -181,7 +244,8 @@ impl Fold {
                     Length::Day => self.days.start_of(minute)?,
                     Length::AllTime => 0,
                 };
-                of_minutes.push(horizon.is_none_or(|horizon| pane > horizon).then_some(pane));
+                let is_known = minute >= first_minute && gone.is_none_or(|gone| pane > gone);
+                of_minutes.push((is_known || resolution.length == Length::AllTime).then_some(pane));
             }
             panes.push(of_minutes);
         }
@@ -252,13 +316,18 @@ const NO_MORE: u32 = u32::MAX;
 const UNSEEN: u32 = u32::MAX;
 
 impl Chains {
-    fn new(batch: &Batch, home: impl Fn(Text) -> Option<i64>, foreign: &mut Vec<(usize, i64)>) -> Self {
+    fn new(part: &Part, home: impl Fn(Text) -> Option<i64>, horizon_ms: i64, effects: &mut Effects) -> Self {
+        let batch = &*part.batch;
         let mut chains = Chains { leads: Vec::new(), next: vec![NO_MORE; batch.events.len()] };
         let mut last = vec![UNSEEN; batch.leads.len()];
-        for (at, event) in batch.events.iter().enumerate() {
-            let Some(event) = event else { continue };
+        for at in part.range.clone() {
+            let Some(event) = &batch.events[at] else { continue };
             if let Some(home) = home(event.lead) {
-                foreign.push((at, home));
+                effects.foreign.push((at, home));
+                continue;
+            }
+            if event.entry.at_ms < horizon_ms {
+                effects.old.push(at);
                 continue;
             }
             let last = &mut last[event.lead as usize];

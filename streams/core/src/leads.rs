@@ -37,6 +37,22 @@ impl Leads {
         true
     }
 
+    /// Leads are at places below this one.
+    pub fn places(&self) -> usize {
+        self.leads.num_buckets()
+    }
+
+    /// The lead at a place, where there is one. Places change when leads come.
+    pub fn at(&self, place: usize) -> Option<(&[u8], &[u8])> {
+        self.leads.get_bucket(place).map(|lead| parts(lead))
+    }
+
+    pub fn remove(&mut self, id: &[u8]) {
+        if let Ok(held) = self.leads.find_entry(self.hasher.hash_one(id), |lead| parts(lead).0 == id) {
+            held.remove();
+        }
+    }
+
     pub fn all(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.leads.iter().map(|lead| parts(lead))
     }

@@ -32,15 +32,28 @@ use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PySet, PyString, PyTuple}
 use catalogue::{Catalogue, Columns, DeclaredType, Own, Resolution};
 use counts::Counts;
 use days::Days;
-use fold::{Batch, Effects, Event, Fold, Limits, Scratch};
+use fold::{Batch, Bounds, Effects, Event, Fold, Gone, Limits, Part, Scratch};
 use leads::Leads;
 use log::Entry;
-use rows::{NotRestored, Rows};
+use rows::{Changes, NotRestored, Rows};
 use texts::{MISSING, Text, Texts};
 
 type ChangedRow<'py> = (Bound<'py, PyBytes>, Option<Bound<'py, PyBytes>>);
 type Record<'py> = (Bound<'py, PyBytes>, Bound<'py, PyBytes>);
-type GivenEffects<'py> = (Vec<ChangedRow<'py>>, Vec<Record<'py>>, Vec<usize>, Vec<(usize, i64)>, usize, usize, i64);
+/// A rollup's place, the values of its dimensions, and how much more of each column's id.
+type GivenArchived = (u32, Vec<String>, Vec<(i64, i64)>);
+type GivenArchive<'py> = (Vec<ChangedRow<'py>>, Vec<Bound<'py, PyBytes>>, Option<usize>, Vec<GivenArchived>);
+type GivenEffects<'py> = (
+    Vec<ChangedRow<'py>>,
+    Vec<Record<'py>>,
+    Vec<usize>,
+    Vec<usize>,
+    Vec<(usize, i64)>,
+    usize,
+    usize,
+    i64,
+    Vec<GivenArchived>,
+);
 
 impl From<varint::Corrupt> for PyErr {
     fn from(_: varint::Corrupt) -> Self {
@@ -80,6 +93,18 @@ impl Verdicts {
     /// The indices of the records that Python has to look at.
     fn odd(&self) -> Vec<usize> {
         self.odd.clone()
+    }
+
+    /// The first event from `start` on, at this moment or later, of a lead that is not `away`.
+    fn first_at(&self, at_ms: i64, start: usize, away: &Bound<'_, PyDict>) -> PyResult<Option<usize>> {
+        for (at, event) in self.batch.events.iter().enumerate().skip(start) {
+            let Some(event) = event.as_ref().filter(|event| event.entry.at_ms >= at_ms) else { continue };
+            let id = PyBytes::new(away.py(), self.batch.leads.get(event.lead));
+            if away.is_empty() || !away.contains(id)? {
+                return Ok(Some(at));
+            }
+        }
+        Ok(None)
     }
 
     /// What Python made of an odd record.
@@ -182,7 +207,8 @@ impl Tables {
             .collect::<Result<_, _>>()
             .map_err(unfit)?;
         let counts =
-            Counts::new(&rollups).ok_or_else(|| PyValueError::new_err("there is no rollup by campaign and source"))?;
+            || Counts::new(&rollups).ok_or_else(|| unfit("there is no rollup by campaign and source".to_string()));
+        let (counts, archived) = (counts()?, counts()?);
         Ok(Tables {
             catalogue: Arc::new(catalogue),
             fold: Fold {
@@ -192,6 +218,7 @@ impl Tables {
                 leads: Leads::default(),
                 rows: Rows::new(generation, rollups, resolutions),
                 counts,
+                archived,
                 scratch: Scratch::default(),
             },
             max_bytes,
@@ -205,7 +232,7 @@ impl Tables {
     }
 
     /// Takes up to so many logs out of `leads`, holds them, and counts all that they add.
-    fn derive(&mut self, leads: &Bound<'_, PyDict>, most: usize, watermark_ms: i64) -> PyResult<()> {
+    fn derive(&mut self, leads: &Bound<'_, PyDict>, most: usize, bounds: (i64, i64)) -> PyResult<()> {
         let mut texts = Texts::new();
         self.fold.counts.clear();
         for _ in 0..most {
@@ -214,9 +241,24 @@ impl Tables {
             }
             let (id, record): Record = leads.call_method0(intern!(leads.py(), "popitem"))?.extract()?;
             self.fold.set_lead(id.as_bytes(), record.as_bytes())?;
-            self.fold.count_log(record.as_bytes(), &mut texts, &self.catalogue)?;
+            self.fold.count_record(record.as_bytes(), &mut texts, &self.catalogue)?;
         }
-        self.fold.sum_up(&texts, watermark_ms)
+        self.fold.sum_up(&texts, bounds.into(), &mut Changes::default())
+    }
+
+    /// Rows, the ids of leads that are held no more, where to go on, and what those leads add.
+    fn archive<'py>(
+        &mut self,
+        py: Python<'py>,
+        place: usize,
+        most: usize,
+        bounds: (i64, i64),
+    ) -> PyResult<GivenArchive<'py>> {
+        let (mut texts, mut rows) = (Texts::new(), Changes::default());
+        let Gone { ids, next } =
+            self.fold.archive(place, most, bounds.into(), &mut texts, &self.catalogue, &mut rows)?;
+        let ids = ids.iter().map(|id| PyBytes::new(py, id)).collect();
+        Ok((changed(py, &rows), ids, next, self.fold.archived(&texts)))
     }
 
     /// What the records say, as far as they are ordinary events within these times.
@@ -268,17 +310,21 @@ impl Tables {
         Ok(ids)
     }
 
-    /// Rows, leads, crowded, foreign, duplicates, late, newest_ms. Events of leads that are `away` are foreign.
+    /// Rows, leads, crowded, old, foreign, duplicates, late, newest_ms, archived. Events of leads that are
+    /// `away` are foreign.
+    #[expect(clippy::too_many_arguments, reason = "one call for each part of a batch")]
     fn add<'py>(
         &mut self,
         py: Python<'py>,
         verdicts: &mut Verdicts,
         timestamps: Vec<i64>,
         away: &Bound<'py, PyDict>,
-        watermark_ms: i64,
+        bounds: (i64, i64),
+        start: usize,
+        stop: usize,
     ) -> PyResult<GivenEffects<'py>> {
         let batch = &mut verdicts.batch;
-        if batch.events.len() != timestamps.len() {
+        if batch.events.len() != timestamps.len() || stop > timestamps.len() {
             return Err(PyValueError::new_err("a batch has a time for each value"));
         }
         let mut homes = HashMap::new();
@@ -288,10 +334,10 @@ impl Tables {
             }
         }
         let home = |lead| if homes.is_empty() { None } else { homes.get(&lead).copied() };
-        let effects = self.fold.add(batch, &verdicts.catalogue, &timestamps, home, watermark_ms)?;
-        let Effects { rows, leads, crowded, foreign, duplicates, late, newest_ms } = effects;
+        let mut part = Part { batch, range: start..stop, timestamps: &timestamps, catalogue: &verdicts.catalogue };
+        let effects = self.fold.add(&mut part, home, bounds.into())?;
+        let Effects { rows, leads, crowded, old, foreign, duplicates, late, newest_ms } = effects;
         let bytes = |bytes: &[u8]| PyBytes::new(py, bytes);
-        let rows = rows.iter().map(|(key, value)| (bytes(key), value.map(bytes))).collect();
         let leads = leads
             .iter()
             .map(|&lead| {
@@ -299,7 +345,8 @@ impl Tables {
                 (bytes(id), bytes(self.fold.leads.get(id).unwrap_or_default()))
             })
             .collect();
-        Ok((rows, leads, crowded, foreign, duplicates, late, newest_ms))
+        let archived = self.fold.archived(&batch.texts);
+        Ok((changed(py, &rows), leads, crowded, old, foreign, duplicates, late, newest_ms, archived))
     }
 
     fn rows<'py>(&self, py: Python<'py>) -> Vec<Record<'py>> {
@@ -319,7 +366,30 @@ impl Tables {
     }
 }
 
+impl From<(i64, i64)> for Bounds {
+    fn from((watermark_ms, horizon_ms): (i64, i64)) -> Self {
+        Bounds { watermark_ms, horizon_ms }
+    }
+}
+
+fn changed<'py>(py: Python<'py>, rows: &Changes) -> Vec<ChangedRow<'py>> {
+    let bytes = |bytes: &[u8]| PyBytes::new(py, bytes);
+    rows.iter().map(|(key, value)| (bytes(key), value.map(bytes))).collect()
+}
+
 impl Fold {
+    /// What the leads add that were archived.
+    fn archived(&self, texts: &Texts) -> Vec<GivenArchived> {
+        let text = |&value: &Text| String::from_utf8_lossy(texts.get(value)).into_owned();
+        let groups = self.archived.of_all_time(self.rows.rollups());
+        groups
+            .map(|(group, cell)| {
+                let values = group.values.iter().filter(|&&value| value != MISSING).map(text).collect();
+                (group.rollup, values, cell.changes().map(|(column, n)| (self.columns.id(column), n)).collect())
+            })
+            .collect()
+    }
+
     fn set_lead(&mut self, id: &[u8], record: &[u8]) -> PyResult<()> {
         if self.leads.set(id, record) { Ok(()) } else { Err(PyValueError::new_err("not a lead's id")) }
     }

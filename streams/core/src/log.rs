@@ -107,6 +107,11 @@ impl Log {
         &self.entries
     }
 
+    /// Of a log that has entries.
+    pub fn newest_ms(&self) -> i64 {
+        self.entries.last().map_or(i64::MAX, |entry| entry.at_ms)
+    }
+
     pub fn live(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(|entry| entry.is_live)
     }

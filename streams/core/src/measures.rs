@@ -3,17 +3,27 @@
 use crate::catalogue::{Columns, STAGES};
 use crate::counts::{Counts, Place};
 use crate::facts::{Arrival, Facts, Hangup, Origin, Response};
-use crate::log::{Dimensions, Entry};
+use crate::log::{Dimensions, Entry, Log};
 use crate::texts::MISSING;
 
 /// Of every entry, in force or not.
-pub fn count_activity(entry: &Entry, columns: &Columns, counts: &mut Counts) {
+pub fn count_activity(entry: &Entry, n: i64, columns: &Columns, counts: &mut Counts) {
     let column =
         if entry.is_machine() { Some(columns.machine_answers) } else { columns.activity[usize::from(entry.rank)] };
     if let Some(column) = column {
         let place = counts.place(entry.at_ms, &entry.dimensions);
-        counts.add(&place, column, 1);
+        counts.add(&place, column, n);
     }
+}
+
+/// All that a lead adds, so many times. Its facts are those of its log.
+pub fn count_log(log: &Log, facts: &Facts, n: i64, columns: &Columns, counts: &mut Counts) {
+    for entry in log.entries() {
+        count_activity(entry, n, columns, counts);
+    }
+    count_hangups(&facts.hangups, n, columns, counts);
+    count_progress(&facts.arrivals, &facts.origin, [true; STAGES], n, columns, counts);
+    count_response(facts.response.as_ref(), &facts.origin, n, columns, counts);
 }
 
 /// What `after` adds, without what `before` added. Of a new lead, `before` are no facts.

@@ -169,8 +169,8 @@ impl Rows {
     /// Deletes the rows of panes that have expired.
     pub fn expire(&mut self, watermark_ms: i64, changes: &mut Changes) {
         for resolution in 0..self.resolutions.len() {
-            let Some(horizon) = self.resolutions[resolution].horizon(watermark_ms) else { continue };
-            while let Some(first) = self.panes[resolution].first_entry().filter(|first| *first.key() <= horizon) {
+            let Some(gone) = self.resolutions[resolution].gone(watermark_ms) else { continue };
+            while let Some(first) = self.panes[resolution].first_entry().filter(|first| *first.key() <= gone) {
                 let (pane, rows) = first.remove_entry();
                 let mut names: Vec<&[u8]> = rows.iter().map(|row| parts(row).0).collect();
                 names.sort_unstable();
