@@ -126,7 +126,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         ),
     ] = 15.0
     event_retention_days: Annotated[
-        Days, _doc("an event that is older when it arrives is rejected as too_old")
+        Days,
+        _doc(
+            "an event that is older when it arrives is rejected as too_old, and a lead without an event for so "
+            "long is archived (streams/README.md); longer where rows are kept longer"
+        ),
     ] = 400
     lead_events: Annotated[
         int,

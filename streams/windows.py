@@ -6,7 +6,7 @@ The law: every lead counts once in every figure, although each partition drops o
 
 from collections.abc import Iterable, Mapping
 from datetime import tzinfo
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import NamedTuple
 
 from callfunnel.streams.panes import LENGTH_SECONDS, day_after, pane_start
@@ -25,7 +25,10 @@ _YOUNGER = (("1m", 5), ("1m", 15), ("1m", 60), ("1m", 240), ("1h", 24))
 
 Dimensions = tuple[str, ...]
 Table = Mapping[str, Mapping[int, Mapping[Dimensions, Columns]]]
-"""The rows of one rollup: resolution, pane, dimension values, columns."""
+"""The rows of one rollup: resolution, pane, dimension values, columns.
+
+What archived leads add is in the pane 0 of `base`: it counts in all time, and has no age any more.
+"""
 
 
 class Panes(NamedTuple):
@@ -75,10 +78,10 @@ def due_panes(window: str, now_s: int, zone: tzinfo) -> tuple[Panes, Panes]:
 
 def total(table: Table, panes: Panes) -> dict[Dimensions, Columns]:
     """The rows of these panes, summed over time."""
-    held = table.get(panes.resolution, {})
+    resolutions = (panes.resolution, "base") if panes.resolution == "all" else (panes.resolution,)
     sums: dict[Dimensions, Columns] = {}
-    for start in panes.starts:
-        for row, columns in held.get(start, {}).items():
+    for resolution, start in product(resolutions, panes.starts):
+        for row, columns in table.get(resolution, {}).get(start, {}).items():
             into = sums.get(row)
             if into is None:
                 sums[row] = columns.copy()

@@ -50,6 +50,7 @@ def funnel_document(
     columns = _add(columns for row, columns in segments.items() if row in chosen)
     of_any = _add(columns for row, columns in segments.items() if row in possible)
     due, met = (sum(at.due[window][row][n] for row in chosen if row in at.due[window]) for n in (0, 1))
+    archived = _add(columns for row, columns in at.archived.items() if row in chosen)
     uncalled = [found for row, found in at.uncalled.items() if row in chosen]
 
     def events(stage: str) -> int:
@@ -105,6 +106,11 @@ def funnel_document(
             "leads": sum(sum(found.by_age) for found in uncalled),
             "ages": {age: sum(found.by_age[n] for found in uncalled) for n, age in enumerate(AGES)},
             "oldest_timestamp_seconds": min((found.oldest_s for found in uncalled), default=None),
+        },
+        "archived": {
+            "before_timestamp_seconds": at.horizon_ms / 1000 if archived else None,
+            "leads": archived.get("leads_created", 0),
+            "uncalled": archived.get("uncalled", 0),
         },
     }
 

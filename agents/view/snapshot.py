@@ -36,6 +36,7 @@ from callfunnel.schemas.topics import funnel_changelog
 from callfunnel.streams import measures
 from callfunnel.streams.measures import ATTEMPT_BINS, RESPONSE_BOUNDS_SECONDS
 from callfunnel.streams.rows import (
+    BASE,
     POSITION_KEY,
     Columns,
     Position,
@@ -48,6 +49,7 @@ from callfunnel.streams.windows import (
     DUE_SECONDS,
     WINDOWS,
     Dimensions,
+    Panes,
     Uncalled,
     due_panes,
     seen,
@@ -86,6 +88,8 @@ class Snapshot:
     uncalled: Mapping[Dimensions, Uncalled]
     seen: Mapping[str, set[Dimensions]]
     """Rollup: dimension values that were seen in the last 48 hours."""
+    archived: Mapping[Dimensions, Columns]
+    """What archived leads add to all time, by campaign and source."""
     rows: int
     poisoned: Mapping[int, float]
     """Poisoned partitions, and which share of their newest records was rejected."""
@@ -96,6 +100,11 @@ class Snapshot:
     def newest_ms(self) -> int:
         """The newest event, 0 before the first one."""
         return _newest_ms(self.positions)
+
+    @property
+    def horizon_ms(self) -> int:
+        """Up to when leads may be archived, 0 before any is."""
+        return max((0, *(position.horizon_ms for position in self.positions.values())))
 
 
 def _newest_ms(positions: Mapping[int, Position]) -> int:
@@ -150,6 +159,8 @@ class Funnel:
         """The sums of the generations that are shown."""
         self._shown = defaultdict[int, int](int)
         """By partition, the generation of its rows in the sums."""
+        self._base_later = defaultdict[int, dict[bytes, bytes | None]](dict)
+        """By partition, base rows that belong to rows that are not shown yet."""
         self._newest: dict[int, Position] = {}
         self.positions: dict[int, Position] = {}
 
@@ -160,8 +171,11 @@ class Funnel:
                 self._advance(partition, decode_position(value))
             return
         generation = generation_of(key)
+        if generation == BASE and self._has_turned(partition):
+            self._base_later[partition][key] = value
+            return
         held = self._held.setdefault(partition, {}).setdefault(generation, {})
-        old, is_shown = held.get(key), self._shown[partition] == generation
+        old, is_shown = held.get(key), generation in (BASE, self._shown[partition])
         if old == value or (is_shown and value is None and self._has_turned(partition)):
             return
         if is_shown:
@@ -190,6 +204,8 @@ class Funnel:
                 self._count(key, None, value)
         self._shown[partition] = position.generation
         self.positions[partition] = position
+        for key, base in self._base_later.pop(partition, {}).items():
+            self.apply(partition, key, base)
 
     def _has_turned(self, partition: int) -> bool:
         shown, newest = self.positions.get(partition), self._newest.get(partition)
@@ -271,6 +287,7 @@ class Funnel:
             windows=windows,
             due={window: self._due(window, now_s, zone) for window in windows},
             uncalled=uncalled(segments, now_s, days_kept_s),
+            archived=total(segments, Panes("base", (0,))),
             seen={rollup: seen(table, now_s) for rollup, table in tables.items()},
             rows=sum(len(rows) for generations in self._held.values() for rows in generations.values()),
             poisoned={

@@ -1,5 +1,6 @@
 """The funnel document as a table for the terminal, with the colours of the standards."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.bar import Bar
@@ -90,6 +91,11 @@ def _closing(document: dict[str, Any]) -> list[Text]:
     state, reason = document.get("state", "live"), document.get("reason")
     if state not in _CALM or reason:
         lines.append(standing(state, reason))
+    archived = document["archived"]
+    if document["window"] == "all" and archived["leads"]:
+        before = datetime.fromtimestamp(archived["before_timestamp_seconds"], UTC)
+        told = f"archived: {archived['leads']:,} leads without an event since {before:%Y-%m-%d}"
+        lines.append(Text(f"{told}, {archived['uncalled']:,} of them never called", style="dim"))
     for partition, share in document.get("poisoned", {}).items():
         poison = f"{share:.0%} of the newest records of partition {partition} are rejected and missing here"
         lines.append(Text(poison, style="bold yellow"))

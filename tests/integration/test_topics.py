@@ -3,7 +3,6 @@
 import time
 
 import pytest
-from kafka.admin import ConfigResource, ConfigResourceType
 
 from callfunnel.agents.config import Settings
 from callfunnel.agents.demo.broker import free_port
@@ -11,6 +10,7 @@ from callfunnel.agents.errors import BrokerUnavailable, TopicsWrong
 from callfunnel.agents.kafka import topics
 from callfunnel.agents.kafka.connection import admin_client
 from callfunnel.schemas.topics import TopicSpec
+from integration.workers import alter
 from patience import Deadline
 
 
@@ -20,17 +20,6 @@ def eventually(find):
     while not (found := find()) and not deadline.is_over:
         time.sleep(0.1)
     return found
-
-
-def alter(settings, topic, **config):
-    with admin_client(settings) as admin:
-        admin.alter_configs(
-            [
-                ConfigResource(
-                    ConfigResourceType.TOPIC, topic, {k.replace("_", "."): v for k, v in config.items()}
-                )
-            ]
-        )
 
 
 def test_all_topics_are_missing_until_they_are_created_and_then_all_are_right(broker):

@@ -27,6 +27,7 @@ import msgspec
 import orjson
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from confluent_kafka import Producer
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.partitioner import murmur2
 
 import patience
@@ -99,6 +100,13 @@ def grow(settings: Settings, partitions: int, *names: str) -> None:
         admin.create_partitions(dict.fromkeys(names, partitions))
         while {spec.partitions for spec in topics.describe(admin, names).values()} != {partitions}:
             time.sleep(0.1)
+
+
+def alter(settings: Settings, topic: str, **config: str) -> None:
+    """Change settings of a topic; underscores stand for dots."""
+    dotted = {name.replace("_", "."): value for name, value in config.items()}
+    with admin_client(settings) as admin:
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, dotted)])
 
 
 def home(lead_id: str, partitions: int = PARTITIONS, digest: Callable[[bytes], int] = murmur2) -> int:

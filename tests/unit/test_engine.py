@@ -6,6 +6,7 @@ from callfunnel.schemas.codec import Decoder, Limits
 from callfunnel.schemas.events import Connect, Dial, LeadCreated
 from callfunnel.streams.engine import Mismatch, Partition
 from callfunnel.streams.fold import Fold
+from callfunnel.streams.log import unpack
 from callfunnel.streams.panes import resolutions
 from callfunnel.streams.partitioning import home
 from callfunnel.streams.rows import (
@@ -17,6 +18,7 @@ from callfunnel.streams.rows import (
     decode_position,
     encode_position,
 )
+from callfunnel.streams.tables import archived
 
 T = 1_750_000_020_000
 FOLD = Fold(
@@ -217,6 +219,94 @@ def test_a_crowded_lead_takes_no_more_events_but_knows_its_own(partition):
 
 
 # What is left behind
+
+
+DAY = 86_400_000
+NOON = 1_749_988_800_000
+
+
+def sent(state, *events):
+    """Fold events as a batch of records that say nothing of their own time."""
+    return apply(state, *events, appended_ms=-1)
+
+
+def reasons(effects):
+    return [(i, why.reason) for i, why in effects.rejected]
+
+
+def ages(state, at_ms=NOON):
+    """By lead id, the age in days of the newest event."""
+    return {lead: (at_ms - unpack(log)[-1].at_ms) // DAY for lead, log in state.tables.logs().items()}
+
+
+@pytest.mark.parametrize(("days", "is_old"), [(400, False), (401, True)])
+def test_what_happened_on_a_day_that_is_not_kept_is_refused_whatever_came_before(partition, days, is_old):
+    state = partition()
+    sent(state, event(at_ms=NOON))
+    effects = sent(state, event(lead_id="old", at_ms=NOON - days * DAY))
+    assert reasons(effects) == ([(0, "archived")] if is_old else [])
+    assert effects.rejected[:1] == ([(0, archived(NOON - DAY // 2 - 400 * DAY))] if is_old else [])
+
+
+def test_an_event_is_judged_by_those_before_it_and_not_by_its_batch(partition):
+    old, now = event(lead_id="old", at_ms=NOON - 500 * DAY), event(at_ms=NOON)
+    state = partition()
+    assert reasons(sent(state, old, old, now, old, now, old)) == [(3, "archived"), (5, "archived")]
+    assert position(sent(state, now)).duplicates == 3
+
+
+def test_a_copy_of_an_archived_event_is_no_event(partition):
+    state = partition()
+    old = event(LeadCreated, lead_id="old", at_ms=NOON - 500 * DAY)
+    sent(state, old)
+    sent(state, event(at_ms=NOON))
+    assert ages(state) == {b"l": 0}
+    assert reasons(sent(state, old)) == [(0, "archived")]
+    ((key, columns),) = state.base.rows().items()
+    assert key == ("base", 0, "campaign+source", "none", "none")
+    assert columns == {"events_created": 1, "leads_created": 1, "awaited": 1, "uncalled": 1}
+
+
+def test_a_lead_that_comes_back_after_it_was_archived_is_another_lead(partition):
+    state = partition()
+    created = event(LeadCreated, event_id="c", at_ms=NOON - 500 * DAY)
+    sent(state, created)
+    sent(state, event(lead_id="other", at_ms=NOON), event(event_id="back", at_ms=NOON))
+    of_all_time = state.tables.rows()["all", 0, "campaign+source", "none", "none"]
+    assert (of_all_time["leads_created"], of_all_time["implied"]) == (2, 2)  # by their dials alone
+    (columns,) = state.base.rows().values()
+    assert columns["leads_created"] == 1
+
+
+def test_leads_that_still_have_events_keep_what_is_older(partition):
+    state = partition()
+    sent(state, event(LeadCreated, event_id="c", at_ms=NOON - 500 * DAY))
+    sent(state, event(event_id="d", at_ms=NOON - 200 * DAY), event(lead_id="other", at_ms=NOON))
+    assert ages(state) == {b"l": 200, b"other": 0}
+    assert len(unpack(state.tables.logs()[b"l"])) == 2
+
+
+def test_a_replay_of_history_forgets_nothing(replay):
+    state = replay()
+    sent(state, event(lead_id="old", at_ms=NOON - 900 * DAY), event(at_ms=NOON))
+    effects = sent(state, event(lead_id="older", at_ms=NOON - 1_000 * DAY))
+    assert (reasons(effects), position(effects).horizon_ms) == ([], 0)
+    assert ages(state).keys() == {b"old", b"l", b"older"}
+
+
+def test_days_that_were_archived_do_not_come_back_under_a_longer_retention(partition):
+    shorter = replace(FOLD, resolutions=resolutions(day_days=400))
+    longer = replace(FOLD, resolutions=resolutions(day_days=900))
+    state = partition(fold=shorter)
+    first = sent(state, event(LeadCreated, event_id="c", at_ms=NOON - 500 * DAY))
+    held = changelogs(first, sent(state, event(event_id="d", at_ms=NOON), event(lead_id="other", at_ms=NOON)))
+    again = partition(fold=longer)
+    again.restore(*held)
+    while again.derive(10):
+        pass
+    days = {key[1] for key in again.tables.rows() if key[0] == "1d"}
+    assert days == {(NOON - DAY // 2) // 1000}
+    assert again.written.horizon_ms == state.written.horizon_ms
 
 
 def test_the_position_accounts_for_every_record(partition):

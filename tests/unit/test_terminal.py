@@ -88,6 +88,14 @@ def test_a_poisoned_partition_is_named():
     assert "rejected" not in text(document() | {"poisoned": {}})
 
 
+def test_what_is_archived_is_told_where_it_counts():
+    archived = {"archived": {"before_timestamp_seconds": 1_715_385_600.0, "leads": 1_200, "uncalled": 7}}
+    told = "archived: 1,200 leads without an event since 2024-05-11, 7 of them never called"
+    assert told in text(document() | archived)
+    assert "archived" not in text(document() | archived | {"window": "1h"})
+    assert "archived" not in text(document())
+
+
 def test_a_band_has_its_colour():
     assert "\x1b[1;31m10.0%" in text(document(), "standard")
     assert "\x1b[1;32m60.0%" in text(document(), "standard")

@@ -13,7 +13,14 @@ from callfunnel.agents.remedies import REMEDIES
 from callfunnel.agents.view.api import funnel_document
 from callfunnel.agents.view.arrivals import Told
 from callfunnel.agents.view.snapshot import Funnel, View
-from callfunnel.streams.rows import POSITION_KEY, Position, encode_columns, encode_key, encode_position
+from callfunnel.streams.rows import (
+    POSITION_KEY,
+    Position,
+    encode_base_key,
+    encode_columns,
+    encode_key,
+    encode_position,
+)
 
 NOW = int(datetime(2026, 3, 29, 14, 7, 31, tzinfo=UTC).timestamp())
 TODAY = NOW - NOW % 86_400
@@ -95,6 +102,59 @@ def test_a_view_shows_the_fold_before_until_every_partition_has_turned():
     assert (dialed(), funnel.turned, funnel.positions[0].offset) == (4_300, [], 5)
     funnel.apply(1, dialed_on(0, 21)[0], None)
     assert dialed() == 4_300
+
+
+def archived_at(n, fold="a", **columns):
+    key = encode_base_key(fold, "campaign+source", ("spring", "web"))
+    return key, encode_columns({"leads_dialed": n, **columns})
+
+
+def test_archived_leads_count_in_all_time_whatever_fold_counted_them_and_have_no_age():
+    funnel = Funnel(UTC)
+    funnel.apply(0, *dialed_on(0, 1))
+    funnel.apply(0, *archived_at(20))
+    funnel.apply(0, *archived_at(300, "b", uncalled=7, leads_created=307))
+    funnel.apply(1, *archived_at(4_000))
+    horizon_ms = (TODAY - 400 * 86_400) * 1000
+    for number in (0, 1):
+        funnel.apply(number, POSITION_KEY, position(horizon_ms=horizon_ms))
+    shown = funnel.snapshot(NOW)
+    assert shown.windows["all"]["campaign+source"]["spring", "web"]["leads_dialed"] == 4_321
+    document = funnel_document(shown, now_s=NOW, delay_s=None, window="all")
+    assert document["uncalled"]["leads"] == 0
+    assert document["archived"] == {
+        "before_timestamp_seconds": horizon_ms / 1000,
+        "leads": 307,
+        "uncalled": 7,
+    }
+
+
+def test_what_is_archived_of_a_partition_that_has_turned_is_shown_with_its_new_rows():
+    funnel = Funnel(UTC)
+    for number in (0, 1):
+        funnel.apply(number, *dialed_on(0, 10))
+        funnel.apply(number, POSITION_KEY, position())
+
+    def dialed():
+        assert funnel.contradiction is None
+        return funnel.snapshot(NOW).windows["all"]["campaign+source"]["spring", "web"]["leads_dialed"]
+
+    assert dialed() == 20
+    funnel.apply(0, *dialed_on(1, 10))
+    turned = position(fold="b", generation=1)
+    funnel.apply(0, POSITION_KEY, turned)
+    assert dialed() == 20
+    funnel.apply(0, *dialed_on(1, 7))  # three of its leads are archived then
+    funnel.apply(0, *archived_at(3, "b"))
+    funnel.apply(0, POSITION_KEY, turned)
+    assert dialed() == 20
+    funnel.apply(1, *dialed_on(1, 10))
+    funnel.apply(1, POSITION_KEY, turned)
+    assert dialed() == 20
+    funnel.apply(0, *dialed_on(1, 6))
+    funnel.apply(0, *archived_at(4, "b"))
+    funnel.apply(0, POSITION_KEY, turned)
+    assert dialed() == 20
 
 
 def test_a_view_that_starts_while_rows_are_derived_has_no_numbers_until_all_have_turned():

@@ -12,6 +12,7 @@ const number = new Intl.NumberFormat();
 const percent = new Intl.NumberFormat(undefined, { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const whole = new Intl.NumberFormat(undefined, { style: "percent", maximumFractionDigits: 0 });
 const moment = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium" });
 const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const byId = (id) => document.getElementById(id);
 
@@ -114,6 +115,13 @@ function drawUncalled({ uncalled, now_timestamp_seconds: now, watermark }) {
   });
 }
 
+function drawArchived({ window, archived }) {
+  byId("archived").hidden = window !== "all" || !archived.leads;
+  write(byId("archived"), `${number.format(archived.leads)} leads without an event since `
+    + `${day.format(archived.before_timestamp_seconds * 1000)} are archived. They count here as the settings of then counted them; `
+    + `${number.format(archived.uncalled)} of them were never called, and are not among the uncalled leads.`);
+}
+
 function offer(name, names) {
   const select = byId(name);
   const chosen = choice[name];
@@ -195,6 +203,7 @@ async function refresh() {
   drawFunnel(funnel);
   [...funnel.ratios, funnel.response].forEach(drawRate);
   drawUncalled(funnel);
+  drawArchived(funnel);
   link(funnel.grafana);
   byId("json").href = `api/v1/funnel?${query}`;
   judge(funnel);
