@@ -128,7 +128,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     event_retention_days: Annotated[
         Days,
         _doc(
-            "an event that is older when it arrives is rejected as too_old, and a lead without an event for so "
+            "an event that is older when it arrives is too_old, and a lead without an event for so "
             "long is archived (streams/README.md); longer where rows are kept longer"
         ),
     ] = 400

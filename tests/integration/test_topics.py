@@ -64,7 +64,7 @@ def test_a_setting_that_differs_is_told_and_mended(broker):
         topics.require(settings)
     assert error.value.exit_code == 78
     assert topics.mend(settings) == (topics.Change(changelog, "cleanup.policy", "compact"),)
-    assert topics.compare(settings) == ()
+    assert eventually(lambda: topics.compare(settings) == ())
 
 
 def test_more_insync_copies_than_there_are_are_never_asked_of_a_topic(broker):
