@@ -12,7 +12,7 @@ import math
 import multiprocessing
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import ExitStack
 from functools import cache
 from itertools import accumulate
@@ -26,6 +26,7 @@ from faust.types import TP
 from model.kafka import Entry, Kafka, Transaction
 from model.worker import (
     DECODER,
+    SETTINGS,
     SOURCE,
     App,
     Operator,
@@ -54,6 +55,7 @@ from callfunnel.streams.rows import (
     decode_columns,
     decode_key,
     decode_position,
+    generation_of,
 )
 
 
@@ -86,6 +88,8 @@ WORLD = {
     "callfunnel.agents.engine.adopt.leads_changelog": leads_of,
     # Nothing sleeps here: who asks Kafka is woken by the schedule.
     "callfunnel.agents.engine.ingest.LOOK_SECONDS": 0,
+    "callfunnel.agents.engine.ingest.DERIVED_AT_ONCE": 1,
+    "callfunnel.agents.engine.ingest.ROWS_AT_ONCE": 9,
 }
 """What the product finds in place of Kafka's clients."""
 
@@ -171,6 +175,7 @@ class Schedule:
         self._change = chance.choices(list(CHANGES), list(CHANGES.values()))[0]
         self._grows = self._change == "grown"
         self._upgrades = not self._change and chance.random() < 0.2
+        self._refolds = not self._change and not self._upgrades and chance.random() < 0.4
         self._tears = not self._change and chance.random() < 0.45
         self._heals = chance.random() < 0.8
         self._steps = chance.randint(20, 80)
@@ -340,6 +345,15 @@ class Schedule:
     def _anew(self) -> None:
         if self._grows and len(self._groups) < 4:
             self._count_anew()
+            self._start()
+
+    def _refold(self) -> None:
+        """An operator starts workers with other settings of the fold, while those with former ones go on."""
+        app = self._group.app
+        if self._refolds and app.settings + 1 < len(SETTINGS):
+            self._group.app = app._replace(settings=app.settings + 1)
+            self.note(f"workers of {app.name} have other settings from now on")
+            self.counts["other settings"] += 1
             self._start()
 
     def _grow(self) -> None:
@@ -582,6 +596,9 @@ class Schedule:
         """Nothing more goes wrong: everything published must get into the tables."""
         self.note("no more faults")
         self.is_calm = True
+        for worker in filter(self._has_former_settings, self._living()):
+            self.note(f"an operator stops {worker.name}: it has former settings")
+            worker.die()
         if self._is_another:
             self._kill_all()
             await settle()
@@ -701,7 +718,16 @@ class Schedule:
         position = self.position(group.app, partition)
         log = self._kafka.logs[self._source(partition)]
         is_owned = any(partition in worker.ingest.lanes for worker in self._workers_of(group))
-        return is_owned and not log.committed(position.offset if position else 0, log.end)
+        has_turned = position is None or (
+            position.fold == group.app.fold.id and self._is_swept(group.app, partition)
+        )
+        return is_owned and has_turned and not log.committed(position.offset if position else 0, log.end)
+
+    def _is_swept(self, app: App, partition: int) -> bool:
+        """Whether there are no rows but those in force."""
+        rows = self._rows(self._kafka.logs[TP(app.funnel, partition)].ever_committed())
+        position = decode_position(rows.pop(POSITION_KEY))
+        return all(generation_of(key) == position.generation for key in rows)
 
     # The verdict
 
@@ -731,7 +757,7 @@ class Schedule:
             )
             if not is_true:
                 raise Violation(f"{worker.name} ended by {reason!r}") from reason
-            if isinstance(reason, TablesWrong):
+            if isinstance(reason, TablesWrong) and not self._has_former_settings(worker):
                 worker.group.is_refused = True
 
     def _may_refuse(self, process: Process) -> bool:
@@ -743,7 +769,16 @@ class Schedule:
         is_foreign = bool(self._foreign) or (self._is_another and not self.is_calm)
         is_changed = process.group is self._groups[0] and (is_foreign or bool(self._cut_off))
         is_unproved = is_retained and not self._kafka.topic_id
-        return is_changed or is_unproved or bool(self._torn) or self._was_grown(process)
+        refuses = is_changed or is_unproved or bool(self._torn) or self._was_grown(process)
+        return refuses or self._was_replaced(process)
+
+    def _has_former_settings(self, process: Process) -> bool:
+        return process.started_as.settings < process.group.app.settings
+
+    def _was_replaced(self, process: Process) -> bool:
+        """Whether rows of its fold have been derived anew with other settings."""
+        app = process.started_as
+        return any(app.fold.id in position.replaced for position in self._positions(app).values())
 
     def _was_grown(self, process: Process) -> bool:
         """Whether its app has tables of a source with another number of partitions."""
@@ -810,13 +845,11 @@ class Schedule:
                     if at is not None:
                         expected[at][event.lead_id, event.event_id] = event
         for number in range(app.partitions):
-            log = self._kafka.logs[TP(app.funnel, number)].ever_committed()
-            rows = {
-                decode_key(key): decode_columns(row)
-                for key, row in self._rows(log).items()
-                if key != POSITION_KEY
-            }
-            wrong = oracle.differences(oracle.tables(expected[number].values()), rows)
+            rows = self._rows(self._kafka.logs[TP(app.funnel, number)].ever_committed())
+            record = rows.pop(POSITION_KEY, None)
+            wrong = _differences(
+                expected[number].values(), rows, decode_position(record) if record else NOTHING
+            )
             if wrong:
                 raise Violation(f"{app} has not counted each event once, in partition {number}: {wrong}")
         self.counts["totals"] += 1
@@ -837,7 +870,7 @@ class Schedule:
         record = rows.pop(POSITION_KEY, None)
         if record != leads.pop(LEADS_POSITION_KEY, None):
             raise Violation(f"partition {number}: the positions of the two tables differ")
-        position = decode_position(record) if record else Position(0, -1, "")
+        position = decode_position(record) if record else NOTHING
         expected = _Expected(app, number, position.partitions or app.partitions)
         end = position.offset
         if self._change == "copied" and self._is_another and position.witness is not None:
@@ -846,8 +879,7 @@ class Schedule:
             if entry.offset < end and not self._was_gone(f"{app.name}-{number}", entry.offset):
                 expected.take(entry)
         astray.update(expected.astray)
-        got = {decode_key(key): decode_columns(value) for key, value in rows.items()}
-        wrong = oracle.differences(oracle.tables(expected.applied), got)
+        wrong = _differences(expected.applied, rows, position)
         if wrong:
             raise Violation(f"{app}, partition {number} up to {position.offset}: {wrong}")
         accounts = (position.applied, position.duplicates, position.rejected, position.rerouted)
@@ -862,6 +894,7 @@ class Schedule:
         if dead != expected.rejected and TP(app.dead_letters, number) not in self._kafka.torn:
             raise Violation(f"partition {number}: dead letters {dead}, not {expected.rejected}")
         self.counts["records"] += sum(accounts)
+        self.counts["derivations"] += position.generation
         self.counts["transactions"] += sum(
             entry.key == POSITION_KEY for entry in self._kafka.logs[TP(app.funnel, number)].ever_committed()
         )
@@ -879,6 +912,20 @@ class Schedule:
             else:
                 rows[entry.key] = entry.value
         return rows
+
+
+NOTHING = Position(0, -1, "")
+
+
+def _differences(events: Iterable[Event], rows: Mapping[bytes, bytes], position: Position) -> list[str]:
+    """What of the rows in force is not as these events make it."""
+    got = {
+        decode_key(key): decode_columns(value)
+        for key, value in rows.items()
+        if generation_of(key) == position.generation
+    }
+    fold = position.settings or App("", 0, "").fold
+    return oracle.differences(oracle.tables(events, hangup_ms=fold.hangup_ms, timezone=fold.timezone), got)
 
 
 class Sent(NamedTuple):
@@ -963,6 +1010,7 @@ HAPPENS = {
     "grow": 1,
     "hear": 2,
     "anew": 1,
+    "refold": 6,
 }
 ACTIONS, WEIGHTS = list(HAPPENS), list(accumulate(HAPPENS.values()))
 

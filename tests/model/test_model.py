@@ -61,6 +61,8 @@ def test_no_schedule_breaks_the_law():
         "apps that count anew",
         "misrouted",
         "stops that ended",
+        "other settings",
+        "derivations",
     ):
         assert counts[what] > SCHEDULES // 1000, what
 
@@ -200,6 +202,12 @@ class HolesNotCounted(Ingest):
         lane.state.offset = earliest
 
 
+class LeftoversKept(Ingest):
+    async def _sweep(self, lane: Any) -> None:
+        if not lane.state.is_of_another_fold:
+            await super()._sweep(lane)
+
+
 class PoisonIgnored(Ingest):
     def _stops(self, at: Any) -> bool:
         return False
@@ -261,6 +269,7 @@ SWITCHED_OFF = {
     "where publishers are trusted, what was moved is refused": Rules(
         patches=(("callfunnel.streams.by_definition.DefinedTables.refuse", lambda *_: None),)
     ),
+    "what a derivation left that broke off is deleted": Rules(ingest=LeftoversKept),
     "a poisoned partition stands still until it may go on": Rules(ingest=PoisonIgnored),
     "an event counts once": Rules(
         patches=(("callfunnel.streams.by_definition.entry_of", another_each_time),)

@@ -40,6 +40,8 @@ FOLD = Fold(
     partitioner="murmur2",
     resolutions=resolutions(6, 3, 400),
 )
+SETTINGS = ((15_000, "UTC"), (0, "UTC"), (14_999, "Europe/Berlin"))
+"""Hang-up threshold in ms and time zone: what an operator changes, one after the other."""
 TOLERANCE = Tolerance(window=2, max_share=0.5)
 
 
@@ -57,6 +59,8 @@ class App(NamedTuple):
     name: str
     partitions: int
     partitioner: str
+    settings: int = 0
+    """Which of `SETTINGS` its workers are started with."""
 
     @property
     def funnel(self) -> Name:
@@ -72,7 +76,8 @@ class App(NamedTuple):
 
     @property
     def fold(self) -> Fold:
-        return replace(FOLD, partitioner=self.partitioner)
+        hangup_ms, timezone = SETTINGS[self.settings]
+        return replace(FOLD, partitioner=self.partitioner, hangup_ms=hangup_ms, timezone=timezone)
 
 
 class RebalanceAgain(Exception):
