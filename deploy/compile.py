@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ def platform() -> str:
     return next(name for name in names if "manylinux" not in name and "musllinux" not in name)
 
 
-def cargo(*arguments: str, crate: Path = CORE, **options: Any) -> subprocess.CompletedProcess[Any]:
+def cargo(
+    *arguments: str, crate: Path = CORE, env: Mapping[str, str] = os.environ, **options: Any
+) -> subprocess.CompletedProcess[Any]:
     """Runs cargo in the folder of a crate. Raises `SystemExit` with a sentence when there is no compiler."""
     program = shutil.which("cargo")
     if program is None:
@@ -51,7 +54,7 @@ def cargo(*arguments: str, crate: Path = CORE, **options: Any) -> subprocess.Com
         "PYO3_BUILD_EXTENSION_MODULE": "1",  # the interpreter has Python's symbols, and no library does
         "PYO3_PYTHON": sys.executable,
     }
-    return subprocess.run([program, *arguments], cwd=crate, env=os.environ | told, **options)
+    return subprocess.run([program, *arguments], cwd=crate, env={**env, **told}, **options)
 
 
 def target() -> Path:

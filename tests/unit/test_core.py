@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from deploy.compile import cargo
+from deploy.compile import CORE, cargo
 
 pytestmark = pytest.mark.skipif(
     shutil.which("cargo") is None, reason="no Rust compiler (rustup, or Debian: apt-get install cargo-web)"
@@ -19,11 +19,18 @@ def test_the_core_s_own_tests_pass():
 
 
 @pytest.mark.parametrize(
-    "check", ["clippy --locked --all-targets -- --deny warnings", "fmt --check"], ids=("clippy", "fmt")
+    ("crate", "check"),
+    [
+        (CORE, "clippy --locked --all-targets -- --deny warnings"),
+        (CORE / "fuzz", "clippy --locked --lib -- --deny warnings"),
+        (CORE, "fmt --check"),
+        (CORE / "fuzz", "fmt --check"),
+    ],
+    ids=("clippy", "clippy of fuzz", "fmt", "fmt of fuzz"),
 )
-def test_the_core_has_no_warnings_and_one_format(check):
+def test_the_core_has_no_warnings_and_one_format(crate, check):
     tool, *arguments = check.split()
     if cargo(tool, "--version", **TOLD).returncode:
         pytest.skip(f"cargo has no {tool} (rustup component add clippy rustfmt)")
-    checked = cargo(tool, *arguments, **TOLD)
+    checked = cargo(tool, *arguments, crate=crate, **TOLD)
     assert checked.returncode == 0, checked.stdout
