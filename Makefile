@@ -11,7 +11,7 @@ ENGINE := deploy/requirements-engine.txt deploy/requirements-demo.txt
 PEERS := $(VENV)/peers/ready
 CORE := $(VENV)/core
 
-.PHONY: help demo stack core test test-long drill faults-ci faults soak lint rules-test dashboards-check screenshots kafka \
+.PHONY: help demo stack core test test-long drill faults-ci faults soak fuzz lint rules-test dashboards-check screenshots kafka \
 	bench bench-quick bench-growth bench-latency bench-state bench-exposition lock clean
 
 help: ## What there is to do
@@ -36,6 +36,9 @@ faults-ci: $(CORE) ## Faults on Apache Kafka, the short set (PLAN="kills" for on
 
 faults: $(CORE) ## Faults on Apache Kafka, all of them and long (PLAN="kills zombies", ARGS="--json FILE")
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m faults $(or $(PLAN),all) --full $(ARGS)
+
+fuzz: $(CORE) ## The core's decoders on inputs that libFuzzer makes, a minute each (C++; ARGS="--seconds 600 record")
+	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m fuzz $(ARGS)
 
 soak: $(CORE) ## A worker under a steady load for half an hour: memory, descriptors, threads
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m faults soak --full $(ARGS)

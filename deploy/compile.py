@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from callfunnel.agents.choice import NotBuilt, digest, tables_for  # noqa: E402
 
+CORE = ROOT / "streams" / "core"
 MODULE = ROOT / "streams" / "_core.abi3.so"
 MADE = "lib_core.dylib" if sys.platform == "darwin" else "lib_core.so"
 
@@ -36,26 +38,35 @@ def platform() -> str:
     return next(name for name in names if "manylinux" not in name and "musllinux" not in name)
 
 
-def build() -> None:
-    """Raises `SystemExit` with a sentence when there is no compiler or the build fails."""
-    cargo = shutil.which("cargo")
-    if cargo is None:
+def cargo(
+    *arguments: str, crate: Path = CORE, env: Mapping[str, str] = os.environ, **options: Any
+) -> subprocess.CompletedProcess[Any]:
+    """Runs cargo in the folder of a crate. Raises `SystemExit` with a sentence when there is no compiler."""
+    program = shutil.which("cargo")
+    if program is None:
         raise SystemExit(
             "no Rust compiler (cargo) in the PATH: install it by rustup, "
             "or Debian: apt-get install cargo-web rustc-web"
         )
-    # Outside the clone: whatever copies or searches it would meet hundreds of megabytes.
-    folder = Path(os.environ.get("CARGO_TARGET_DIR") or Path.home() / ".cache/callfunnel/cargo").resolve()
-    command = [cargo, "build", "--release", "--locked", "--manifest-path", ROOT / "streams/core/Cargo.toml"]
     told = {
-        "CARGO_TARGET_DIR": str(folder),
+        "CARGO_TARGET_DIR": str(target()),
         "CALLFUNNEL_SOURCES": digest(),
         "PYO3_BUILD_EXTENSION_MODULE": "1",  # the interpreter has Python's symbols, and no library does
         "PYO3_PYTHON": sys.executable,
     }
-    if subprocess.run(command, env=os.environ | told).returncode:
+    return subprocess.run([program, *arguments], cwd=crate, env={**env, **told}, **options)
+
+
+def target() -> Path:
+    """Where cargo builds: outside the clone, which is copied and searched. It takes hundreds of MB."""
+    return Path(os.environ.get("CARGO_TARGET_DIR") or Path.home() / ".cache/callfunnel/cargo").resolve()
+
+
+def build() -> None:
+    """Raises `SystemExit` with a sentence when there is no compiler or the build fails."""
+    if cargo("build", "--release", "--locked").returncode:
         raise SystemExit("not built: cargo failed, see above")
-    shutil.copyfile(folder / "release" / MADE, MODULE.with_suffix(".new"))
+    shutil.copyfile(target() / "release" / MADE, MODULE.with_suffix(".new"))
     MODULE.with_suffix(".new").replace(MODULE)  # a running worker keeps the one it has loaded
 
 

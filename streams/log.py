@@ -290,6 +290,14 @@ def unpack(record: bytes) -> list[Entry]:
         n = data.number()
         return n >> 1 if n & 1 == 0 else -(n + 1 >> 1)
 
+    def own_of(field: OwnField) -> Own:
+        if field.kind == "text":
+            return text()
+        n = integer()
+        if field.kind == "choice" and not 0 <= n < len(field.choices):
+            raise ValueError("not a lead's record: a field has a choice that this version does not know")
+        return n
+
     while data:
         head = data.byte()
         rank = head & _RANK
@@ -313,8 +321,7 @@ def unpack(record: bytes) -> list[Entry]:
             if present >> len(own):
                 raise ValueError("not a lead's record: an event has fields that its type does not have")
             own = tuple(
-                (text() if field.kind == "text" else integer()) if present >> place & 1 else None
-                for place, field in enumerate(_OWN[rank])
+                own_of(field) if present >> place & 1 else None for place, field in enumerate(_OWN[rank])
             )
         campaign, source, location, team, agent = dimensions
         log.append(Entry(at_ms, rank, mark, its_call, campaign, source, location, team, agent, own))

@@ -78,6 +78,12 @@ def test_the_wheel_ships_the_definitions_and_the_contract(packed):
     } <= packed
 
 
+def test_the_wheel_has_the_core_s_sources_without_the_code_that_fuzzes_them(packed):
+    core = "callfunnel/streams/core/"
+    assert {f"{core}Cargo.lock", f"{core}src/lib.rs"} <= packed
+    assert not {name for name in packed if name.startswith(f"{core}fuzz/")}
+
+
 def test_the_wheel_installs_one_command(wheel):
     (points,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
     assert wheel.read(points).decode().split() == [

@@ -116,6 +116,7 @@ def test_a_leads_record_that_is_none_is_refused_not_misread(tables):
         b"\x02",
         b"\xff" * 60,
         b"\x01" + b"\xff" * 60,
+        good + bytes((0x22, *range(9), 1, 4)),  # a third answer of a connect
     ):
         with pytest.raises(ValueError, match=r"\w"):
             fold_upon(record)

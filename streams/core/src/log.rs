@@ -222,13 +222,19 @@ fn read_entry(
             if present >> field & 1 == 1 {
                 let value = match kind {
                     Own::Text => Some(table.read_text(from, texts)?).filter(|&text| text != MISSING).map(i64::from),
-                    _ => Some(from.zigzag()?),
+                    Own::Integer => Some(from.zigzag()?),
+                    Own::Choice(choices) => Some(read_choice(from, *choices)?),
                 };
                 entry.set_own(field, value);
             }
         }
     }
     Ok(entry)
+}
+
+fn read_choice(from: &mut Bytes, choices: i64) -> Result<i64, Corrupt> {
+    let choice = from.zigzag()?;
+    if (0..choices).contains(&choice) { Ok(choice) } else { Err(Corrupt) }
 }
 
 /// A byte with a bit for each of so many.
@@ -419,6 +425,8 @@ mod tests {
         assert!(!of(HAS_CALL, &[1, 0, 0, 0, 0, 0, 0, 0, 0]), "the second call before the first");
         assert!(!of(HAS_OWN, &[1, 0]), "a field that the type does not have");
         assert!(!of(HAS_OWN | 7, &[2, 0]), "a second field where there is one");
+        assert!(of(HAS_OWN | 2, &[1, 2]));
+        assert!(!of(HAS_OWN | 2, &[1, 4]), "a third choice of two");
         assert!(open(&[2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).is_err(), "another format");
         assert!(open(&[FORMAT]).is_err(), "no entry");
     }

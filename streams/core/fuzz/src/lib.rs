@@ -1,0 +1,126 @@
+//! What holds of the core's decoders for any bytes. Each function panics where it does not.
+//!
+//! The decoders are compiled from the core's own files, so that the core exports nothing more.
+
+#![forbid(unsafe_code)]
+#![allow(dead_code, reason = "the decoders are a part of what is in these files")]
+
+#[path = "../../src/catalogue.rs"]
+mod catalogue;
+#[path = "../../src/counts.rs"]
+mod counts;
+#[path = "../../src/facts.rs"]
+mod facts;
+#[path = "../../src/json.rs"]
+mod json;
+#[path = "../../src/log.rs"]
+mod log;
+#[path = "../../src/msgpack.rs"]
+mod msgpack;
+#[path = "../../src/record.rs"]
+mod record;
+#[path = "../../src/rows.rs"]
+mod rows;
+#[path = "../../src/texts.rs"]
+mod texts;
+#[path = "../../src/time.rs"]
+mod time;
+#[path = "../../src/varint.rs"]
+mod varint;
+
+use std::sync::LazyLock;
+
+use catalogue::{Catalogue, KNOWN, MOST_OWN, Own, Resolution, rollups};
+use facts::Facts;
+use log::{Added, Dimensions, Entry, Log};
+use rows::{Changes, Rows};
+use texts::Texts;
+
+static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(|| {
+    let types = KNOWN.map(|(name, fields)| {
+        let own = fields.iter().map(|&(name, kind, choices)| (name.into(), kind.into(), owned(choices)));
+        (name.into(), own.collect())
+    });
+    Catalogue::new(&types).expect("these are the types that the core knows")
+});
+
+/// The JSON of an event. What is accepted is within its bounds, and its log can be written and opened.
+pub fn record(json: &[u8]) {
+    let mut texts = Texts::new();
+    let Some((lead_id, entry)) = record::read(json, &mut texts) else { return };
+    let characters = |text| str::from_utf8(text).expect("what is accepted is UTF-8").chars().count();
+    assert!((1..=64).contains(&characters(lead_id)));
+    assert!((0..10i64.pow(15)).contains(&entry.at_ms));
+    assert!(entry.dimensions.iter().all(|&text| characters(texts.get(text)) <= 64));
+    for (field, kind) in CATALOGUE.types[usize::from(entry.rank)].iter().enumerate() {
+        let Some(value) = entry.own(field) else { continue };
+        match kind {
+            Own::Choice(choices) => assert!((0..*choices).contains(&value)),
+            Own::Integer => assert!((0..1 << 53).contains(&value)),
+            Own::Text => assert!((1..=64).contains(&characters(texts.get(value as u32)))),
+        }
+    }
+    let mut log = Log::default();
+    assert!(log.add(entry, &texts, &CATALOGUE, 1) == Added::Entry);
+    reopened(&mut log, &mut texts);
+}
+
+/// A lead's record. What opens has facts, and is the same when it is written, opened and written again.
+pub fn log(record: &[u8]) {
+    let (mut texts, mut log) = (Texts::new(), Log::default());
+    if log.open(record, &mut texts, &CATALOGUE).is_err() {
+        return;
+    }
+    Facts::default().find(&log, 15_000);
+    let (written, mut again) = reopened(&mut log, &mut texts);
+    assert_eq!(reopened(&mut again, &mut texts).0, written);
+}
+
+/// A row of the funnel: the size of the key in two bytes, the key, the value. What is restored is given back.
+pub fn row(bytes: &[u8]) {
+    let Some((size, rest)) = bytes.split_first_chunk() else { return };
+    let Some((key, value)) = rest.split_at_checked(u16::from_le_bytes(*size).into()) else { return };
+    let (mut rows, mut again) = (no_rows(), no_rows());
+    if rows.restore(key, value).is_err() {
+        return;
+    }
+    assert_eq!(rows.count(), 1);
+    let (key, held) = rows.all().next().expect("there is one");
+    assert_eq!(held, value);
+    assert!(again.restore(&key, held).is_ok());
+    assert!(again.all().eq(rows.all()));
+    let mut changes = Changes::default();
+    again.expire(i64::MAX, &mut changes);
+    assert_eq!(again.count() + changes.iter().count(), 1);
+    assert!(changes.iter().all(|change| change == (&key, None)));
+}
+
+fn reopened(log: &mut Log, texts: &mut Texts) -> (Vec<u8>, Log) {
+    let (mut record, mut again) = (Vec::new(), Log::default());
+    log.write(&mut record, texts, &CATALOGUE);
+    assert!(again.open(&record, texts, &CATALOGUE).is_ok(), "what was written is refused");
+    assert!(again.entries().iter().map(fields).eq(log.entries().iter().map(fields)), "other entries come back");
+    (record, again)
+}
+
+type Fields = (i64, u64, Option<u64>, Dimensions, u8, bool, [Option<i64>; MOST_OWN]);
+
+fn fields(entry: &Entry) -> Fields {
+    let own = std::array::from_fn(|field| entry.own(field));
+    (entry.at_ms, entry.mark, entry.call, entry.dimensions, entry.rank, entry.is_live, own)
+}
+
+/// Of tables with the rollups and resolutions of `streams.measures` and `streams.panes`.
+fn no_rows() -> Rows {
+    let declared: [(i64, &[&str]); 3] = [(0, &["campaign", "source"]), (1, &["team", "agent"]), (2, &["location"])];
+    let rollups = rollups(declared.map(|(id, names)| (id, owned(names), id == 0)).into());
+    let resolutions =
+        [(0, "1m", 60, 21_600), (1, "1h", 3_600, 259_200), (2, "1d", 86_400, 34_560_000), (3, "all", 0, 0)]
+            .map(|(id, name, length_s, kept_s)| Resolution::new(id, name, length_s, kept_s));
+    let resolutions = resolutions.into_iter().collect::<Result<_, _>>();
+    Rows::new(0, rollups.expect("they are known"), resolutions.expect("they are whole minutes"))
+}
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|&name| name.into()).collect()
+}
