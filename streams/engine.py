@@ -224,6 +224,7 @@ class Partition:
         return self._part([(key, None) for key in some])
 
     def _part(self, rows: Sequence[tuple[bytes, bytes | None]]) -> Effects:
+        self.written = replace(self.written, parts=self.written.parts + 1)
         position = encode_position(self.written)
         return Effects(
             funnel=[*rows, (POSITION_KEY, position)],

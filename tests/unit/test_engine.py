@@ -525,6 +525,21 @@ def derived(state, *held):
     return [*state.derived(2), state.turn(), *iter(lambda: state.sweep(2), None)]
 
 
+def test_no_two_transactions_of_a_derivation_have_the_same_position(partition):
+    """What hangs of one is told from the other changelog: the worker that takes over compares positions."""
+    held = changelogs(apply(partition(), event(), event(lead_id="m", at_ms=T + 3_600_000)))
+    state = partition(fold=replace(FOLD, hangup_ms=1))
+    state.restore(*held)
+    while state.derive(1):
+        pass
+    parts = [*state.derived(4), state.turn()]
+    while (part := state.sweep(4)) is not None:
+        parts.append(part)
+    positions = [dict(part.leads)[LEADS_POSITION_KEY] for part in parts]
+    assert len(positions) > 5
+    assert len(set(positions)) == len(positions)
+
+
 def test_nobody_derives_back_to_a_fold_that_was_replaced_unless_it_is_meant(partition):
     other = replace(FOLD, hangup_ms=10_000)
     before = apply(partition(), event())
