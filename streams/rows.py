@@ -105,8 +105,10 @@ class Position(msgspec.Struct, frozen=True):
     """The fingerprints of the folds that made the rows before, oldest first: a worker goes back to none of
     them by itself."""
     parts: int = 0
-    """Transactions that took in no record: they derive rows, or delete rows that are not in force. They are
-    counted so that no two positions in a row are alike: `agents.engine.in_doubt` tells transactions by them."""
+    """Transactions that took in no record: they derive rows, or delete rows that are not in force.
+
+    They are counted because `agents.engine.in_doubt` tells transactions by their positions.
+    """
     horizon_ms: int = 0
     """A local midnight, Unix milliseconds: events before it are refused as archived. It never goes back."""
 
