@@ -37,33 +37,17 @@ def adopt(broker: str | None, profile: str | None) -> int:
 
     from callfunnel.agents import failpoints
     from callfunnel.agents.config import Settings
-    from callfunnel.agents.engine.adopt import adopt_fold
-    from callfunnel.agents.engine.transactions import Transactions
+    from callfunnel.agents.engine.adopt import adopt_fold, writing
     from callfunnel.agents.engine.worker import fold_of
-    from callfunnel.agents.errors import Failure
     from callfunnel.agents.kafka import topics
-    from callfunnel.agents.kafka.connection import aiokafka_options
-    from callfunnel.agents.kafka.read_committed import repair
 
     settings = Settings.from_environ(os.environ, broker=broker, profile=profile)
     failpoints.arm(settings.failpoint)
     count = topics.require(settings)
-    repair()
 
     async def run() -> list[int]:
-        from aiokafka.errors import KafkaError
-
-        client = aiokafka_options(settings)
-        transactions = Transactions(settings.app_id, client, settings.transaction_timeout_seconds)
-        try:
+        async with writing(settings, "write the changelogs") as (transactions, client):
             return await adopt_fold(transactions, client, settings.app_id, count, fold_of(settings))
-        except (KafkaError, TimeoutError) as error:
-            raise Failure(
-                f"Kafka at {settings.broker} does not answer: {error!r}. Check the brokers and the "
-                "permission to write the changelogs, then run this again: it goes on."
-            ) from error
-        finally:
-            await transactions.close()
 
     if changed := asyncio.run(run()):
         told = ", ".join(map(str, changed))

@@ -59,33 +59,18 @@ def adopt(broker: str | None, profile: str | None, dry_run: bool) -> int:
 
 
 async def _adopt(settings: "Settings", count: int, dry_run: bool) -> None:
-    from aiokafka.errors import KafkaError
-
-    from callfunnel.agents.engine.adopt import adopt
+    from callfunnel.agents.engine.adopt import adopt, writing
     from callfunnel.agents.engine.source import Source
-    from callfunnel.agents.engine.transactions import Transactions
-    from callfunnel.agents.errors import Failure
-    from callfunnel.agents.kafka.connection import aiokafka_options
-    from callfunnel.agents.kafka.read_committed import repair
-
-    repair()
-    client, timeout_seconds = aiokafka_options(settings), settings.transaction_timeout_seconds
-    transactions = Transactions(settings.app_id, client, timeout_seconds)
-    source = Source(client, settings.source_topic, timeout_seconds)
 
     def tell(partition: "Adopted") -> None:
         click.echo(_line(f"{settings.source_topic}/{partition.number}", partition, dry_run))
 
-    try:
-        await adopt(transactions, source, client, settings.app_id, count, only_compare=dry_run, tell=tell)
-    except (KafkaError, TimeoutError) as error:
-        raise Failure(
-            f"Kafka at {settings.broker} does not answer: {error!r}. Check the brokers and the permissions "
-            "to read the source and to write the changelogs, then run this again: it goes on."
-        ) from error
-    finally:
-        await transactions.close()
-        await source.close()
+    async with writing(settings, "read the source and write the changelogs") as (transactions, client):
+        source = Source(client, settings.source_topic, settings.transaction_timeout_seconds)
+        try:
+            await adopt(transactions, source, client, settings.app_id, count, only_compare=dry_run, tell=tell)
+        finally:
+            await source.close()
 
 
 def _line(at: str, partition: "Adopted", dry_run: bool) -> str:

@@ -5,16 +5,21 @@ partition's position is written by its only writer, to both changelogs in one tr
 when this is killed stays adopted, and the next run goes on with the rest.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
+from aiokafka.errors import KafkaError
 from msgspec import Struct
 from msgspec.structs import replace
 
+from callfunnel.agents.config import Settings
 from callfunnel.agents.engine.source import COUNT_ANEW, GONE, Found, OtherTopic, Source, resume_at, witnessed
 from callfunnel.agents.engine.transactions import Transactions
-from callfunnel.agents.errors import Mended, TablesWrong, TakenOver
+from callfunnel.agents.errors import Failure, Mended, TablesWrong, TakenOver
 from callfunnel.agents.kafka.changelog import last_positions
+from callfunnel.agents.kafka.connection import aiokafka_options
+from callfunnel.agents.kafka.read_committed import repair
 from callfunnel.schemas.topics import funnel_changelog, leads_changelog
 from callfunnel.streams.fold import Fold
 from callfunnel.streams.rows import (
@@ -33,6 +38,26 @@ class Adopted(Struct, frozen=True):
     number: int
     old: Position | None
     new: Position | None
+
+
+@asynccontextmanager
+async def writing(settings: Settings, rights: str) -> AsyncIterator[tuple[Transactions, Mapping[str, Any]]]:
+    """Transactions for a command, and what each client of its broker is told.
+
+    Raises `Failure` where the brokers do not answer, or do not give the client these rights.
+    """
+    repair()
+    client = aiokafka_options(settings)
+    transactions = Transactions(settings.app_id, client, settings.transaction_timeout_seconds)
+    try:
+        yield transactions, client
+    except (KafkaError, TimeoutError) as error:
+        raise Failure(
+            f"Kafka at {settings.broker} does not answer: {error!r}. Check the brokers and the permission to "
+            f"{rights}, then run this again: it goes on."
+        ) from error
+    finally:
+        await transactions.close()
 
 
 async def adopt(
