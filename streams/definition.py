@@ -15,11 +15,11 @@ from callfunnel.streams.log import KINDS, OWN, Entry, in_force
 from callfunnel.streams.measures import (
     ACTIVITY,
     AGENT_HANGUPS,
-    ATTEMPT_MS,
     AWAITED,
-    CONNECT_MS,
     DIALED_BEFORE_CREATION,
     DM_HANGUPS,
+    FIRST_ANSWER,
+    FIRST_DIAL,
     IMPLIED,
     LEADS,
     MACHINE_ANSWERS,
@@ -28,8 +28,8 @@ from callfunnel.streams.measures import (
     ROLLUPS,
     SEGMENT,
     UNCALLED,
+    Histogram,
     Rollup,
-    bin_of,
 )
 
 
@@ -155,6 +155,14 @@ def arrival(live: Entries, stage: int, ended_at_once: Hangups) -> tuple[Entry, b
     return None
 
 
+def observed(
+    histogram: Histogram, at_ms: int, segment: tuple[str, ...], duration_ms: int
+) -> Iterator[Addition]:
+    """A duration, in its bin and in the sum."""
+    yield Addition(at_ms, SEGMENT, segment, histogram.bin_of(duration_ms))
+    yield Addition(at_ms, SEGMENT, segment, histogram.sum, duration_ms)
+
+
 # What is counted
 
 
@@ -200,21 +208,17 @@ def response(live: Entries, ended_at_once: Hangups) -> Iterator[Addition]:
         return
     segment = of_lead(live, "campaign"), of_lead(live, "source")
 
-    def count(column: str, n: int = 1) -> Addition:
-        return Addition(created.at_ms, SEGMENT, segment, column, n)
+    def count(column: str) -> Addition:
+        return Addition(created.at_ms, SEGMENT, segment, column)
 
     if dial is not None and dial.at_ms < created.at_ms:
         yield count(DIALED_BEFORE_CREATION)
         return
     yield count(AWAITED)
     if dial is not None:
-        duration_ms = dial.at_ms - created.at_ms
-        yield count(f"attempt_{bin_of(duration_ms)}")
-        yield count(ATTEMPT_MS, duration_ms)
+        yield from observed(FIRST_DIAL, created.at_ms, segment, dial.at_ms - created.at_ms)
     if connect is not None and connect.at_ms >= created.at_ms:
-        duration_ms = connect.at_ms - created.at_ms
-        yield count(f"connect_{bin_of(duration_ms)}")
-        yield count(CONNECT_MS, duration_ms)
+        yield from observed(FIRST_ANSWER, created.at_ms, segment, connect.at_ms - created.at_ms)
     is_closed = any(entry.rank in CLOSING for entry in live)
     if arrival(live, DIALED, ended_at_once) is None and not is_closed:
         yield count(UNCALLED)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from callfunnel.schemas.codec import REASONS
 from callfunnel.schemas.events import STAGES
-from callfunnel.streams.measures import RESPONSE_BOUNDS_SECONDS
+from callfunnel.streams.measures import RESPONSE_BOUNDS
 from callfunnel.streams.windows import AGES, WINDOWS
 
 OUTCOMES = ("applied", "duplicate", "rejected", "rerouted")
@@ -164,7 +164,7 @@ CATALOGUE: tuple[Metric, ...] = (
         "late events may correct it downwards.",
         ("clock", "campaign"),
         "seconds",
-        buckets=RESPONSE_BOUNDS_SECONDS,
+        buckets=RESPONSE_BOUNDS,
     ),
     Metric(
         "callfunnel_window_lead_response_seconds",
@@ -172,7 +172,7 @@ CATALOGUE: tuple[Metric, ...] = (
         "Time from creation to first dial (attempt) or human answer (connect), leads created in the window.",
         ("window", "clock", "campaign"),
         "seconds",
-        buckets=RESPONSE_BOUNDS_SECONDS,
+        buckets=RESPONSE_BOUNDS,
     ),
     Metric(
         "callfunnel_window_leads_due",

@@ -8,13 +8,12 @@ from typing import Any
 
 from callfunnel.agents.view.snapshot import SEGMENT, Snapshot
 from callfunnel.schemas.events import NONE, STAGES
-from callfunnel.streams.measures import BINS
+from callfunnel.streams.measures import FIRST_ANSWER, FIRST_DIAL, Histogram
 from callfunnel.streams.metrics import ENOUGH, STANDARDS, WHEN_RED, band, why_unjudged
 from callfunnel.streams.rows import Columns
 from callfunnel.streams.windows import AGES, DUE_SECONDS, WINDOWS
 
 ALL_WINDOWS = (*WINDOWS, "all")
-_CLOCKS = ("attempt", "connect")
 
 
 class NoSuchSegmentError(LookupError):
@@ -90,7 +89,7 @@ def funnel_document(
         ],
         "response": ratio("response", "leads", f"called within {DUE_SECONDS // 60} minutes ÷ due", met, due)
         | {"due": due, "met": met}
-        | {clock: _times(columns, clock) for clock in _CLOCKS},
+        | {each.name: _times(columns, each) for each in (FIRST_DIAL, FIRST_ANSWER)},
         "calls": {
             name: columns.get(column, 0)
             for name, column in (
@@ -132,12 +131,12 @@ def _ratio(
     }
 
 
-def _times(columns: Columns, clock: str) -> dict[str, Any]:
-    bins = {bound: columns.get(f"{clock}_{bound}", 0) for bound in BINS}
+def _times(columns: Columns, histogram: Histogram) -> dict[str, Any]:
+    bins = {end: columns.get(name, 0) for end, name in zip(histogram.ends, histogram.bins, strict=True)}
     count = sum(bins.values())
     return {
         "leads": count,
-        "mean_seconds": columns.get(f"{clock}_ms", 0) / 1000 / count if count else None,
+        "mean_seconds": columns.get(histogram.sum, 0) / 1000 / count if count else None,
         "bins": bins,
     }
 

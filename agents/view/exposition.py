@@ -25,7 +25,7 @@ from callfunnel.agents.config import Settings
 from callfunnel.agents.kafka.connection import read_secret
 from callfunnel.agents.view.snapshot import LOCATION, PERSON, SEGMENT, Snapshot, Standing, View
 from callfunnel.schemas.events import NONE, STAGES
-from callfunnel.streams.measures import BINS
+from callfunnel.streams.measures import HISTOGRAMS, RESPONSE_BOUNDS
 from callfunnel.streams.metrics import BY_NAME, OUTCOMES, Metric
 from callfunnel.streams.rows import Columns
 from callfunnel.streams.windows import AGES, WINDOWS, Dimensions
@@ -42,7 +42,7 @@ _Rows = Iterable[tuple[Labels, Values]]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _CLOCKS = ("attempt", "connect")
-_BIN_COLUMNS = {clock: tuple(f"{clock}_{name}" for name in BINS) for clock in _CLOCKS}
+_BIN_COLUMNS = {histogram.name: histogram.bins for histogram in HISTOGRAMS}
 
 
 def new_registry() -> CollectorRegistry:
@@ -123,7 +123,7 @@ _BY_WINDOW_AND_STAGE = tuple(
 )
 _BY_OUTCOME = tuple(Sample("_total", (("outcome", outcome),)) for outcome in OUTCOMES)
 _BY_AGE = tuple(Sample("", (("age", age),)) for age in AGES)
-_LE = tuple("+Inf" if name == "inf" else _go(float(name)) for name in BINS)
+_LE = (*(_go(float(bound)) for bound in RESPONSE_BOUNDS), "+Inf")
 
 
 def _histogram(*labels: tuple[str, str]) -> tuple[Sample, ...]:

@@ -34,7 +34,7 @@ from callfunnel.agents.threads import LoopThread
 from callfunnel.agents.view.arrivals import Arrivals, Source
 from callfunnel.schemas.topics import funnel_changelog
 from callfunnel.streams import measures
-from callfunnel.streams.measures import ATTEMPT_BINS, RESPONSE_BOUNDS_SECONDS
+from callfunnel.streams.measures import FIRST_DIAL
 from callfunnel.streams.rows import (
     POSITION_KEY,
     Columns,
@@ -58,7 +58,7 @@ from callfunnel.streams.windows import (
 
 SEGMENT, PERSON, LOCATION = ROLLUPS = tuple(rollup.name for rollup in measures.ROLLUPS)
 
-_MET = ATTEMPT_BINS[: RESPONSE_BOUNDS_SECONDS.index(DUE_SECONDS) + 1]
+_MET = FIRST_DIAL.bins[: FIRST_DIAL.bounds.index(DUE_SECONDS) + 1]
 _LOOK_SECONDS = 5.0
 _RETRY_SECONDS = 1.0
 _RECORDS_AT_ONCE = 10_000
