@@ -28,6 +28,7 @@ from callfunnel.streams.measures import (
     ROLLUPS,
     SEGMENT,
     UNCALLED,
+    Count,
     Histogram,
     Rollup,
 )
@@ -47,8 +48,8 @@ class Addition(NamedTuple):
 Entries = Sequence[Entry]
 """In order."""
 
-Hangups = dict[int, str]
-"""The columns that count the calls that ended at once, by call."""
+Hangups = dict[int, Count]
+"""What counts the calls that ended at once, by call."""
 
 CREATED, DIAL, CONNECT, DM_REACHED, QUALIFIED, WON, CALL_ENDED, DISQUALIFIED, LOST = (
     TYPES[name].rank
@@ -137,7 +138,7 @@ def hangups(live: Entries, hangup_ms: int) -> Hangups:
 
 def is_void_reach(entry: Entry, ended_at_once: Hangups) -> bool:
     """Whether it was reached a decision maker who hung up at once: as good as not reached."""
-    return entry.rank == DM_REACHED and entry.call is not None and ended_at_once.get(entry.call) == DM_HANGUPS
+    return entry.rank == DM_REACHED and entry.call is not None and ended_at_once.get(entry.call) is DM_HANGUPS
 
 
 def stage_of(entry: Entry, ended_at_once: Hangups) -> int | None:
@@ -169,7 +170,7 @@ def observed(
 def activity(log: Iterable[Entry]) -> Iterator[Addition]:
     """What happened when, under the dimensions of the events. Contradictory copies count each."""
     for entry in log:
-        column = MACHINE_ANSWERS if is_machine(entry) else _ACTIVITY[entry.rank]
+        column = MACHINE_ANSWERS.column if is_machine(entry) else _ACTIVITY[entry.rank]
         if column is not None:
             for rollup in ROLLUPS:
                 yield Addition(entry.at_ms, rollup, of_event(entry, rollup), column)
@@ -182,7 +183,7 @@ def voids(live: Entries, ended_at_once: Hangups) -> Iterator[Addition]:
         if entry.rank == DM_REACHED and entry.call in ended_at_once and entry.call not in counted:
             counted.add(entry.call)
             for rollup in ROLLUPS:
-                yield Addition(entry.at_ms, rollup, of_event(entry, rollup), ended_at_once[entry.call])
+                yield Addition(entry.at_ms, rollup, of_event(entry, rollup), ended_at_once[entry.call].column)
 
 
 def progress(live: Entries, ended_at_once: Hangups) -> Iterator[Addition]:
@@ -197,7 +198,7 @@ def progress(live: Entries, ended_at_once: Hangups) -> Iterator[Addition]:
         for rollup, values in ((SEGMENT, segment), (PERSON, of_event(event, PERSON)), (PLACE, place)):
             yield Addition(event.at_ms, rollup, values, column)
             if is_implied:
-                yield Addition(event.at_ms, rollup, values, IMPLIED)
+                yield Addition(event.at_ms, rollup, values, IMPLIED.column)
 
 
 def response(live: Entries, ended_at_once: Hangups) -> Iterator[Addition]:

@@ -77,28 +77,73 @@ FIRST_ANSWER = Histogram(
 )
 HISTOGRAMS = (FIRST_DIAL, FIRST_ANSWER)
 
+
+class Count(Struct, frozen=True):
+    """Something that happens, counted in each rollup, and shown of each campaign and window."""
+
+    column: str
+    id: int
+    title: str
+    """What a person reads behind the number."""
+    help: str
+    unit: str = "calls"
+    name: str = ""
+    """What the API calls it, and its metric after `callfunnel_window_`; "": as the column."""
+    event: str = ""
+    """The type of which every event counts, where that is all."""
+
+    @property
+    def shown_as(self) -> str:
+        return self.name or self.column
+
+
+DM_HANGUPS = Count(
+    "dm_hangups",
+    15,
+    "immediate hang-ups",
+    "Decision makers of the window who hung up at once: to be taken off the reached events.",
+)
+AGENT_HANGUPS = Count(
+    "agent_hangups",
+    16,
+    "ended by the agent at once",
+    "Calls of the window that an agent ended at once; their reach stands.",
+)
+MACHINE_ANSWERS = Count(
+    "machine_answers", 14, "machine answers", "Calls of the window that a machine answered."
+)
+IMPLIED = Count(
+    "implied",
+    17,
+    "implied arrivals",
+    "Arrivals of leads in the window that only a later stage gave away.",
+    unit="arrivals",
+    name="implied_arrivals",
+)
+COUNTS = (DM_HANGUPS, AGENT_HANGUPS, MACHINE_ANSWERS, IMPLIED)
+
 EVENTS = tuple(f"events_{stage}" for stage in STAGES)
 EVENTS_DISQUALIFIED = "events_disqualified"
 EVENTS_LOST = "events_lost"
-MACHINE_ANSWERS = "machine_answers"
-DM_HANGUPS = "dm_hangups"
-AGENT_HANGUPS = "agent_hangups"
 LEADS = tuple(f"leads_{stage}" for stage in STAGES)
-IMPLIED = "implied"
 AWAITED = "awaited"
 UNCALLED = "uncalled"
 DIALED_BEFORE_CREATION = "dialed_before_creation"
 
-COLUMNS: Mapping[str, int] = {
-    name: id_
-    for first_id, names in (
-        (0, EVENTS),
-        (6, LEADS),
-        (12, (EVENTS_DISQUALIFIED, EVENTS_LOST, MACHINE_ANSWERS, DM_HANGUPS, AGENT_HANGUPS, IMPLIED)),
-        (18, (AWAITED, UNCALLED, DIALED_BEFORE_CREATION)),
-    )
-    for id_, name in enumerate(names, first_id)
-} | {name: id_ for histogram in HISTOGRAMS for name, id_ in histogram.columns.items()}
+COLUMNS: Mapping[str, int] = (
+    {
+        name: id_
+        for first_id, names in (
+            (0, EVENTS),
+            (6, LEADS),
+            (12, (EVENTS_DISQUALIFIED, EVENTS_LOST)),
+            (18, (AWAITED, UNCALLED, DIALED_BEFORE_CREATION)),
+        )
+        for id_, name in enumerate(names, first_id)
+    }
+    | {count.column: count.id for count in COUNTS}
+    | {name: id_ for histogram in HISTOGRAMS for name, id_ in histogram.columns.items()}
+)
 """The id of each column."""
 
 ACTIVITY: Mapping[str, str] = {
@@ -110,7 +155,7 @@ ACTIVITY: Mapping[str, str] = {
     "won": EVENTS[5],
     "disqualified": EVENTS_DISQUALIFIED,
     "lost": EVENTS_LOST,
-}
+} | {count.event: count.column for count in COUNTS if count.event}
 """The column that counts the events of a type; a machine's answer has its own."""
 
 OF_SEGMENT = frozenset(
