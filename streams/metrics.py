@@ -5,9 +5,8 @@ ever holds a lead, a phone number or free text. `increase()` sees nothing of a c
 counter whose label values are known beforehand is there, at 0, before it counts anything.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from operator import ge, gt
 from typing import Literal
 
 from callfunnel.schemas.codec import REASONS
@@ -444,86 +443,3 @@ CATALOGUE: tuple[Metric, ...] = (
 )
 
 BY_NAME = {metric.name: metric for metric in CATALOGUE}
-
-Band = Literal["critical", "watch", "standard", "very good"]
-
-STANDARDS: dict[str, tuple[tuple[Band, Callable[[float, float], bool], float], ...]] = {
-    "reach": (("very good", ge, 0.30), ("standard", ge, 0.15), ("watch", gt, 0.10)),
-    "qualification": (("standard", ge, 0.50),),
-    "close": (("standard", ge, 0.50),),
-    "response": (("standard", ge, 0.90), ("watch", ge, 0.80)),
-}
-"""The bands of each rate, best first; what reaches none of them is critical.
-
-Reach: 15 % is the standard, at 10 % or less something is badly wrong. Qualification below 50 %: the lead
-list or the customer profile is poor. Close below 50 %: product, market, channel, offer or pitch. Response:
-called in time.
-"""
-
-ENOUGH = {"reach": 20, "qualification": 10, "close": 10, "response": 10}
-"""The cases from which on a rate is judged: one call more or less of fewer makes it any band."""
-
-WHEN_RED = {
-    "reach": (
-        "Too few dials reach whoever decides.",
-        "Look at calling hours, caller numbers and the list. Many immediate hang-ups? Listen to the first "
-        "ten seconds of calls.",
-    ),
-    "qualification": (
-        "The lead list or the customer profile is poor.",
-        "Compare the sources: stop the worst, and find what the best one has.",
-    ),
-    "close": (
-        "Product, market, channel, offer or pitch is at fault.",
-        "One campaign: its offer. One team: its pitch. All: the market.",
-    ),
-    "response": (
-        "New leads wait, and each minute costs conversations.",
-        "Put people on new leads now, the newest first.",
-    ),
-}
-"""What it says when a rate is below its standard, and what to do first."""
-
-
-COUNTED = {
-    "reach": ("reached", "dialed"),
-    "qualification": ("qualified", "reached"),
-    "close": ("won", "qualified"),
-}
-"""The stages that a rate counts."""
-
-OBSERVED = (4, 5)
-"""A stage is measured where its leads have at least this share of events of the stage: four of five.
-
-A later event proves that a lead passed a stage, so a system that sends `won` and never `qualified` shows a
-close rate of 100 % that nobody observed. Each event is of one lead: fewer events than leads prove how many
-leads have none, at least.
-"""
-
-
-def why_unjudged(
-    rate: str, numerator: int, denominator: int, stages: Mapping[str, tuple[int, int]]
-) -> str | None:
-    """Why a rate has no band, `None` if it has one or has no standard. `stages`: leads and events of each."""
-    if rate not in STANDARDS:
-        return None
-    if not denominator:
-        return "nothing to measure yet"
-    if denominator < ENOUGH[rate]:
-        return f"too few: judged from {ENOUGH[rate]}"
-    few, of = OBSERVED
-    for stage in COUNTED.get(rate, ()):
-        leads, events = stages[stage]
-        if of * events < few * leads:
-            return f"not measured: {leads - events:,} of {leads:,} {stage} leads have no event of their own"
-    if numerator > denominator:
-        return "above 100%: more {} than {}".format(*COUNTED.get(rate, ("met", "due")))
-    return None
-
-
-def band(rate: str, numerator: int, denominator: int, stages: Mapping[str, tuple[int, int]]) -> Band | None:
-    """The band of a rate by its standard; `None` where `why_unjudged` says why, or there is no standard."""
-    if rate not in STANDARDS or why_unjudged(rate, numerator, denominator, stages):
-        return None
-    value = numerator / denominator
-    return next((name for name, holds, floor in STANDARDS[rate] if holds(value, floor)), "critical")

@@ -19,6 +19,9 @@ _PANES = {"5m": ("1m", 5), "1h": ("1m", 60), "1d": ("1h", 24), "today": ("1d", 1
 DUE_SECONDS = 300
 """A new lead is to be called within five minutes."""
 
+DUE, MET = "due", "met"
+"""Figures that no row holds: of `due_panes`, the leads whose time has ended, and those called by then."""
+
 AGES = ("0-5m", "5-15m", "15-60m", "1-4h", "4-24h", "over-24h")
 _YOUNGER = (("1m", 5), ("1m", 15), ("1m", 60), ("1m", 240), ("1h", 24))
 """How far back each age but the last reaches: that many newest panes. Each span holds the one before."""

@@ -3,15 +3,16 @@
 The law: no rate without its numerator and denominator, and none of the two from another view.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from callfunnel.agents.view.snapshot import SEGMENT, Snapshot
 from callfunnel.schemas.events import NONE, STAGES
-from callfunnel.streams.measures import FIRST_ANSWER, FIRST_DIAL, Histogram
-from callfunnel.streams.metrics import ENOUGH, STANDARDS, WHEN_RED, band, why_unjudged
+from callfunnel.streams.measures import COUNTS, HISTOGRAMS, Histogram
+from callfunnel.streams.metrics import CLOCKS
+from callfunnel.streams.rates import RATES, Observed, Rate, total
 from callfunnel.streams.rows import Columns
-from callfunnel.streams.windows import AGES, DUE_SECONDS, WINDOWS
+from callfunnel.streams.windows import AGES, DUE, MET, WINDOWS
 
 ALL_WINDOWS = (*WINDOWS, "all")
 
@@ -58,11 +59,9 @@ def funnel_document(
         return columns.get(f"leads_{stage}", 0)
 
     observed = {stage: (leads(stage), of_any.get(f"events_{stage}", 0)) for stage in STAGES}
-
-    def ratio(name: str, view: str, definition: str, numerator: int, denominator: int) -> dict[str, Any]:
-        return _ratio(name, view, definition, numerator, denominator, observed)
-
-    reached = events("reached") - columns.get("dm_hangups", 0)
+    figures = columns | {DUE: due, MET: met}
+    rates = {name: _rate(rate, figures, observed) for name, rate in RATES.items()}
+    response = rates.pop("response")
     return {
         "window": window,
         "windows": ALL_WINDOWS,
@@ -81,53 +80,40 @@ def funnel_document(
         },
         "poisoned": {str(partition): share for partition, share in sorted(at.poisoned.items())},
         "stages": [{"stage": stage, "events": events(stage), "leads": leads(stage)} for stage in STAGES],
-        "ratios": [
-            ratio("reach", "activity", "(reached − immediate hang-ups) ÷ dials", reached, events("dialed")),
-            ratio("qualification", "leads", "qualified ÷ reached", leads("qualified"), leads("reached")),
-            ratio("close", "leads", "won ÷ qualified", leads("won"), leads("qualified")),
-            ratio("conversion", "leads", "won ÷ created", leads("won"), leads("created")),
-        ],
-        "response": ratio("response", "leads", f"called within {DUE_SECONDS // 60} minutes ÷ due", met, due)
-        | {"due": due, "met": met}
-        | {each.name: _times(columns, each) for each in (FIRST_DIAL, FIRST_ANSWER)},
-        "calls": {
-            name: columns.get(column, 0)
-            for name, column in (
-                ("dm_hangups", "dm_hangups"),
-                ("agent_hangups", "agent_hangups"),
-                ("machine_answers", "machine_answers"),
-                ("implied_arrivals", "implied"),
-            )
-        },
+        "ratios": list(rates.values()),
+        "response": response
+        | {DUE: due, MET: met}
+        | {name: _times(columns, histogram) for name, histogram in CLOCKS.items()},
+        "calls": {count.shown_as: columns.get(count.column, 0) for count in COUNTS},
         "closed": {"disqualified": events("disqualified"), "lost": events("lost")},
         "uncalled": {
             "leads": sum(sum(found.by_age) for found in uncalled),
             "ages": {age: sum(found.by_age[n] for found in uncalled) for n, age in enumerate(AGES)},
             "oldest_timestamp_seconds": min((found.oldest_s for found in uncalled), default=None),
         },
+        "counts": [
+            {"name": count.shown_as, "title": count.title, "count": columns.get(count.column, 0)}
+            for count in COUNTS
+        ],
+        "durations": [{"name": each.name, "title": each.help} | _times(columns, each) for each in HISTOGRAMS],
     }
 
 
-def _ratio(
-    name: str,
-    view: str,
-    definition: str,
-    numerator: int,
-    denominator: int,
-    observed: Mapping[str, tuple[int, int]],
-) -> dict[str, Any]:
+def _rate(rate: Rate, figures: Columns, observed: Observed) -> dict[str, Any]:
+    numerator, denominator = total(rate.numerator, figures), total(rate.denominator, figures)
     return {
-        "name": name,
-        "view": view,
-        "definition": definition,
+        "name": rate.name,
+        "view": rate.view,
+        "definition": rate.definition,
         "numerator": numerator,
         "denominator": denominator,
         "value": numerator / denominator if denominator else None,
-        "band": band(name, numerator, denominator, observed),
-        "unjudged": why_unjudged(name, numerator, denominator, observed),
-        "judged_from": ENOUGH.get(name),
-        "standard": [{"band": name, "from": floor} for name, _, floor in reversed(STANDARDS.get(name, ()))],
-        "when_below": " ".join(WHEN_RED.get(name, ())) or None,
+        "band": rate.band(numerator, denominator, observed),
+        "unjudged": rate.why_unjudged(numerator, denominator, observed),
+        "judged_from": rate.enough or None,
+        "standard": [{"band": band, "from": bound} for band, _, bound in reversed(rate.standard)],
+        "when_below": " ".join(rate.when_red).strip() or None,
+        "title": rate.title,
     }
 
 

@@ -8,13 +8,6 @@ from rich.table import Table
 from rich.text import Text
 
 _STYLE = {"critical": "bold red", "watch": "bold yellow", "standard": "bold green", "very good": "bold cyan"}
-_TITLE = {
-    "reach": "reach rate",
-    "qualification": "qualification",
-    "close": "close rate",
-    "conversion": "leads to wins",
-    "response": "called in 5 min",
-}
 _WINDOW = {"5m": "5 minutes", "1h": "1 hour", "1d": "24 hours", "today": "today", "all": "all time"}
 _BAR = 24
 _CALM = ("live", "replay")
@@ -59,7 +52,7 @@ def _rates(document: dict[str, Any]) -> Table:
         ]
         judged = rate["band"] or (_short(rate["unjudged"]) if rate["denominator"] else "")
         table.add_row(
-            _TITLE[rate["name"]],
+            rate["title"].lower(),
             Text(value, style=style),
             f"{rate['numerator']:,} / {rate['denominator']:,}",
             Text(judged, style=style),

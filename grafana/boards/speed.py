@@ -2,7 +2,6 @@
 
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel, Threshold
 
-from callfunnel.streams.metrics import STANDARDS
 from callfunnel.streams.windows import AGES, DUE_SECONDS
 from grafana import frame
 from grafana.frame import Section
@@ -20,6 +19,7 @@ from grafana.panels import (
     limits,
     lines,
     oldest_uncalled,
+    standard,
     stat,
     table,
 )
@@ -27,7 +27,7 @@ from grafana.promql import Scope, ratio
 
 UID = "callfunnel-speed"
 
-_OBJECTIVE = next(floor for name, _, floor in STANDARDS["response"] if name == "standard")
+_OBJECTIVE = standard("response")
 _BUDGET = f"{1 - _OBJECTIVE:g}"
 _WITHIN = (60, DUE_SECONDS, 900, 3_600, 86_400)
 _QUANTILES = (0.5, 0.9, 0.99)
