@@ -12,9 +12,7 @@ from callfunnel.streams.measures import COUNTS, HISTOGRAMS, Histogram
 from callfunnel.streams.metrics import CLOCKS
 from callfunnel.streams.rates import RATES, Observed, Rate, total
 from callfunnel.streams.rows import Columns
-from callfunnel.streams.windows import AGES, DUE, MET, WINDOWS
-
-ALL_WINDOWS = (*WINDOWS, "all")
+from callfunnel.streams.windows import AGES, DUE, MET, WINDOWS_AND_ALL
 
 
 class NoSuchSegmentError(LookupError):
@@ -30,7 +28,7 @@ def funnel_document(
     campaign: str | None = None,
     source: str | None = None,
 ) -> dict[str, Any]:
-    """The funnel of a window (`5m`, `1h`, `1d`, `today` or `all`), of one campaign or source or of all.
+    """The funnel of a window (one of `WINDOWS_AND_ALL`), of one campaign or source or of all.
 
     Times are Unix seconds: the numbers are those of `now_s`, the newest event happened `delay_s` ago. Raises
     NoSuchSegmentError.
@@ -64,7 +62,7 @@ def funnel_document(
     response = rates.pop("response")
     return {
         "window": window,
-        "windows": ALL_WINDOWS,
+        "windows": list(WINDOWS_AND_ALL),
         "campaign": campaign,
         "source": source,
         "campaigns": sorted({row[0] for row in totals}),

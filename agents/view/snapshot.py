@@ -85,7 +85,7 @@ class Snapshot:
     """Window or `all`, campaign and source: leads due, leads met."""
     uncalled: Mapping[Dimensions, Uncalled]
     seen: Mapping[str, set[Dimensions]]
-    """Rollup: dimension values that were seen in the last 48 hours."""
+    """Rollup: dimension values that were seen in the last 48 hours, or are in a window."""
     rows: int
     poisoned: Mapping[int, float]
     """Poisoned partitions, and which share of their newest records was rejected."""
@@ -271,7 +271,10 @@ class Funnel:
             windows=windows,
             due={window: self._due(window, now_s, zone) for window in windows},
             uncalled=uncalled(segments, now_s, days_kept_s),
-            seen={rollup: seen(table, now_s) for rollup, table in tables.items()},
+            seen={
+                rollup: seen(table, now_s).union(*(windows[window][rollup] for window in WINDOWS))
+                for rollup, table in tables.items()
+            },
             rows=sum(len(rows) for generations in self._held.values() for rows in generations.values()),
             poisoned={
                 partition: position.rejected_share

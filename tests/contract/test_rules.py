@@ -23,7 +23,7 @@ from callfunnel.agents.config import Settings, variable
 from callfunnel.agents.demo.broker import end_process, free_port
 from callfunnel.schemas.events import STAGES
 from callfunnel.streams.measures import LEADS
-from callfunnel.streams.metrics import CATALOGUE
+from callfunnel.streams.metrics import CATALOGUE, CLOCKS
 from callfunnel.streams.rates import OBSERVED, RATES, Rate, Terms
 from callfunnel.streams.windows import AGES, WINDOWS
 from contract.calling_hours import with_usual_hours
@@ -80,7 +80,7 @@ VALUES = {
     "funnel_stage": STAGES,
     "window": WINDOWS,
     "age": AGES,
-    "clock": ("attempt", "connect"),
+    "clock": tuple(CLOCKS),
     "state": tuple(state for metric in CATALOGUE for state in metric.states),
     "job": ("callfunnel",),
 }

@@ -5,6 +5,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from callfunnel.agents.config import in_force
+from callfunnel.streams import windows
 from callfunnel.streams.panes import expired_until, pane_start, resolutions
 from callfunnel.streams.windows import AGES, WINDOWS, Panes, due_panes, seen, total, uncalled, window_panes
 
@@ -40,6 +41,28 @@ def test_days_begin_at_midnight_in_the_configured_time_zone():
     assert pane_start("1d", NOW, BERLIN) == at("2026-03-29", BERLIN) == at("2026-03-28T23:00")
     assert pane_start("1d", at("2026-03-29T22:30"), BERLIN) == at("2026-03-29T22:00")  # this day has 23 hours
     assert pane_start("1d", at("2026-03-29T18:29"), ZoneInfo("Asia/Kolkata")) == at("2026-03-28T18:30")
+
+
+@pytest.mark.parametrize(
+    ("now", "first", "hours"),
+    [
+        ("2026-04-01T12:00", "2026-03-26", 7 * 24 - 1),
+        ("2026-03-29T01:30", "2026-03-23", 7 * 24 - 1),
+        ("2026-10-31T23:59", "2026-10-25", 7 * 24 + 1),
+        ("2026-07-01T00:00", "2026-06-25", 7 * 24),
+    ],
+)
+def test_a_window_of_days_goes_from_midnight_to_midnight_whatever_the_clocks_do(
+    monkeypatch, now, first, hours
+):
+    monkeypatch.setitem(windows.WINDOWS_AND_ALL, "week", windows.Window("week", "1d", 7, "a week"))
+    days = window_panes("week", at(now, BERLIN), BERLIN).starts
+    assert len(days) == 7
+    assert all(day == pane_start("1d", day, BERLIN) for day in days)
+    assert days[0] == at(first, BERLIN)
+    assert days[-1] <= at(now, BERLIN) < days[0] + hours * 3_600
+    created, not_due = due_panes("week", at(now, BERLIN), BERLIN)
+    assert (created.starts, not_due.starts[-1]) == (days, days[0] + hours * 3_600 - 60)
 
 
 def test_due_minutes_are_the_windows_minutes_five_minutes_earlier():
