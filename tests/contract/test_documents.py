@@ -11,7 +11,7 @@ from hypothesis import given, settings
 
 from callfunnel import schemas, streams
 from callfunnel.schemas.codec import REASONS, Decoder, Limits, Rejected
-from callfunnel.schemas.documents import asyncapi, documents, json_schema
+from callfunnel.schemas.documents import asyncapi, documents, json_schema, with_catalogue
 from callfunnel.schemas.events import TYPES, Envelope
 from callfunnel.streams.rates import RATES
 from contract.records import ACCEPTED, REJECTED, events
@@ -95,6 +95,7 @@ def test_the_readme_lists_the_catalogue_the_fields_and_the_reasons_in_their_orde
         rows = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
         return [name for row in rows for name in re.findall(r"`(\w+)`", row)]
 
+    assert with_catalogue(readme) == readme, "run callfunnel schema --write schemas"
     assert first_column("Catalogue") == list(TYPES)
     assert first_column("Reasons for a refusal") == list(REASONS)
     assert set(first_column("Envelope")) == {"type", *Envelope.__struct_fields__}

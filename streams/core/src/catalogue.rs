@@ -55,6 +55,8 @@ pub enum Own {
 
 #[derive(Debug)]
 pub struct Catalogue {
+    /// By rank.
+    names: Vec<String>,
     /// The own fields of each type, by rank.
     pub types: Vec<Vec<Own>>,
 }
@@ -83,7 +85,14 @@ impl Catalogue {
             }
             own.iter().map(|(field, kind, choices)| own_field(field, kind, choices)).collect()
         });
-        Ok(Catalogue { types: types.collect::<Result<_, _>>()? })
+        let names = declared.iter().map(|(name, _)| name.clone()).collect();
+        Ok(Catalogue { names, types: types.collect::<Result<_, _>>()? })
+    }
+
+    /// The rank of a type all of whose fields the core reads: those of its own are none, or known.
+    pub fn readable(&self, name: &[u8]) -> Option<u8> {
+        let rank = self.names.iter().position(|known| known.as_bytes() == name)?;
+        (rank < KNOWN.len() || self.types[rank].is_empty()).then_some(rank as u8)
     }
 }
 

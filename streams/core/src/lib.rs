@@ -239,7 +239,7 @@ impl Tables {
             let event = value
                 .map(|value| value.as_bytes())
                 .filter(|json| json.len() <= self.max_bytes)
-                .and_then(|json| record::read(json, texts))
+                .and_then(|json| record::read(json, &self.catalogue, texts))
                 .filter(|(_, entry)| (earliest_ms..=latest_ms).contains(&entry.at_ms))
                 .filter(|(lead_id, _)| key.is_none_or(|key| key.as_bytes() == *lead_id))
                 .map(|(lead_id, entry)| Event { lead: leads.number_of(lead_id), entry });
