@@ -68,7 +68,7 @@ class Reads:
     rollup: Rollup
     dimensions: tuple[str, ...]
     figures: tuple[tuple[str, str | Histogram], ...]
-    """A column or a histogram for each value of the label `by`."""
+    """For each value of the label `by`: columns, or histograms with the same bounds."""
     by: str = ""
     windows: tuple[str, ...] = ()
     """Those that it is exposed of; none: it is of all time."""

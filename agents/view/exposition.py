@@ -227,17 +227,17 @@ class Exposition:
                 (_campaign(row), tuple(at.due[window].get(row, (0, 0))[n] for window in WINDOWS))
                 for row in sorted(at.seen[SEGMENT.name])
             )
-            yield self._family(name, ("campaign",), _BY_WINDOW, counts)
+            yield self._family(BY_NAME[name], ("campaign",), _BY_WINDOW, counts)
 
         none: Values = (0,) * len(AGES)
         ages = (
             (_campaign(row), at.uncalled[row].by_age if row in at.uncalled else none)
             for row in sorted(at.seen[SEGMENT.name] | at.uncalled.keys())
         )
-        yield self._family("callfunnel_leads_uncalled", ("campaign",), _BY_AGE, ages)
+        yield self._family(BY_NAME["callfunnel_leads_uncalled"], ("campaign",), _BY_AGE, ages)
         oldest = ((_campaign(row), (found.oldest_s,)) for row, found in sorted(at.uncalled.items()))
-        name = "callfunnel_oldest_uncalled_lead_timestamp_seconds"
-        yield self._family(name, ("campaign",), _ONE, oldest, min)
+        metric = BY_NAME["callfunnel_oldest_uncalled_lead_timestamp_seconds"]
+        yield self._family(metric, ("campaign",), _ONE, oldest, min)
 
         positions = {(str(partition),): at.positions[partition] for partition in sorted(at.positions)}
         yield _one(
@@ -259,7 +259,7 @@ class Exposition:
         if reads.windows:
             tables = [at.windows[window][rollup] for window in reads.windows]
             rows = sorted(at.seen[rollup])
-        else:  # those that were active of late come first
+        else:  # the active ones first: a limit of series cuts off the last
             tables = [at.windows["all"][rollup]]
             rows = sorted(tables[0], key=lambda row: (row not in at.seen[rollup], row))
         names, labels = self._labels(reads)
@@ -268,7 +268,7 @@ class Exposition:
             (labels(row), tuple(chain.from_iterable([pick(table.get(row)) for table in tables])))
             for row in rows
         )
-        family = self._family(metric.name, names, _layout(metric), found)
+        family = self._family(metric, names, _layout(metric), found)
         return _in_seconds(family) if metric.type == "gaugehistogram" else family
 
     def _labels(self, reads: Reads) -> tuple[Labels, Callable[[Dimensions], Labels]]:
@@ -301,13 +301,14 @@ class Exposition:
 
     def _family(
         self,
-        name: str,
+        metric: Metric,
         labels: Labels,
         layout: tuple[Sample, ...],
         rows: _Rows,
         merge: Callable[[float, float], float] = add,
     ) -> Family:
         """Rows with the same labels become one; rows above the limit become `__other__`."""
+        name = metric.name
         merged: dict[Labels, Values] = {}
         for row, values in rows:
             before = merged.get(row)
@@ -324,7 +325,7 @@ class Exposition:
                 values = merged.pop(row)
                 before = merged.get(other)
                 merged[other] = values if before is None else tuple(map(merge, before, values))
-        return Family(BY_NAME[name], labels, layout, merged)
+        return Family(metric, labels, layout, merged)
 
     def _render(self, families: Iterable[Family], openmetrics: bool) -> bytes:
         lines: list[str] = []
@@ -381,21 +382,19 @@ def _some_labels(rollup: Rollup, dimensions: Labels) -> Callable[[Dimensions], L
 
 @lru_cache
 def _picker(figures: tuple[tuple[str, str | Histogram], ...]) -> Callable[[Columns | None], Values]:
-    """What takes these figures out of a row: columns as they are, histograms as their samples."""
-    if all(isinstance(figure, str) for _, figure in figures):
-        names = tuple(str(figure) for _, figure in figures)
+    """What takes these figures out of a row: the columns as they are, or the histograms as their samples."""
+    names = tuple([figure for _, figure in figures if isinstance(figure, str)])
+    histograms = [figure for _, figure in figures if isinstance(figure, Histogram)]
+    if not histograms:
         none: Values = (0,) * len(names)
         return lambda columns: tuple(map(columns.get, names, repeat(0))) if columns else none
 
     def pick(columns: Columns | None) -> Values:
         values: list[float] = []
         held = columns or {}
-        for _, figure in figures:
-            if isinstance(figure, str):
-                values.append(held.get(figure, 0))
-            else:
-                bins = list(accumulate(map(held.get, figure.bins, repeat(0))))
-                values += (*bins, bins[-1], held.get(figure.sum, 0))
+        for histogram in histograms:
+            bins = list(accumulate(map(held.get, histogram.bins, repeat(0))))
+            values += (*bins, bins[-1], held.get(histogram.sum, 0))
         return tuple(values)
 
     return pick

@@ -1,5 +1,6 @@
 import shutil
 import subprocess
+from dataclasses import replace
 from datetime import UTC
 from itertools import product
 
@@ -194,6 +195,15 @@ def test_a_label_set_that_was_silent_for_two_days_has_no_windows_but_keeps_its_t
         "callfunnel_lead_response_seconds_bucket",
         "callfunnel_leads_uncalled",
     } <= names
+
+
+def test_a_family_is_exposed_of_the_windows_that_it_names():
+    metric = BY_NAME["callfunnel_window_dm_hangups"]
+    reads = replace(metric.reads, windows=("1h", "today"))
+    page = exposition(funnel_of(("campaign+source", "spring", "web")))
+    family = page._sums(replace(metric, reads=reads), reads, page._standing().snapshot)
+    assert [sample.labels for sample in family.layout] == [(("window", "1h"),), (("window", "today"),)]
+    assert family.rows == {("spring",): (1, 1)}
 
 
 def test_above_the_limit_the_sum_stays_right():

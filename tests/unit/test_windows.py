@@ -7,7 +7,17 @@ import pytest
 from callfunnel.agents.config import in_force
 from callfunnel.streams import windows
 from callfunnel.streams.panes import expired_until, pane_start, resolutions
-from callfunnel.streams.windows import AGES, WINDOWS, Panes, due_panes, seen, total, uncalled, window_panes
+from callfunnel.streams.windows import (
+    AGES,
+    DAYS_READ,
+    WINDOWS,
+    Panes,
+    due_panes,
+    seen,
+    total,
+    uncalled,
+    window_panes,
+)
 
 NOW = int(datetime(2026, 3, 29, 14, 7, 31, tzinfo=UTC).timestamp())
 MINUTE = NOW - NOW % 60
@@ -194,6 +204,8 @@ def test_the_least_retention_keeps_what_is_read_while_a_watermark_is_an_hour_ahe
     for resolution in least_kept()[:3]:
         name, gone = resolution.name, expired_until(resolution, now + 3_600)
         starts = {pane_start(name, now - 60 * minutes, BERLIN) for minutes in range(3 * 1_440)}
+        if name == "1d":
+            starts |= {pane_start(name, now - 86_400 * days, BERLIN) for days in range(DAYS_READ + 2)}
         lead_a_minute = {"uncalled": resolution.length // 60}
         everything[name] = {start: {SPRING: lead_a_minute, (str(start), ""): {}} for start in starts}
         kept[name] = {start: rows for start, rows in everything[name].items() if start > gone}
