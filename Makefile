@@ -11,7 +11,7 @@ ENGINE := deploy/requirements-engine.txt deploy/requirements-demo.txt
 PEERS := $(VENV)/peers/ready
 CORE := $(VENV)/core
 
-.PHONY: help demo stack core test test-long drill faults-ci faults soak fuzz lint rules-test dashboards-check screenshots kafka \
+.PHONY: help demo stack core test test-long drill faults-ci faults soak fuzz lint files rules-test dashboards-check screenshots kafka \
 	bench bench-quick bench-growth bench-latency bench-state bench-exposition lock clean
 
 help: ## What there is to do
@@ -45,6 +45,9 @@ soak: $(CORE) ## A worker under a steady load for half an hour: memory, descript
 
 lint: $(TOOLS) ## Style, types, and the direction of imports
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+files: $(TOOLS) ## Write what is made of the declarations: the contract's documents, the dashboards
+	@$(BIN)/callfunnel schema --write schemas && $(BIN)/python -m grafana.build
 
 rules-test: $(TOOLS) ## Rules and alerts, with promtool, amtool and Alertmanager
 	@FUNNEL_REQUIRE_PROMTOOL=1 $(BIN)/python -m pytest tests/contract/test_rules.py \

@@ -19,6 +19,7 @@ from callfunnel.agents.choice import Choice
 from callfunnel.agents.errors import SettingError
 from callfunnel.agents.failpoints import POINTS
 from callfunnel.schemas.codec import Limits
+from callfunnel.streams.windows import DAYS_READ
 
 PREFIX = "CALLFUNNEL_"
 
@@ -150,7 +151,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         Meta(ge=2, le=36_500),
         _doc("days that hour rows are kept: what was seen in 2 of them is shown"),
     ] = 3
-    pane_retention_day_days: Annotated[Days, _doc("days that day rows are kept")] = 400
+    pane_retention_day_days: Annotated[
+        int, Meta(ge=DAYS_READ, le=36_500), _doc("days that day rows are kept")
+    ] = 400
 
     # the worker
     instance: Annotated[

@@ -7,12 +7,12 @@ every expression.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import combinations
 from typing import Any, NamedTuple
 
 from callfunnel.schemas.events import STAGES
-from callfunnel.streams.metrics import CATALOGUE, OUTCOMES, Metric
+from callfunnel.streams.metrics import CATALOGUE, CLOCKS, OUTCOMES, Metric
 from callfunnel.streams.windows import AGES, WINDOWS
 from grafana.frame import FRESH
 from grafana.panels import NO_DATA
@@ -47,7 +47,7 @@ VALUES = {
     "funnel_stage": (*STAGES, "disqualified", "lost"),
     "window": WINDOWS,
     "age": AGES,
-    "clock": ("attempt", "connect"),
+    "clock": tuple(CLOCKS),
     "state": tuple(state for metric in CATALOGUE for state in metric.states),
     "outcome": OUTCOMES,
     "alertstate": ("firing", "pending"),
@@ -379,6 +379,7 @@ def _of_selector(
 ) -> Iterator[str]:
     name = selector.name
     matched = {label for label, _, _ in selector.matchers}
+    known: Mapping[str, Collection[str]] = {**VALUES, **(metric.values if metric else {})}
     for label, operator, value in selector.matchers:
         if label not in labels:
             yield f"{name} has no label {label}"
@@ -387,7 +388,7 @@ def _of_selector(
             wanted = "=~" if multi[variable] else "="
             if operator != wanted:
                 yield f"{name}: {label}{operator}{value} must be {wanted}, as the variable allows"
-        elif label in VALUES and operator == "=" and value not in VALUES[label]:
+        elif operator == "=" and value not in known.get(label, (value,)):
             yield f"{name}: {label} is never {value}"
     if question.kind == "variable":
         return

@@ -171,8 +171,9 @@ def job(multi: bool = False) -> boards.QueryVariable:
 
 
 def window(chosen: str = "1h") -> boards.CustomVariable:
-    text = "What the numbers are of: the last 5 minutes, hour or day, or today since midnight."
-    return _choice("window", "Window", text, WINDOWS, chosen)
+    *titles, last = (window.title for window in WINDOWS.values())
+    text = f"What the numbers are of: {', '.join(titles)} or {last}."
+    return _choice("window", "Window", text, tuple(WINDOWS), chosen)
 
 
 def campaign() -> boards.QueryVariable:

@@ -1,7 +1,7 @@
 """The panels that dashboards are made of: core panels of Grafana with one look.
 
 The law: every panel says in its description what it counts and in its unit in what; the colours of a rate are
-the bands of `streams.metrics.STANDARDS`, edges included. A big number is the number of now: where there is
+the bands of `streams.rates`, edges included. A big number is the number of now: where there is
 none, the panel says so, without a colour.
 """
 
@@ -26,7 +26,7 @@ from grafana_foundation_sdk.models.dashboard import Panel, Threshold
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 from grafana_foundation_sdk.models.text import TextMode
 
-from callfunnel.streams.metrics import COUNTED, STANDARDS, Band
+from callfunnel.streams.rates import RATES, Band
 from callfunnel.streams.windows import DUE_SECONDS
 from grafana.promql import Scope
 
@@ -65,7 +65,7 @@ WITHOUT = Threshold(value=None, color="text")
 def bands(rate: str) -> Steps:
     """The colours of a rate. A step holds its own value, so one that begins above it is the next number."""
     found = [WITHOUT, Threshold(value=0, color=COLOURS["critical"])]
-    for name, holds, floor in reversed(STANDARDS[rate]):
+    for name, holds, floor in reversed(RATES[rate].standard):
         value = math.nextafter(floor, math.inf) if holds is gt else floor
         found.append(Threshold(value=value, color=COLOURS[name]))
     return found
@@ -73,7 +73,7 @@ def bands(rate: str) -> Steps:
 
 def standard(rate: str) -> float:
     """From where a rate meets its standard."""
-    return next(floor for name, _, floor in STANDARDS[rate] if name == "standard")
+    return next(floor for name, _, floor in RATES[rate].standard if name == "standard")
 
 
 def limits(watch: float, critical: float) -> Steps:
@@ -148,7 +148,7 @@ def rate_stat(
     size: tuple[int, int] = (4, 4),
 ) -> Panel:
     """A share in the colour of its band where it can be judged; elsewhere without one, as `UNJUDGED`."""
-    stages = " or ".join(COUNTED[rate])
+    stages = " or ".join(RATES[rate].stages)
     return stat(
         title,
         f"{description} Without colour, as `not judged`: above 100 %, or fewer than four fifths of the leads "

@@ -10,13 +10,25 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from callfunnel.schemas.events import NONE, STAGES
-from callfunnel.streams.metrics import BY_NAME, COUNTED, OBSERVED, Metric
+from callfunnel.streams.measures import SEGMENT
+from callfunnel.streams.metrics import BY_NAME, CATALOGUE, Metric
+from callfunnel.streams.rates import OBSERVED, RATES, Terms
+from callfunnel.streams.windows import DUE, MET
 
 NAMED_BY_LEADS = ("campaign", "source")
 """Labels that an event may leave out although its lead has them."""
 
 PARTS = ("_bucket", "_gcount", "_gsum", "_count", "_sum")
 """What a histogram's name may end in."""
+
+SERIES: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    column: (metric.name, {reads.by: value} if reads.by else {})
+    for metric in CATALOGUE
+    if (reads := metric.reads) and reads.rollup is SEGMENT and reads.windows
+    for value, column in reads.figures
+    if isinstance(column, str)
+} | {DUE: ("callfunnel_window_leads_due", {}), MET: ("callfunnel_window_leads_met", {})}
+"""The family that exposes a column of a campaign by window, and the labels that choose it there."""
 
 
 def metric_of(name: str) -> Metric | None:
@@ -64,34 +76,40 @@ class Scope:
         """The sum of a series, of all or `by` labels."""
         return f"sum{f' by ({by})' if by else ''} ({self.series(name, offset, **labels)})"
 
+    def column(self, column: str, by: str = "", offset: str = "", **labels: str) -> str:
+        """The sum of a column in the window."""
+        name, chosen = SERIES[column]
+        return self.total(name, by, offset, **chosen, **labels)
+
+    def terms(self, terms: Terms, by: str = "", offset: str = "", **labels: str) -> str:
+        """Columns added up with their signs; the first one counts in full."""
+        first, *others = terms
+        expr = self.column(first, by, offset, **labels)
+        for other in others:
+            expr += f" {'+' if terms[other] > 0 else '-'} {self.column(other, by, offset, **labels)}"
+        return expr
+
     def events(self, stage: str, by: str = "", offset: str = "", **labels: str) -> str:
         """What happened: events of a stage in the window, repeats counted."""
-        return self.total("callfunnel_window_events", by, offset, funnel_stage=stage, **labels)
+        return self.column(f"events_{stage}", by, offset, **labels)
 
     def leads(self, stage: str, by: str = "", offset: str = "", **labels: str) -> str:
         """Who got how far: leads that arrived at a stage in the window, each once."""
-        return self.total("callfunnel_window_leads", by, offset, funnel_stage=stage, **labels)
+        return self.column(f"leads_{stage}", by, offset, **labels)
 
     def reached(self, by: str = "", **labels: str) -> str:
-        """Decision makers reached, without those who hung up at once."""
-        hangups = self.total("callfunnel_window_dm_hangups", by, **labels)
-        return f"{self.events('reached', by, **labels)} - {hangups}"
+        """Decision makers reached, as the reach rate counts them."""
+        return self.terms(RATES["reach"].numerator, by, **labels)
 
     def share(self, rate: str, by: str = "", **labels: str) -> str:
         """A rate as a number, whether it can be judged or not."""
-        if rate == "reach":
-            return ratio(self.reached(by, **labels), self.events("dialed", by, **labels))
-        if rate == "response":
-            return ratio(self.met(by, **labels), self.due(by, **labels))
-        above, below = COUNTED[rate]
-        return ratio(self.leads(above, by, **labels), self.leads(below, by, **labels))
+        above, below = RATES[rate].numerator, RATES[rate].denominator
+        return ratio(self.terms(above, by, **labels), self.terms(below, by, **labels))
 
     def judged(self, rate: str, by: str = "", **labels: str) -> str:
         """A rate; absent where its stages are not measured, or above 1."""
-        stages = COUNTED.get(rate, ())
-        return judged(
-            self.share(rate, by, **labels), *(self.measured(stage, by, **labels) for stage in stages)
-        )
+        measured = (self.measured(stage, by, **labels) for stage in RATES[rate].stages)
+        return judged(self.share(rate, by, **labels), *measured)
 
     def measured(self, stage: str, by: str = "", **labels: str) -> str:
         """The leads of a stage; absent where it is not measured."""
@@ -112,10 +130,10 @@ class Scope:
         return f"({found} unless {unnamed}) + on () group_left () sum({unnamed}) or {found}"
 
     def due(self, by: str = "", **labels: str) -> str:
-        return self.total("callfunnel_window_leads_due", by, **labels)
+        return self.column(DUE, by, **labels)
 
     def met(self, by: str = "", **labels: str) -> str:
-        return self.total("callfunnel_window_leads_met", by, **labels)
+        return self.column(MET, by, **labels)
 
     def quantile(self, q: float, clock: str) -> str:
         """A quantile of the response times of the leads created in the window."""

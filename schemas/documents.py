@@ -5,6 +5,7 @@ limits, the decimals of a currency) the descriptions say.
 """
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from callfunnel.schemas.codec import REASONS, Limits
@@ -25,6 +26,22 @@ def documents() -> dict[str, str]:
         _SCHEMA: json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
         "asyncapi.yaml": header + "\n".join(_yaml(asyncapi())) + "\n",
     }
+
+
+def with_catalogue(readme: str) -> str:
+    """The README of the contract with the table of types as it is by now."""
+    before, heading, rest = readme.partition("\n## Catalogue\n\n")
+    _, end, after = rest.partition("\n\n")
+    return before + heading + "\n".join(_catalogue()) + end + after
+
+
+def _catalogue() -> Iterator[str]:
+    yield "| type | own fields | what it says |"
+    yield "|---|---|---|"
+    for name, cls in TYPES.items():
+        own = "; ".join(f"`{field}`: {known.must_be}" for field, known in _own(cls).items()) or "–"
+        says, _, _ = _summary(cls).partition(". ")
+        yield f"| `{name}` | {own} | {says[0].lower()}{says[1:].removesuffix('.')} |"
 
 
 def json_schema() -> dict[str, Any]:
@@ -87,7 +104,7 @@ def asyncapi() -> dict[str, Any]:
 
 
 def _event(name: str, cls: type[Envelope]) -> dict[str, Any]:
-    own = {field: known for field, known in fields(cls).items() if field not in fields(Envelope)}
+    own = _own(cls)
     described = {
         "description": _summary(cls),
         "allOf": [{"$ref": "#/definitions/envelope"}],
@@ -99,6 +116,10 @@ def _event(name: str, cls: type[Envelope]) -> dict[str, Any]:
         described["then"] = {"properties": {"currency": _ABSENT}}
         described["else"] = {"required": ["currency"], "properties": {"currency": _CURRENCY}}
     return described
+
+
+def _own(cls: type[Envelope]) -> dict[str, Field]:
+    return {field: known for field, known in fields(cls).items() if field not in fields(Envelope)}
 
 
 def _object(known: dict[str, Field]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ everything that breaks a rule, so the rest of the code never meets an invalid ev
 """
 
 from datetime import UTC, datetime
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from msgspec import Meta, Struct
 
@@ -164,10 +164,7 @@ class Lost(Envelope, frozen=True, gc=False, kw_only=True, tag="lost"):
 
 Event = LeadCreated | Dial | Connect | DmReached | Qualified | Won | CallEnded | Disqualified | Lost
 
-TYPES: dict[str, type[Envelope]] = {
-    cls.__struct_config__.tag: cls  # type: ignore[misc]
-    for cls in (LeadCreated, Dial, Connect, DmReached, Qualified, Won, CallEnded, Disqualified, Lost)
-}
+TYPES: dict[str, type[Envelope]] = {cls.__struct_config__.tag: cls for cls in get_args(Event)}
 """Every type of the contract by its name on the wire, in catalogue order."""
 
 STAGES = ("created", "dialed", "connected", "reached", "qualified", "won")

@@ -61,7 +61,7 @@ class Tables:
         rollups: list[tuple[int, list[str], bool]],
         resolutions: list[tuple[int, str, int, int]],
         activity: dict[str, str],
-        response_bounds_ms: list[int],
+        histograms: list[tuple[str, list[int], list[str], str]],
         day_of: Callable[[int], int],
         hangup_ms: int,
         late_ms: int,

@@ -16,7 +16,7 @@ from callfunnel.streams import _core
 from callfunnel.streams.fold import Fold
 from callfunnel.streams.funnel import Change
 from callfunnel.streams.log import OWN, entry_of
-from callfunnel.streams.measures import ACTIVITY, BOUNDS_MS, COLUMNS, ROLLUPS
+from callfunnel.streams.measures import ACTIVITY, COLUMNS, HISTOGRAMS, ROLLUPS
 from callfunnel.streams.panes import RESOLUTIONS, Bounds, pane_start
 from callfunnel.streams.rows import Columns, RowKey, decode_columns, decode_key
 from callfunnel.streams.tables import Archived, Effects, Tables, archived, crowded
@@ -54,7 +54,7 @@ class CoreTables(Tables):
             rollups=[(rollup.id, list(rollup.dimensions), rollup.of_all_time) for rollup in ROLLUPS],
             resolutions=[(RESOLUTIONS[each.name], *astuple(each)) for each in fold.resolutions],
             activity=dict(ACTIVITY),
-            response_bounds_ms=list(BOUNDS_MS),
+            histograms=[(each.name, list(each.bounds), list(each.bins), each.sum) for each in HISTOGRAMS],
             day_of=lambda minute: pane_start("1d", minute, zone),
             hangup_ms=fold.hangup_ms,
             late_ms=fold.late_ms,

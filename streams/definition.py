@@ -15,11 +15,11 @@ from callfunnel.streams.log import KINDS, OWN, Entry, in_force
 from callfunnel.streams.measures import (
     ACTIVITY,
     AGENT_HANGUPS,
-    ATTEMPT_MS,
     AWAITED,
-    CONNECT_MS,
     DIALED_BEFORE_CREATION,
     DM_HANGUPS,
+    FIRST_ANSWER,
+    FIRST_DIAL,
     IMPLIED,
     LEADS,
     MACHINE_ANSWERS,
@@ -28,8 +28,9 @@ from callfunnel.streams.measures import (
     ROLLUPS,
     SEGMENT,
     UNCALLED,
+    Count,
+    Histogram,
     Rollup,
-    bin_of,
 )
 
 
@@ -47,8 +48,8 @@ class Addition(NamedTuple):
 Entries = Sequence[Entry]
 """In order."""
 
-Hangups = dict[int, str]
-"""The columns that count the calls that ended at once, by call."""
+Hangups = dict[int, Count]
+"""What counts the calls that ended at once, by call."""
 
 CREATED, DIAL, CONNECT, DM_REACHED, QUALIFIED, WON, CALL_ENDED, DISQUALIFIED, LOST = (
     TYPES[name].rank
@@ -137,7 +138,7 @@ def hangups(live: Entries, hangup_ms: int) -> Hangups:
 
 def is_void_reach(entry: Entry, ended_at_once: Hangups) -> bool:
     """Whether it was reached a decision maker who hung up at once: as good as not reached."""
-    return entry.rank == DM_REACHED and entry.call is not None and ended_at_once.get(entry.call) == DM_HANGUPS
+    return entry.rank == DM_REACHED and entry.call is not None and ended_at_once.get(entry.call) is DM_HANGUPS
 
 
 def stage_of(entry: Entry, ended_at_once: Hangups) -> int | None:
@@ -155,13 +156,21 @@ def arrival(live: Entries, stage: int, ended_at_once: Hangups) -> tuple[Entry, b
     return None
 
 
+def observed(
+    histogram: Histogram, at_ms: int, segment: tuple[str, ...], duration_ms: int
+) -> Iterator[Addition]:
+    """A duration, in its bin and in the sum."""
+    yield Addition(at_ms, SEGMENT, segment, histogram.bin_of(duration_ms))
+    yield Addition(at_ms, SEGMENT, segment, histogram.sum, duration_ms)
+
+
 # What is counted
 
 
 def activity(log: Iterable[Entry]) -> Iterator[Addition]:
     """What happened when, under the dimensions of the events. Contradictory copies count each."""
     for entry in log:
-        column = MACHINE_ANSWERS if is_machine(entry) else _ACTIVITY[entry.rank]
+        column = MACHINE_ANSWERS.column if is_machine(entry) else _ACTIVITY[entry.rank]
         if column is not None:
             for rollup in ROLLUPS:
                 yield Addition(entry.at_ms, rollup, of_event(entry, rollup), column)
@@ -174,7 +183,7 @@ def voids(live: Entries, ended_at_once: Hangups) -> Iterator[Addition]:
         if entry.rank == DM_REACHED and entry.call in ended_at_once and entry.call not in counted:
             counted.add(entry.call)
             for rollup in ROLLUPS:
-                yield Addition(entry.at_ms, rollup, of_event(entry, rollup), ended_at_once[entry.call])
+                yield Addition(entry.at_ms, rollup, of_event(entry, rollup), ended_at_once[entry.call].column)
 
 
 def progress(live: Entries, ended_at_once: Hangups) -> Iterator[Addition]:
@@ -189,7 +198,7 @@ def progress(live: Entries, ended_at_once: Hangups) -> Iterator[Addition]:
         for rollup, values in ((SEGMENT, segment), (PERSON, of_event(event, PERSON)), (PLACE, place)):
             yield Addition(event.at_ms, rollup, values, column)
             if is_implied:
-                yield Addition(event.at_ms, rollup, values, IMPLIED)
+                yield Addition(event.at_ms, rollup, values, IMPLIED.column)
 
 
 def response(live: Entries, ended_at_once: Hangups) -> Iterator[Addition]:
@@ -200,21 +209,17 @@ def response(live: Entries, ended_at_once: Hangups) -> Iterator[Addition]:
         return
     segment = of_lead(live, "campaign"), of_lead(live, "source")
 
-    def count(column: str, n: int = 1) -> Addition:
-        return Addition(created.at_ms, SEGMENT, segment, column, n)
+    def count(column: str) -> Addition:
+        return Addition(created.at_ms, SEGMENT, segment, column)
 
     if dial is not None and dial.at_ms < created.at_ms:
         yield count(DIALED_BEFORE_CREATION)
         return
     yield count(AWAITED)
     if dial is not None:
-        duration_ms = dial.at_ms - created.at_ms
-        yield count(f"attempt_{bin_of(duration_ms)}")
-        yield count(ATTEMPT_MS, duration_ms)
+        yield from observed(FIRST_DIAL, created.at_ms, segment, dial.at_ms - created.at_ms)
     if connect is not None and connect.at_ms >= created.at_ms:
-        duration_ms = connect.at_ms - created.at_ms
-        yield count(f"connect_{bin_of(duration_ms)}")
-        yield count(CONNECT_MS, duration_ms)
+        yield from observed(FIRST_ANSWER, created.at_ms, segment, connect.at_ms - created.at_ms)
     is_closed = any(entry.rank in CLOSING for entry in live)
     if arrival(live, DIALED, ended_at_once) is None and not is_closed:
         yield count(UNCALLED)

@@ -5,23 +5,39 @@ ever holds a lead, a phone number or free text. `increase()` sees nothing of a c
 counter whose label values are known beforehand is there, at 0, before it counts anything.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from operator import ge, gt
 from typing import Literal
 
 from callfunnel.schemas.codec import REASONS
 from callfunnel.schemas.events import STAGES
-from callfunnel.streams.measures import RESPONSE_BOUNDS_SECONDS
+from callfunnel.streams.measures import (
+    COUNTS,
+    EVENTS,
+    FIRST_ANSWER,
+    FIRST_DIAL,
+    HISTOGRAMS,
+    LEADS,
+    PERSON,
+    PLACE,
+    SEGMENT,
+    Histogram,
+    Rollup,
+)
 from callfunnel.streams.windows import AGES, WINDOWS
 
 OUTCOMES = ("applied", "duplicate", "rejected", "rerouted")
 """What becomes of a record that is read: each has one outcome, for good."""
 
+ALL_WINDOWS = tuple(WINDOWS)
+
+CLOCKS = {histogram.name: histogram for histogram in (FIRST_DIAL, FIRST_ANSWER)}
+"""What is measured from a lead's creation on: families tell them apart by the label `clock`."""
+
 CLOSED: Mapping[str, tuple[str, ...]] = {
     "funnel_stage": STAGES,
-    "window": WINDOWS,
-    "clock": ("attempt", "connect"),
+    "window": ALL_WINDOWS,
+    "clock": tuple(CLOCKS),
     "age": AGES,
     "reason": tuple(REASONS),
     "outcome": OUTCOMES,
@@ -42,12 +58,28 @@ OPEN: Mapping[str, str] = {
 """Labels whose values nobody knows beforehand, with the reason."""
 
 
+Kind = Literal["counter", "gauge", "histogram", "gaugehistogram", "info"]
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a family adds up: figures of the rows of a rollup, by some of its dimensions."""
+
+    rollup: Rollup
+    dimensions: tuple[str, ...]
+    figures: tuple[tuple[str, str | Histogram], ...]
+    """For each value of the label `by`: columns, or histograms with the same bounds."""
+    by: str = ""
+    windows: tuple[str, ...] = ()
+    """Those that it is exposed of; none: it is of all time."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """One family. `name` is the one used in queries: with `_total` on a counter, `_info` on an info."""
 
     name: str
-    type: Literal["counter", "gauge", "histogram", "gaugehistogram", "info"]
+    type: Kind
     help: str
     labels: tuple[str, ...] = ()
     unit: str = ""
@@ -55,6 +87,8 @@ class Metric:
     buckets: tuple[float, ...] = ()
     states: tuple[str, ...] = ()
     """The values of its label `state`."""
+    reads: Reads | None = None
+    """None: it is no sum of columns."""
 
     @property
     def unit_in_name(self) -> str:
@@ -65,13 +99,14 @@ class Metric:
     @property
     def values(self) -> Mapping[str, tuple[str, ...]]:
         """Its labels whose values are known beforehand, with these."""
-        known = {**CLOSED, "state": self.states}
+        windows = self.reads.windows if self.reads else CLOSED["window"]
+        known = {**CLOSED, "state": self.states, "window": windows}
         return {label: known[label] for label in self.labels if label in known}
 
 
 def _worker(
     name: str,
-    type_: Literal["counter", "gauge", "histogram", "info"],
+    type_: Kind,
     help_: str,
     labels: tuple[str, ...] = (),
     unit: str = "",
@@ -81,99 +116,80 @@ def _worker(
     return Metric(f"callfunnel_worker_{name}", type_, help_, labels, unit, "worker", buckets, states)
 
 
-_SEGMENT = ("funnel_stage", "campaign", "source")
-_PERSON = ("window", "funnel_stage", "team", "agent")
+def _read(name: str, help_: str, unit: str, reads: Reads, buckets: tuple[float, ...] = ()) -> Metric:
+    type_: Kind = "gaugehistogram" if buckets else "counter" if name.endswith("_total") else "gauge"
+    windows, by = ("window",) if reads.windows else (), (reads.by,) if reads.by else ()
+    labels = (*windows, *by, *reads.dimensions)
+    return Metric(f"callfunnel_{name}", type_, help_, labels, unit, buckets=buckets, reads=reads)
+
+
+def _by_stage(
+    name: str, help_: str, rollup: Rollup, columns: tuple[str, ...], windows: tuple[str, ...] = ALL_WINDOWS
+) -> Metric:
+    figures = tuple(zip(STAGES, columns, strict=True))
+    unit = "events" if columns is EVENTS else "leads"
+    return _read(name, help_, unit, Reads(rollup, rollup.dimensions, figures, "funnel_stage", windows))
+
+
+def _of_campaign(
+    name: str, help_: str, unit: str, figure: str, windows: tuple[str, ...] = ALL_WINDOWS
+) -> Metric:
+    return _read(name, help_, unit, Reads(SEGMENT, ("campaign",), (("", figure),), "", windows))
+
+
+def _durations(
+    name: str, since_ever: str, in_window: str, histograms: Mapping[str, Histogram], by: str = ""
+) -> Iterator[Metric]:
+    """The two families of histograms with the same bounds: of all time, and of windows."""
+    figures = tuple(histograms.items())
+    bounds = next(iter(histograms.values())).bounds
+    for prefix, help_, windows in (("", since_ever, ()), ("window_", in_window, ALL_WINDOWS)):
+        reads = Reads(SEGMENT, ("campaign",), figures, by, windows)
+        yield _read(f"{prefix}{name}_seconds", help_, "seconds", reads, bounds)
+
 
 CATALOGUE: tuple[Metric, ...] = (
     # What happened, and who got how far.
-    Metric(
-        "callfunnel_events_total",
-        "counter",
+    _by_stage(
+        "events_total",
         "Events of each stage since the beginning (activity view: repeats count).",
-        _SEGMENT,
-        "events",
+        SEGMENT,
+        EVENTS,
+        windows=(),
     ),
-    Metric(
-        "callfunnel_window_events",
-        "gauge",
+    _by_stage(
+        "window_events",
         "Events that occurred in the window (activity view: repeats count).",
-        ("window", *_SEGMENT),
-        "events",
+        SEGMENT,
+        EVENTS,
     ),
-    Metric(
-        "callfunnel_window_leads",
-        "gauge",
+    _by_stage(
+        "window_leads",
         "Leads whose first arrival at the stage lies in the window (each lead once per stage).",
-        ("window", *_SEGMENT),
-        "leads",
+        SEGMENT,
+        LEADS,
     ),
-    Metric(
-        "callfunnel_agent_window_events",
-        "gauge",
+    _by_stage(
+        "agent_window_events",
         "Events of an agent that occurred in the window (activity view).",
-        _PERSON,
-        "events",
+        PERSON,
+        EVENTS,
     ),
-    Metric(
-        "callfunnel_agent_window_leads",
-        "gauge",
+    _by_stage(
+        "agent_window_leads",
         "Leads that an agent brought to the stage for the first time in the window.",
-        _PERSON,
-        "leads",
+        PERSON,
+        LEADS,
     ),
-    Metric(
-        "callfunnel_location_window_events",
-        "gauge",
+    _by_stage(
+        "location_window_events",
         "Events at a location that occurred in the window (activity view).",
-        ("window", "funnel_stage", "location"),
-        "events",
+        PLACE,
+        EVENTS,
     ),
-    Metric(
-        "callfunnel_window_dm_hangups",
-        "gauge",
-        "Decision makers of the window who hung up at once: to be taken off the reached events.",
-        ("window", "campaign"),
-        "calls",
-    ),
-    Metric(
-        "callfunnel_window_agent_hangups",
-        "gauge",
-        "Calls of the window that an agent ended at once; their reach stands.",
-        ("window", "campaign"),
-        "calls",
-    ),
-    Metric(
-        "callfunnel_window_machine_answers",
-        "gauge",
-        "Calls of the window that a machine answered.",
-        ("window", "campaign"),
-        "calls",
-    ),
-    Metric(
-        "callfunnel_window_implied_arrivals",
-        "gauge",
-        "Arrivals of leads in the window that only a later stage gave away.",
-        ("window", "campaign"),
-        "arrivals",
-    ),
-    # How fast a new lead is called. Gauge histograms: a late event can make a response slower after the fact.
-    Metric(
-        "callfunnel_lead_response_seconds",
-        "gaugehistogram",
-        "Time from a lead's creation to its first dial (attempt) or human answer (connect), all leads; "
-        "late events may correct it downwards.",
-        ("clock", "campaign"),
-        "seconds",
-        buckets=RESPONSE_BOUNDS_SECONDS,
-    ),
-    Metric(
-        "callfunnel_window_lead_response_seconds",
-        "gaugehistogram",
-        "Time from creation to first dial (attempt) or human answer (connect), leads created in the window.",
-        ("window", "clock", "campaign"),
-        "seconds",
-        buckets=RESPONSE_BOUNDS_SECONDS,
-    ),
+    *(_of_campaign(f"window_{count.shown_as}", count.help, count.unit, count.column) for count in COUNTS),
+    # How fast a new lead is called, and what else takes time. Gauge histograms: a late event can make a
+    # response slower after the fact.
     Metric(
         "callfunnel_window_leads_due",
         "gauge",
@@ -187,6 +203,25 @@ CATALOGUE: tuple[Metric, ...] = (
         "Of the leads whose five minutes ended in the window, those called in time.",
         ("window", "campaign"),
         "leads",
+    ),
+    *_durations(
+        "lead_response",
+        "Time from a lead's creation to its first dial (attempt) or human answer (connect), all leads; "
+        "late events may correct it downwards.",
+        "Time from creation to first dial (attempt) or human answer (connect), leads created in the window.",
+        CLOCKS,
+        by="clock",
+    ),
+    *(
+        metric
+        for each in HISTOGRAMS
+        if each.name not in CLOCKS
+        for metric in _durations(
+            each.name,
+            f"{each.help}, all leads; late events may correct it downwards.",
+            f"{each.help}, in the window.",
+            {"": each},
+        )
     ),
     Metric(
         "callfunnel_leads_uncalled",
@@ -408,86 +443,3 @@ CATALOGUE: tuple[Metric, ...] = (
 )
 
 BY_NAME = {metric.name: metric for metric in CATALOGUE}
-
-Band = Literal["critical", "watch", "standard", "very good"]
-
-STANDARDS: dict[str, tuple[tuple[Band, Callable[[float, float], bool], float], ...]] = {
-    "reach": (("very good", ge, 0.30), ("standard", ge, 0.15), ("watch", gt, 0.10)),
-    "qualification": (("standard", ge, 0.50),),
-    "close": (("standard", ge, 0.50),),
-    "response": (("standard", ge, 0.90), ("watch", ge, 0.80)),
-}
-"""The bands of each rate, best first; what reaches none of them is critical.
-
-Reach: 15 % is the standard, at 10 % or less something is badly wrong. Qualification below 50 %: the lead
-list or the customer profile is poor. Close below 50 %: product, market, channel, offer or pitch. Response:
-called in time.
-"""
-
-ENOUGH = {"reach": 20, "qualification": 10, "close": 10, "response": 10}
-"""The cases from which on a rate is judged: one call more or less of fewer makes it any band."""
-
-WHEN_RED = {
-    "reach": (
-        "Too few dials reach whoever decides.",
-        "Look at calling hours, caller numbers and the list. Many immediate hang-ups? Listen to the first "
-        "ten seconds of calls.",
-    ),
-    "qualification": (
-        "The lead list or the customer profile is poor.",
-        "Compare the sources: stop the worst, and find what the best one has.",
-    ),
-    "close": (
-        "Product, market, channel, offer or pitch is at fault.",
-        "One campaign: its offer. One team: its pitch. All: the market.",
-    ),
-    "response": (
-        "New leads wait, and each minute costs conversations.",
-        "Put people on new leads now, the newest first.",
-    ),
-}
-"""What it says when a rate is below its standard, and what to do first."""
-
-
-COUNTED = {
-    "reach": ("reached", "dialed"),
-    "qualification": ("qualified", "reached"),
-    "close": ("won", "qualified"),
-}
-"""The stages that a rate counts."""
-
-OBSERVED = (4, 5)
-"""A stage is measured where its leads have at least this share of events of the stage: four of five.
-
-A later event proves that a lead passed a stage, so a system that sends `won` and never `qualified` shows a
-close rate of 100 % that nobody observed. Each event is of one lead: fewer events than leads prove how many
-leads have none, at least.
-"""
-
-
-def why_unjudged(
-    rate: str, numerator: int, denominator: int, stages: Mapping[str, tuple[int, int]]
-) -> str | None:
-    """Why a rate has no band, `None` if it has one or has no standard. `stages`: leads and events of each."""
-    if rate not in STANDARDS:
-        return None
-    if not denominator:
-        return "nothing to measure yet"
-    if denominator < ENOUGH[rate]:
-        return f"too few: judged from {ENOUGH[rate]}"
-    few, of = OBSERVED
-    for stage in COUNTED.get(rate, ()):
-        leads, events = stages[stage]
-        if of * events < few * leads:
-            return f"not measured: {leads - events:,} of {leads:,} {stage} leads have no event of their own"
-    if numerator > denominator:
-        return "above 100%: more {} than {}".format(*COUNTED.get(rate, ("met", "due")))
-    return None
-
-
-def band(rate: str, numerator: int, denominator: int, stages: Mapping[str, tuple[int, int]]) -> Band | None:
-    """The band of a rate by its standard; `None` where `why_unjudged` says why, or there is no standard."""
-    if rate not in STANDARDS or why_unjudged(rate, numerator, denominator, stages):
-        return None
-    value = numerator / denominator
-    return next((name for name, holds, floor in STANDARDS[rate] if holds(value, floor)), "critical")

@@ -4,20 +4,49 @@ A row carries its pane; a window is a set of panes, chosen at a moment `now_s` t
 The law: every lead counts once in every figure, although each partition drops old panes by its own watermark.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import tzinfo
 from itertools import pairwise, product
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from callfunnel.streams.panes import LENGTH_SECONDS, day_after, pane_start
 from callfunnel.streams.rows import Columns
 
-WINDOWS = ("5m", "1h", "1d", "today")
-"""The windows of the metrics. A fifth, `all`, is the time since the beginning."""
-_PANES = {"5m": ("1m", 5), "1h": ("1m", 60), "1d": ("1h", 24), "today": ("1d", 1), "all": ("all", 1)}
+
+class Window(Struct, frozen=True):
+    """The newest panes of a resolution."""
+
+    name: str
+    resolution: str
+    panes: int
+    title: str
+    """What a person reads."""
+
+
+WINDOWS: Mapping[str, Window] = {
+    window.name: window
+    for window in (
+        Window("5m", "1m", 5, "5 min"),
+        Window("1h", "1m", 60, "1 h"),
+        Window("1d", "1h", 24, "24 h"),
+        Window("today", "1d", 1, "today"),
+    )
+}
+"""The windows of the metrics."""
+
+WINDOWS_AND_ALL: Mapping[str, Window] = {**WINDOWS, "all": Window("all", "all", 1, "all time")}
+"""With the time since the beginning, which has rows of one rollup alone."""
+
+DAYS_READ = max(window.panes for window in WINDOWS.values() if window.resolution == "1d")
+"""So many days day rows are kept at least."""
 
 DUE_SECONDS = 300
 """A new lead is to be called within five minutes."""
+
+DUE, MET = "due", "met"
+"""Figures that no row holds: of `due_panes`, the leads whose time has ended, and those called by then."""
 
 AGES = ("0-5m", "5-15m", "15-60m", "1-4h", "4-24h", "over-24h")
 _YOUNGER = (("1m", 5), ("1m", 15), ("1m", 60), ("1m", 240), ("1h", 24))
@@ -35,7 +64,7 @@ class Panes(NamedTuple):
     """Panes of one resolution, by their starts in Unix seconds, oldest first."""
 
     resolution: str
-    starts: range | tuple[int, ...]
+    starts: Sequence[int]
 
 
 class Uncalled(NamedTuple):
@@ -53,12 +82,15 @@ def _pane_end(resolution: str, start: int, zone: tzinfo) -> int:
 
 def window_panes(window: str, now_s: int, zone: tzinfo) -> Panes:
     """The panes of a window; the one that holds `now_s` is the last."""
-    resolution, count = _PANES[window]
+    resolution, count = WINDOWS_AND_ALL[window].resolution, WINDOWS_AND_ALL[window].panes
     last = pane_start(resolution, now_s, zone)
-    if count == 1:
-        return Panes(resolution, (last,))
-    length = LENGTH_SECONDS[resolution]
-    return Panes(resolution, range(last - (count - 1) * length, last + 1, length))
+    if resolution in ("1m", "1h"):
+        length = LENGTH_SECONDS[resolution]
+        return Panes(resolution, range(last - (count - 1) * length, last + 1, length))
+    days = [last]
+    while len(days) < count:  # from midnight to midnight: they have 23 to 25 hours
+        days.append(pane_start(resolution, days[-1] - 1, zone))
+    return Panes(resolution, tuple(reversed(days)))
 
 
 def due_panes(window: str, now_s: int, zone: tzinfo) -> tuple[Panes, Panes]:
@@ -92,7 +124,7 @@ def total(table: Table, panes: Panes) -> dict[Dimensions, Columns]:
 
 
 def seen(table: Table, now_s: int) -> set[Dimensions]:
-    """Dimension values with a row in the last 48 hour panes: all windows of the others were 0 for a day."""
+    """Dimension values with a row in the last 48 hour panes: windows of up to a day were 0 for a day else."""
     first = now_s - now_s % 3_600 - 47 * 3_600
     return {row for pane, rows in table.get("1h", {}).items() if pane >= first for row in rows}
 

@@ -6,6 +6,9 @@ import click
 
 from callfunnel.agents import exit_codes
 
+README = "README.md"
+"""Where the folder has one: its catalogue is made, too."""
+
 
 @click.command("schema")
 @click.option(
@@ -21,9 +24,12 @@ def command(write_to: Path | None, check: Path | None) -> int:
     Example: check payloads in another language's tests
       callfunnel schema > event.schema.json
     """
-    from callfunnel.schemas.documents import documents
+    from callfunnel.schemas.documents import documents, with_catalogue
 
     texts = documents()
+    readme = _read(folder / README) if (folder := write_to or check) else None
+    if readme is not None:
+        texts[README] = with_catalogue(readme)
     if write_to:
         for path, text in texts.items():
             (write_to / path).parent.mkdir(parents=True, exist_ok=True)

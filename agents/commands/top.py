@@ -5,6 +5,24 @@ import click
 from callfunnel.agents import exit_codes
 
 
+class _Window(click.ParamType):
+    """One of the declared windows, which only this command's own help and use import."""
+
+    name = "window"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(self._choice().convert(value, param, ctx))
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        return self._choice().get_metavar(param, ctx)
+
+    @staticmethod
+    def _choice() -> "click.Choice[str]":
+        from callfunnel.streams.windows import WINDOWS_AND_ALL
+
+        return click.Choice(list(WINDOWS_AND_ALL))
+
+
 @click.command("top")
 @click.option(
     "--url",
@@ -14,7 +32,7 @@ from callfunnel.agents import exit_codes
 )
 @click.option(
     "--window",
-    type=click.Choice(["5m", "1h", "1d", "today", "all"]),
+    type=_Window(),
     default="1h",
     show_default=True,
     help="Which window to show.",

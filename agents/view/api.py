@@ -3,18 +3,16 @@
 The law: no rate without its numerator and denominator, and none of the two from another view.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from callfunnel.agents.view.snapshot import SEGMENT, Snapshot
 from callfunnel.schemas.events import NONE, STAGES
-from callfunnel.streams.measures import BINS
-from callfunnel.streams.metrics import ENOUGH, STANDARDS, WHEN_RED, band, why_unjudged
+from callfunnel.streams.measures import COUNTS, HISTOGRAMS, Histogram
+from callfunnel.streams.metrics import CLOCKS
+from callfunnel.streams.rates import RATES, Observed, Rate, total
 from callfunnel.streams.rows import Columns
-from callfunnel.streams.windows import AGES, DUE_SECONDS, WINDOWS
-
-ALL_WINDOWS = (*WINDOWS, "all")
-_CLOCKS = ("attempt", "connect")
+from callfunnel.streams.windows import AGES, DUE, MET, WINDOWS_AND_ALL
 
 
 class NoSuchSegmentError(LookupError):
@@ -30,7 +28,7 @@ def funnel_document(
     campaign: str | None = None,
     source: str | None = None,
 ) -> dict[str, Any]:
-    """The funnel of a window (`5m`, `1h`, `1d`, `today` or `all`), of one campaign or source or of all.
+    """The funnel of a window (one of `WINDOWS_AND_ALL`), of one campaign or source or of all.
 
     Times are Unix seconds: the numbers are those of `now_s`, the newest event happened `delay_s` ago. Raises
     NoSuchSegmentError.
@@ -60,14 +58,12 @@ def funnel_document(
         return columns.get(f"leads_{stage}", 0)
 
     observed = {stage: (leads(stage), of_any.get(f"events_{stage}", 0)) for stage in STAGES}
-
-    def ratio(name: str, view: str, definition: str, numerator: int, denominator: int) -> dict[str, Any]:
-        return _ratio(name, view, definition, numerator, denominator, observed)
-
-    reached = events("reached") - columns.get("dm_hangups", 0)
+    figures = columns | {DUE: due, MET: met}
+    rates = {name: _rate(rate, figures, observed) for name, rate in RATES.items()}
+    response = rates.pop("response")
     return {
         "window": window,
-        "windows": ALL_WINDOWS,
+        "windows": list(WINDOWS_AND_ALL),
         "campaign": campaign,
         "source": source,
         "campaigns": sorted({row[0] for row in totals}),
@@ -83,24 +79,11 @@ def funnel_document(
         },
         "poisoned": {str(partition): share for partition, share in sorted(at.poisoned.items())},
         "stages": [{"stage": stage, "events": events(stage), "leads": leads(stage)} for stage in STAGES],
-        "ratios": [
-            ratio("reach", "activity", "(reached − immediate hang-ups) ÷ dials", reached, events("dialed")),
-            ratio("qualification", "leads", "qualified ÷ reached", leads("qualified"), leads("reached")),
-            ratio("close", "leads", "won ÷ qualified", leads("won"), leads("qualified")),
-            ratio("conversion", "leads", "won ÷ created", leads("won"), leads("created")),
-        ],
-        "response": ratio("response", "leads", f"called within {DUE_SECONDS // 60} minutes ÷ due", met, due)
-        | {"due": due, "met": met}
-        | {clock: _times(columns, clock) for clock in _CLOCKS},
-        "calls": {
-            name: columns.get(column, 0)
-            for name, column in (
-                ("dm_hangups", "dm_hangups"),
-                ("agent_hangups", "agent_hangups"),
-                ("machine_answers", "machine_answers"),
-                ("implied_arrivals", "implied"),
-            )
-        },
+        "ratios": list(rates.values()),
+        "response": response
+        | {DUE: due, MET: met}
+        | {name: _times(columns, histogram) for name, histogram in CLOCKS.items()},
+        "calls": {count.shown_as: columns.get(count.column, 0) for count in COUNTS},
         "closed": {"disqualified": events("disqualified"), "lost": events("lost")},
         "uncalled": {
             "leads": sum(sum(found.by_age) for found in uncalled),
@@ -112,38 +95,38 @@ def funnel_document(
             "leads": archived.get("leads_created", 0),
             "uncalled": archived.get("uncalled", 0),
         },
+        "counts": [
+            {"name": count.shown_as, "title": count.title, "count": columns.get(count.column, 0)}
+            for count in COUNTS
+        ],
+        "durations": [{"name": each.name, "title": each.help} | _times(columns, each) for each in HISTOGRAMS],
     }
 
 
-def _ratio(
-    name: str,
-    view: str,
-    definition: str,
-    numerator: int,
-    denominator: int,
-    observed: Mapping[str, tuple[int, int]],
-) -> dict[str, Any]:
+def _rate(rate: Rate, figures: Columns, observed: Observed) -> dict[str, Any]:
+    numerator, denominator = total(rate.numerator, figures), total(rate.denominator, figures)
     return {
-        "name": name,
-        "view": view,
-        "definition": definition,
+        "name": rate.name,
+        "view": rate.view,
+        "definition": rate.definition,
         "numerator": numerator,
         "denominator": denominator,
         "value": numerator / denominator if denominator else None,
-        "band": band(name, numerator, denominator, observed),
-        "unjudged": why_unjudged(name, numerator, denominator, observed),
-        "judged_from": ENOUGH.get(name),
-        "standard": [{"band": name, "from": floor} for name, _, floor in reversed(STANDARDS.get(name, ()))],
-        "when_below": " ".join(WHEN_RED.get(name, ())) or None,
+        "band": rate.band(numerator, denominator, observed),
+        "unjudged": rate.why_unjudged(numerator, denominator, observed),
+        "judged_from": rate.enough or None,
+        "standard": [{"band": band, "from": bound} for band, _, bound in reversed(rate.standard)],
+        "when_below": " ".join(rate.when_red).strip() or None,
+        "title": rate.title,
     }
 
 
-def _times(columns: Columns, clock: str) -> dict[str, Any]:
-    bins = {bound: columns.get(f"{clock}_{bound}", 0) for bound in BINS}
+def _times(columns: Columns, histogram: Histogram) -> dict[str, Any]:
+    bins = {end: columns.get(name, 0) for end, name in zip(histogram.ends, histogram.bins, strict=True)}
     count = sum(bins.values())
     return {
         "leads": count,
-        "mean_seconds": columns.get(f"{clock}_ms", 0) / 1000 / count if count else None,
+        "mean_seconds": columns.get(histogram.sum, 0) / 1000 / count if count else None,
         "bins": bins,
     }
 

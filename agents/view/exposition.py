@@ -23,10 +23,10 @@ from prometheus_client.utils import floatToGoString
 
 from callfunnel.agents.config import Settings
 from callfunnel.agents.kafka.connection import read_secret
-from callfunnel.agents.view.snapshot import LOCATION, PERSON, SEGMENT, Snapshot, Standing, View
-from callfunnel.schemas.events import NONE, STAGES
-from callfunnel.streams.measures import BINS
-from callfunnel.streams.metrics import BY_NAME, OUTCOMES, Metric
+from callfunnel.agents.view.snapshot import Snapshot, Standing, View
+from callfunnel.schemas.events import NONE
+from callfunnel.streams.measures import PERSON, SEGMENT, Histogram, Rollup
+from callfunnel.streams.metrics import BY_NAME, CATALOGUE, OUTCOMES, Metric, Reads
 from callfunnel.streams.rows import Columns
 from callfunnel.streams.windows import AGES, WINDOWS, Dimensions
 
@@ -37,12 +37,11 @@ OTHER = "__other__"
 """The label value that holds what is above the limit of a family. No dimension's value becomes this label."""
 
 Labels = tuple[str, ...]
+Pairs = tuple[tuple[str, str], ...]
 Values = tuple[float, ...]
 _Rows = Iterable[tuple[Labels, Values]]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_CLOCKS = ("attempt", "connect")
-_BIN_COLUMNS = {clock: tuple(f"{clock}_{name}" for name in BINS) for clock in _CLOCKS}
 
 
 def new_registry() -> CollectorRegistry:
@@ -102,7 +101,7 @@ class Sample:
     """The place of a value in a row: the suffix of its name and the labels that are not the row's."""
 
     suffix: str = ""
-    labels: tuple[tuple[str, str], ...] = ()
+    labels: Pairs = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,28 +115,33 @@ class Family:
 
 
 _ONE = (Sample(),)
-_BY_STAGE = tuple(Sample("_total", (("funnel_stage", stage),)) for stage in STAGES)
 _BY_WINDOW = tuple(Sample("", (("window", window),)) for window in WINDOWS)
-_BY_WINDOW_AND_STAGE = tuple(
-    Sample("", (("funnel_stage", stage), ("window", window))) for window in WINDOWS for stage in STAGES
-)
 _BY_OUTCOME = tuple(Sample("_total", (("outcome", outcome),)) for outcome in OUTCOMES)
 _BY_AGE = tuple(Sample("", (("age", age),)) for age in AGES)
-_LE = tuple("+Inf" if name == "inf" else _go(float(name)) for name in BINS)
 
 
-def _histogram(*labels: tuple[str, str]) -> tuple[Sample, ...]:
-    buckets = tuple(Sample("_bucket", (*labels, ("le", le))) for le in _LE)
-    return *buckets, Sample("_gcount", labels), Sample("_gsum", labels)
+@lru_cache
+def _layout(metric: Metric) -> tuple[Sample, ...]:
+    """The samples of a family that reads rows: of each window in turn its figures."""
+    reads = metric.reads
+    assert reads is not None
+    windows: list[Pairs] = [(("window", window),) for window in reads.windows] or [()]
+    return tuple(
+        sample
+        for window in windows
+        for value, figure in reads.figures
+        for sample in _samples(metric, figure, (*window, *(((reads.by, value),) if reads.by else ())))
+    )
 
 
-_RESPONSE = tuple(sample for clock in _CLOCKS for sample in _histogram(("clock", clock)))
-_WINDOW_RESPONSE = tuple(
-    sample
-    for window in WINDOWS
-    for clock in _CLOCKS
-    for sample in _histogram(("clock", clock), ("window", window))
-)
+def _samples(metric: Metric, figure: str | Histogram, labels: Pairs) -> Iterator[Sample]:
+    if isinstance(figure, str):
+        yield Sample("_total" if metric.type == "counter" else "", labels)
+        return
+    for le in (*(_go(float(bound)) for bound in figure.bounds), "+Inf"):
+        yield Sample("_bucket", (*labels, ("le", le)))
+    yield Sample("_gcount", labels)
+    yield Sample("_gsum", labels)
 
 
 class Exposition:
@@ -209,72 +213,31 @@ class Exposition:
         snapshot = standing.snapshot
         if snapshot is not self._of:
             self._overflowed.clear()
-            self._families = list(self._business(snapshot)) if snapshot else []
+            self._families = sorted(self._business(snapshot), key=_place) if snapshot else []
             self._of = snapshot
         about_them = self._about(snapshot) if snapshot else ()
         return [*self._families, *about_them, *self._own(standing)]
 
     def _business(self, at: Snapshot) -> Iterator[Family]:
-        totals = at.windows["all"][SEGMENT]
-        active_first = sorted(totals, key=lambda row: (row not in at.seen[SEGMENT], row))
-        segment, campaign = ("campaign", "source"), ("campaign",)
-
-        def in_windows(rollup: str, columns: tuple[str, ...]) -> Iterator[tuple[Dimensions, Values]]:
-            tables = [at.windows[window][rollup] for window in WINDOWS]
-            for row in sorted(at.seen[rollup]):
-                yield row, tuple(chain.from_iterable([_pick(table.get(row), columns) for table in tables]))
-
-        def by(labels: Callable[[Dimensions], Labels], rows: Iterable[tuple[Dimensions, Values]]) -> _Rows:
-            return ((labels(row), values) for row, values in rows)
-
-        events = tuple(f"events_{stage}" for stage in STAGES)
-        leads = tuple(f"leads_{stage}" for stage in STAGES)
-        every_event = ((row, _pick(totals[row], events)) for row in active_first)
-        yield self._family("callfunnel_events_total", segment, _BY_STAGE, by(_all_labels, every_event))
-        for name, rollup, names, labels, columns in (
-            ("callfunnel_window_events", SEGMENT, segment, _all_labels, events),
-            ("callfunnel_window_leads", SEGMENT, segment, _all_labels, leads),
-            ("callfunnel_agent_window_events", PERSON, self._person_names, self._person, events),
-            ("callfunnel_agent_window_leads", PERSON, self._person_names, self._person, leads),
-            ("callfunnel_location_window_events", LOCATION, ("location",), _all_labels, events),
-        ):
-            yield self._family(name, names, _BY_WINDOW_AND_STAGE, by(labels, in_windows(rollup, columns)))
-        for name, column in (
-            ("callfunnel_window_dm_hangups", "dm_hangups"),
-            ("callfunnel_window_agent_hangups", "agent_hangups"),
-            ("callfunnel_window_machine_answers", "machine_answers"),
-            ("callfunnel_window_implied_arrivals", "implied"),
-        ):
-            yield self._family(name, campaign, _BY_WINDOW, by(_campaign, in_windows(SEGMENT, (column,))))
+        for metric in CATALOGUE:
+            if metric.reads:
+                yield self._sums(metric, metric.reads, at)
         for name, n in (("callfunnel_window_leads_due", 0), ("callfunnel_window_leads_met", 1)):
             counts = (
-                (row, tuple(at.due[window].get(row, (0, 0))[n] for window in WINDOWS))
-                for row in sorted(at.seen[SEGMENT])
+                (_campaign(row), tuple(at.due[window].get(row, (0, 0))[n] for window in WINDOWS))
+                for row in sorted(at.seen[SEGMENT.name])
             )
-            yield self._family(name, campaign, _BY_WINDOW, by(_campaign, counts))
-
-        responses = ((row, _responses(totals[row])) for row in active_first)
-        name = "callfunnel_lead_response_seconds"
-        yield _in_seconds(self._family(name, campaign, _RESPONSE, by(_campaign, responses)))
-        responses = (
-            (
-                row,
-                tuple(n for window in WINDOWS for n in _responses(at.windows[window][SEGMENT].get(row, {}))),
-            )
-            for row in sorted(at.seen[SEGMENT])
-        )
-        name = "callfunnel_window_lead_response_seconds"
-        yield _in_seconds(self._family(name, campaign, _WINDOW_RESPONSE, by(_campaign, responses)))
+            yield self._family(BY_NAME[name], ("campaign",), _BY_WINDOW, counts)
 
         none: Values = (0,) * len(AGES)
         ages = (
-            (row, at.uncalled[row].by_age if row in at.uncalled else none)
-            for row in sorted(at.seen[SEGMENT] | at.uncalled.keys())
+            (_campaign(row), at.uncalled[row].by_age if row in at.uncalled else none)
+            for row in sorted(at.seen[SEGMENT.name] | at.uncalled.keys())
         )
-        yield self._family("callfunnel_leads_uncalled", campaign, _BY_AGE, by(_campaign, ages))
-        oldest = ((row, (found.oldest_s,)) for row, found in sorted(at.uncalled.items()))
-        name = "callfunnel_oldest_uncalled_lead_timestamp_seconds"
-        yield self._family(name, campaign, _ONE, by(_campaign, oldest), min)
+        yield self._family(BY_NAME["callfunnel_leads_uncalled"], ("campaign",), _BY_AGE, ages)
+        oldest = ((_campaign(row), (found.oldest_s,)) for row, found in sorted(at.uncalled.items()))
+        metric = BY_NAME["callfunnel_oldest_uncalled_lead_timestamp_seconds"]
+        yield self._family(metric, ("campaign",), _ONE, oldest, min)
 
         positions = {(str(partition),): at.positions[partition] for partition in sorted(at.positions)}
         yield _one(
@@ -290,14 +253,41 @@ class Exposition:
         lost = {p: (its.lost_at_ms / 1000,) for p, its in positions.items() if its.lost_at_ms}
         yield _one("source_loss_timestamp_seconds", lost)
 
+    def _sums(self, metric: Metric, reads: Reads, at: Snapshot) -> Family:
+        rollup = reads.rollup.name
+        rows: Iterable[Dimensions]
+        if reads.windows:
+            tables = [at.windows[window][rollup] for window in reads.windows]
+            rows = sorted(at.seen[rollup])
+        else:  # the active ones first: a limit of series cuts off the last
+            tables = [at.windows["all"][rollup]]
+            rows = sorted(tables[0], key=lambda row: (row not in at.seen[rollup], row))
+        names, labels = self._labels(reads)
+        pick = _picker(reads.figures)
+        found = (
+            (labels(row), tuple(chain.from_iterable([pick(table.get(row)) for table in tables])))
+            for row in rows
+        )
+        family = self._family(metric, names, _layout(metric), found)
+        return _in_seconds(family) if metric.type == "gaugehistogram" else family
+
+    def _labels(self, reads: Reads) -> tuple[Labels, Callable[[Dimensions], Labels]]:
+        if reads.rollup is PERSON:
+            return self._person_names, self._person
+        if reads.dimensions == reads.rollup.dimensions:
+            return reads.dimensions, _all_labels
+        return reads.dimensions, _some_labels(reads.rollup, reads.dimensions)
+
     def _about(self, at: Snapshot) -> Iterator[Family]:
         yield _one("view_rows", {(): (at.rows,)})
+        shown = {family.metric.name: family for family in self._families}
         series: dict[Labels, Values] = {
-            (family.metric.name,): (len(family.rows) * len(family.layout),) for family in self._families
+            (name,): (len(family.rows) * len(family.layout),) for name, family in shown.items()
         }
         yield _one("view_series", series)
         yield _one("view_series_limit", {(): (self._series_limit,)})
-        yield _one("view_series_overflowed", {(name,): (n,) for name, n in self._overflowed.items()})
+        overflowed = {(name,): (self._overflowed[name],) for name in shown if name in self._overflowed}
+        yield _one("view_series_overflowed", overflowed)
         yield _one("view_render_seconds", {(): (self._render_seconds,)})
 
     def _own(self, its: Standing) -> Iterator[Family]:
@@ -311,13 +301,14 @@ class Exposition:
 
     def _family(
         self,
-        name: str,
+        metric: Metric,
         labels: Labels,
         layout: tuple[Sample, ...],
         rows: _Rows,
         merge: Callable[[float, float], float] = add,
     ) -> Family:
         """Rows with the same labels become one; rows above the limit become `__other__`."""
+        name = metric.name
         merged: dict[Labels, Values] = {}
         for row, values in rows:
             before = merged.get(row)
@@ -334,7 +325,7 @@ class Exposition:
                 values = merged.pop(row)
                 before = merged.get(other)
                 merged[other] = values if before is None else tuple(map(merge, before, values))
-        return Family(BY_NAME[name], labels, layout, merged)
+        return Family(metric, labels, layout, merged)
 
     def _render(self, families: Iterable[Family], openmetrics: bool) -> bytes:
         lines: list[str] = []
@@ -362,6 +353,10 @@ class Exposition:
         return "".join(lines).encode()
 
 
+def _place(family: Family) -> int:
+    return CATALOGUE.index(family.metric)
+
+
 def _one(name: str, rows: Mapping[Any, Values]) -> Family:
     """A family of one number for each row."""
     metric = BY_NAME[f"callfunnel_{name}"]
@@ -380,17 +375,29 @@ def _campaign(row: Dimensions) -> Labels:
     return (label_value(row[0]),)
 
 
-def _pick(columns: Columns | None, names: tuple[str, ...]) -> Values:
-    return tuple(map(columns.get, names, repeat(0))) if columns else (0,) * len(names)
+def _some_labels(rollup: Rollup, dimensions: Labels) -> Callable[[Dimensions], Labels]:
+    places = [rollup.dimensions.index(name) for name in dimensions]
+    return lambda row: tuple([label_value(row[place]) for place in places])
 
 
-def _responses(columns: Columns) -> Values:
-    """Both clocks: cumulative bins, their count, their sum in ms."""
-    values: list[float] = []
-    for clock in _CLOCKS:
-        bins = list(accumulate(_pick(columns, _BIN_COLUMNS[clock])))
-        values += (*bins, bins[-1], columns.get(f"{clock}_ms", 0))
-    return tuple(values)
+@lru_cache
+def _picker(figures: tuple[tuple[str, str | Histogram], ...]) -> Callable[[Columns | None], Values]:
+    """What takes these figures out of a row: the columns as they are, or the histograms as their samples."""
+    names = tuple([figure for _, figure in figures if isinstance(figure, str)])
+    histograms = [figure for _, figure in figures if isinstance(figure, Histogram)]
+    if not histograms:
+        none: Values = (0,) * len(names)
+        return lambda columns: tuple(map(columns.get, names, repeat(0))) if columns else none
+
+    def pick(columns: Columns | None) -> Values:
+        values: list[float] = []
+        held = columns or {}
+        for histogram in histograms:
+            bins = list(accumulate(map(held.get, histogram.bins, repeat(0))))
+            values += (*bins, bins[-1], held.get(histogram.sum, 0))
+        return tuple(values)
+
+    return pick
 
 
 def _in_seconds(family: Family) -> Family:

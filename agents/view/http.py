@@ -14,7 +14,6 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Self
 
 import orjson
@@ -24,11 +23,13 @@ from prometheus_client.exposition import gzip_accepted
 from callfunnel.agents.config import Settings, variable
 from callfunnel.agents.errors import SettingError
 from callfunnel.agents.threads import LoopThread
-from callfunnel.agents.view.api import ALL_WINDOWS, NoSuchSegmentError, funnel_document
+from callfunnel.agents.view.api import NoSuchSegmentError, funnel_document
 from callfunnel.agents.view.exposition import OPENMETRICS, TEXT, Exposition, accepts_openmetrics
 from callfunnel.agents.view.hosts import Hosts
 from callfunnel.agents.view.listener import Listener, answering
+from callfunnel.agents.view.page import STATIC, page
 from callfunnel.agents.view.snapshot import View
+from callfunnel.streams.windows import WINDOWS_AND_ALL
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +44,7 @@ all times it would cost the fold a tenth.
 
 _COLLECT_SECONDS = 60.0
 
-_STATIC = Path(__file__).parent / "static"
 _FILES = {
-    "/": ("page.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
@@ -152,8 +151,9 @@ class Pages:
         """The pages as an aiohttp application; `is_loopback` if only this machine reaches them."""
         self._hosts = Hosts(self._names, self._host, is_loopback=is_loopback)
         app = web.Application(client_max_size=1024, middlewares=[self._admit])
+        app.router.add_get("/", _file(page().encode(), "text/html"))
         for path, (name, kind) in _FILES.items():
-            app.router.add_get(path, _file(name, kind))
+            app.router.add_get(path, _file((STATIC / name).read_bytes(), kind))
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/api/v1/funnel", self._funnel)
         app.router.add_get("/-/healthy", self._healthy)
@@ -222,8 +222,8 @@ class Pages:
             if len(asked.getall(name)) > 1:
                 return _json(400, {"error": f"{name} is given more than once"})
         window = asked.get("window", "1h")
-        if window not in ALL_WINDOWS:
-            return _json(400, {"error": f"unknown window {window!r}: there are {', '.join(ALL_WINDOWS)}"})
+        if window not in WINDOWS_AND_ALL:
+            return _json(400, {"error": f"unknown window {window!r}: there are {', '.join(WINDOWS_AND_ALL)}"})
         view = self._view
         if view is None:
             return _json(
@@ -265,9 +265,7 @@ async def _collect() -> None:
         gc.collect(0)
 
 
-def _file(name: str, kind: str) -> Callable[[web.Request], Any]:
-    body = (_STATIC / name).read_bytes()
-
+def _file(body: bytes, kind: str) -> Callable[[web.Request], Any]:
     async def answer(request: web.Request) -> web.Response:
         return web.Response(body=body, content_type=kind, charset="utf-8")
 

@@ -34,7 +34,7 @@ from callfunnel.agents.threads import LoopThread
 from callfunnel.agents.view.arrivals import Arrivals, Source
 from callfunnel.schemas.topics import funnel_changelog
 from callfunnel.streams import measures
-from callfunnel.streams.measures import ATTEMPT_BINS, RESPONSE_BOUNDS_SECONDS
+from callfunnel.streams.measures import FIRST_DIAL
 from callfunnel.streams.rows import (
     BASE,
     POSITION_KEY,
@@ -60,7 +60,7 @@ from callfunnel.streams.windows import (
 
 SEGMENT, PERSON, LOCATION = ROLLUPS = tuple(rollup.name for rollup in measures.ROLLUPS)
 
-_MET = ATTEMPT_BINS[: RESPONSE_BOUNDS_SECONDS.index(DUE_SECONDS) + 1]
+_MET = FIRST_DIAL.bins[: FIRST_DIAL.bounds.index(DUE_SECONDS) + 1]
 _LOOK_SECONDS = 5.0
 _RETRY_SECONDS = 1.0
 _RECORDS_AT_ONCE = 10_000
@@ -87,7 +87,7 @@ class Snapshot:
     """Window or `all`, campaign and source: leads due, leads met."""
     uncalled: Mapping[Dimensions, Uncalled]
     seen: Mapping[str, set[Dimensions]]
-    """Rollup: dimension values that were seen in the last 48 hours."""
+    """Rollup: dimension values that were seen in the last 48 hours, or are in a window."""
     archived: Mapping[Dimensions, Columns]
     """What archived leads add to all time, by campaign and source."""
     rows: int
@@ -288,7 +288,10 @@ class Funnel:
             due={window: self._due(window, now_s, zone) for window in windows},
             uncalled=uncalled(segments, now_s, days_kept_s),
             archived=total(segments, Panes("base", (0,))),
-            seen={rollup: seen(table, now_s) for rollup, table in tables.items()},
+            seen={
+                rollup: seen(table, now_s).union(*(windows[window][rollup] for window in WINDOWS))
+                for rollup, table in tables.items()
+            },
             rows=sum(len(rows) for generations in self._held.values() for rows in generations.values()),
             poisoned={
                 partition: position.rejected_share

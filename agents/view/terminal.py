@@ -8,15 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from callfunnel.streams.windows import WINDOWS_AND_ALL
+
 _STYLE = {"critical": "bold red", "watch": "bold yellow", "standard": "bold green", "very good": "bold cyan"}
-_TITLE = {
-    "reach": "reach rate",
-    "qualification": "qualification",
-    "close": "close rate",
-    "conversion": "leads to wins",
-    "response": "called in 5 min",
-}
-_WINDOW = {"5m": "5 minutes", "1h": "1 hour", "1d": "24 hours", "today": "today", "all": "all time"}
 _BAR = 24
 _CALM = ("live", "replay")
 
@@ -24,7 +18,7 @@ _CALM = ("live", "replay")
 def funnel_table(document: dict[str, Any]) -> RenderableType:
     """Stages, rates and uncalled leads of one funnel document (see `agents.view.api`)."""
     segment = [f"{name} {document[name]}" for name in ("campaign", "source") if document[name] is not None]
-    title = " · ".join(["Funnel", _WINDOW[document["window"]], *segment])
+    title = " · ".join(["Funnel", WINDOWS_AND_ALL[document["window"]].title, *segment])
     return Group(
         Text(title, style="bold"), _stages(document), Text(), _rates(document), Text(), *_closing(document)
     )
@@ -60,7 +54,7 @@ def _rates(document: dict[str, Any]) -> Table:
         ]
         judged = rate["band"] or (_short(rate["unjudged"]) if rate["denominator"] else "")
         table.add_row(
-            _TITLE[rate["name"]],
+            rate["title"].lower(),
             Text(value, style=style),
             f"{rate['numerator']:,} / {rate['denominator']:,}",
             Text(judged, style=style),
@@ -75,13 +69,15 @@ def _short(unjudged: str | None) -> str:
 
 
 def _closing(document: dict[str, Any]) -> list[Text]:
-    uncalled, calls, delay = document["uncalled"], document["calls"], document["watermark"]["delay_seconds"]
+    uncalled, delay = document["uncalled"], document["watermark"]["delay_seconds"]
     unjudged = [rate["unjudged"] for rate in document["ratios"]]
     lines = [Text(why) for why in dict.fromkeys(unjudged) if why and _short(why) == "not measured"]
     lines += [
-        Text.assemble("immediate hang-ups ", (f"{calls['dm_hangups']:,}", "bold")),
-        Text.assemble("uncalled leads ", (f"{uncalled['leads']:,}", "bold")),
+        Text.assemble(f"{count['title']} ", (f"{count['count']:,}", "bold"))
+        for count in document["counts"]
+        if count["count"]
     ]
+    lines.append(Text.assemble("uncalled leads ", (f"{uncalled['leads']:,}", "bold")))
     if uncalled["leads"]:
         lines[-1].append(
             "  " + "  ".join(f"{age}: {leads:,}" for age, leads in uncalled["ages"].items()), "dim"

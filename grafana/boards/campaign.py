@@ -1,12 +1,15 @@
 """A campaign: where it loses leads, which source is worth its money, whether today is as other days."""
 
+from collections.abc import Iterator
+
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from callfunnel.schemas.events import STAGES
+from callfunnel.streams.measures import COUNTS
 from callfunnel.streams.windows import DUE_SECONDS
 from grafana import frame
 from grafana.boards.speed import leads_due_and_met
-from grafana.frame import Section
+from grafana.frame import Line, Section
 from grafana.panels import (
     COUNT,
     SHARE,
@@ -135,7 +138,24 @@ def losses() -> Section:
                 size=(8, 8),
             ),
         ],
+        *other_events(),
     )
+
+
+def other_events() -> Iterator[Line]:
+    """The counted events that are no stage, where there are any."""
+    counts = [count for count in COUNTS if count.event]
+    if counts:
+        yield [
+            lines(
+                "Other events",
+                "Events that are no stage of the funnel, in the window that ends at each moment. Of all "
+                "sources: they are not counted by source.",
+                COUNT,
+                *(Query(scope.column(count.column), count.title) for count in counts),
+                size=(24, 8),
+            )
+        ]
 
 
 def sources() -> Section:

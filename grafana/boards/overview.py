@@ -3,7 +3,7 @@
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from callfunnel.schemas.events import STAGES
-from callfunnel.streams.metrics import WHEN_RED
+from callfunnel.streams.rates import RATES
 from callfunnel.streams.windows import DUE_SECONDS
 from grafana import frame
 from grafana.frame import Section
@@ -29,10 +29,10 @@ from grafana.promql import Scope, ratio
 UID = "callfunnel-overview"
 
 RED = (
-    ("Reach", *WHEN_RED["reach"], "callfunnel-agents"),
-    ("Qualification", *WHEN_RED["qualification"], "callfunnel-campaign"),
-    ("Close", *WHEN_RED["close"], "callfunnel-agents"),
-    ("Called in time", *WHEN_RED["response"], "callfunnel-speed"),
+    ("Reach", *RATES["reach"].when_red, "callfunnel-agents"),
+    ("Qualification", *RATES["qualification"].when_red, "callfunnel-campaign"),
+    ("Close", *RATES["close"].when_red, "callfunnel-agents"),
+    ("Called in time", *RATES["response"].when_red, "callfunnel-speed"),
     ("Behind by", "The numbers are old.", "Do not act on them.", "callfunnel-engine"),
 )
 """What is red, what that says, what to do first, and the dashboard that says more."""

@@ -5,7 +5,7 @@ All of it is activity, what happened in the window: only there is won ÷ dials t
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from callfunnel.streams.metrics import COUNTED
+from callfunnel.streams.rates import RATES
 from grafana import frame
 from grafana.frame import Section
 from grafana.panels import COUNT, SECONDS, SHARE, Column, Query, bars, lines, standard, stat, table
@@ -32,9 +32,9 @@ to_win = f"clamp_min($target - {won_today}, 0)"
 wins = Query(scope.events("won"), "wins in the window")
 
 
-def of_events(rate: str, share: str) -> str:
-    """A rate of what happened in the window, where its stages are measured."""
-    return judged(share, *(scope.measured(stage) for stage in COUNTED[rate]))
+def happened(stage: str) -> str:
+    """Events of a stage in the window; those of reached as the reach rate counts them."""
+    return f"({scope.reached()})" if stage == "reached" else scope.events(stage)
 
 
 def conversion(errors: float = EXPECTED, by: str = "") -> str:
@@ -58,10 +58,18 @@ def dials_per_win(by: str = "", errors: float = EXPECTED) -> str:
     return f"1 / ({conversion(errors, by)})"
 
 
-def at_standard(name: str, rate: str) -> Query:
-    """Dials for a win if this rate came up to its standard; one that is better stays as it is."""
-    floor = standard(name)
-    return Query(f"{dials_per_win()} * clamp_max(({rate}) / {floor:g}, 1)", f"{name} at {floor:.0%}")
+def at_standard(name: str, rate: str, share: str) -> Query:
+    """Dials for a win if the share came up to the standard of a rate; one that is better stays as it is."""
+    floor = standard(rate)
+    return Query(f"{dials_per_win()} * clamp_max(({share}) / {floor:g}, 1)", f"{name} at {floor:.0%}")
+
+
+def at_standard_of_events(rate: str) -> Query:
+    """The same of a rate of leads, with events in place of leads: another number, under another name."""
+    above, below = RATES[rate].stages
+    share = ratio(happened(above), happened(below))
+    measured = judged(share, scope.measured(above), scope.measured(below))
+    return at_standard(f"{above} ÷ {below} events", rate, measured)
 
 
 def plan() -> Section:
@@ -123,14 +131,9 @@ def plan() -> Section:
                 "stage worth fixing first. A rate that meets its standard changes nothing." + frame.GAPS,
                 COUNT,
                 Query(dials_per_win(), "as it is"),
-                at_standard("reach", scope.judged("reach")),
-                at_standard(
-                    "qualification",
-                    of_events("qualification", ratio(scope.events("qualified"), f"({scope.reached()})")),
-                ),
-                at_standard(
-                    "close", of_events("close", ratio(scope.events("won"), scope.events("qualified")))
-                ),
+                at_standard("reach", "reach", scope.judged("reach")),
+                at_standard_of_events("qualification"),
+                at_standard_of_events("close"),
                 size=(12, 9),
             ),
         ],

@@ -1,11 +1,14 @@
 """How fast a new lead is called: the promise and its budget, who waits, and how long it takes."""
 
+from collections.abc import Iterator
+
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel, Threshold
 
-from callfunnel.streams.metrics import STANDARDS
+from callfunnel.streams.measures import HISTOGRAMS
+from callfunnel.streams.metrics import CLOCKS
 from callfunnel.streams.windows import AGES, DUE_SECONDS
 from grafana import frame
-from grafana.frame import Section
+from grafana.frame import Line, Section
 from grafana.panels import (
     COLOURS,
     COUNT,
@@ -20,6 +23,7 @@ from grafana.panels import (
     limits,
     lines,
     oldest_uncalled,
+    standard,
     stat,
     table,
 )
@@ -27,7 +31,7 @@ from grafana.promql import Scope, ratio
 
 UID = "callfunnel-speed"
 
-_OBJECTIVE = next(floor for name, _, floor in STANDARDS["response"] if name == "standard")
+_OBJECTIVE = standard("response")
 _BUDGET = f"{1 - _OBJECTIVE:g}"
 _WITHIN = (60, DUE_SECONDS, 900, 3_600, 86_400)
 _QUANTILES = (0.5, 0.9, 0.99)
@@ -242,7 +246,28 @@ def durations() -> Section:
                 size=(8, 8),
             ),
         ],
+        *others(),
     )
+
+
+def others() -> Iterator[Line]:
+    """Of each histogram that no panel above is made for: quantiles in the window, the mean of all time."""
+    for histogram in HISTOGRAMS:
+        if histogram.name in CLOCKS:
+            continue
+        ever = f"callfunnel_{histogram.name}_seconds"
+        buckets = scope.total(f"callfunnel_window_{histogram.name}_seconds_bucket", "le")
+        mean_of_all = ratio(scope.total(f"{ever}_gsum"), scope.total(f"{ever}_gcount"))
+        yield [
+            lines(
+                histogram.help,
+                "Quantiles in the window that ends at each moment, exact to a bucket; the mean of all time.",
+                SECONDS,
+                *(Query(f"histogram_quantile({q:g}, {buckets})", f"p{q * 100:g}") for q in _QUANTILES),
+                Query(mean_of_all, "mean of all time"),
+                size=(24, 8),
+            )
+        ]
 
 
 def build() -> Dashboard:

@@ -44,7 +44,7 @@ def all_told() -> list[Told]:
 
 
 def files() -> Iterator[Path]:
-    yield from (ROOT / name for name in ("README.md", "CHANGELOG.md", "Makefile"))
+    yield from (ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile"))
     for folder in FOLDERS:
         for file in sorted((ROOT / folder).rglob("*")):
             if file.is_file() and file.suffix in TEXTS and "__pycache__" not in file.parts:

@@ -18,11 +18,11 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 import patience
 from callfunnel.schemas.events import STAGES
-from callfunnel.streams.metrics import STANDARDS, band
+from callfunnel.streams.rates import RATES
 from grafana import build, frame
 from grafana.check import asked, panels, problems, selectors
 from grafana.panels import COLOURS, bands
-from grafana.promql import Scope
+from grafana.promql import SERIES, Scope
 
 ROOT = Path(__file__).parents[2]
 FILES = {path.name: json.loads(path.read_text()) for path in sorted(build.FOLDER.glob("*.json"))}
@@ -54,15 +54,23 @@ def test_grafanas_own_model_reads_a_dashboard_without_losing_anything(name: str)
     assert build.plain(read) == FILES[name]
 
 
-@pytest.mark.parametrize("rate", STANDARDS)
+@pytest.mark.parametrize("rate", [name for name, rate in RATES.items() if rate.standard])
 def test_the_colour_of_a_rate_is_its_band_at_every_edge(rate: str):
     steps = bands(rate)
     for numerator in range(0, 1001):
         value = numerator / 1000
         shown = [step for step in steps if step.value is None or value >= step.value][-1].color
-        expected = band(rate, numerator, 1000, dict.fromkeys(STAGES, (0, 0)))
+        expected = RATES[rate].band(numerator, 1000, dict.fromkeys(STAGES, (0, 0)))
         assert expected is not None
         assert shown == COLOURS[expected], f"{rate} {value}"
+
+
+@pytest.mark.parametrize("rate", RATES.values(), ids=lambda rate: rate.name)
+def test_both_sides_of_a_rate_are_exported_by_window(rate):
+    for column, sign in (*rate.numerator.items(), *rate.denominator.items()):
+        assert column in SERIES
+        assert sign in (1, -1)
+    assert next(iter(rate.numerator.values())) == next(iter(rate.denominator.values())) == 1
 
 
 def test_the_provisioned_folder_and_data_source_are_those_of_the_dashboards():

@@ -2,16 +2,18 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import jsonschema
 import pytest
 from hypothesis import given, settings
 
-from callfunnel import schemas
+from callfunnel import schemas, streams
 from callfunnel.schemas.codec import REASONS, Decoder, Limits, Rejected
-from callfunnel.schemas.documents import asyncapi, documents, json_schema
+from callfunnel.schemas.documents import asyncapi, documents, json_schema, with_catalogue
 from callfunnel.schemas.events import TYPES, Envelope
+from callfunnel.streams.rates import RATES
 from contract.records import ACCEPTED, REJECTED, events
 
 FOLDER = Path(schemas.__file__).parent
@@ -93,6 +95,26 @@ def test_the_readme_lists_the_catalogue_the_fields_and_the_reasons_in_their_orde
         rows = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
         return [name for row in rows for name in re.findall(r"`(\w+)`", row)]
 
+    assert with_catalogue(readme) == readme, "run callfunnel schema --write schemas"
     assert first_column("Catalogue") == list(TYPES)
     assert first_column("Reasons for a refusal") == list(REASONS)
     assert set(first_column("Envelope")) == {"type", *Envelope.__struct_fields__}
+
+
+def test_the_readme_of_the_streams_lists_the_rates_that_are_judged():
+    readme = (Path(streams.__file__).parent / "README.md").read_text("utf-8")
+    section = readme.partition("\n## Rates and their bands\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in section.splitlines() if "÷" in row]
+
+    def terms(of: Mapping[str, int]) -> str:
+        signs = (f"{' + ' if sign > 0 else ' − '}{column}" for column, sign in of.items())
+        text = "".join(signs).removeprefix(" + ")
+        return f"({text})" if len(of) > 1 else text
+
+    assert [
+        (name, formula.replace("`", ""), int(enough.split()[0])) for name, formula, enough in rows[1:]
+    ] == [
+        (rate.name, f"{terms(rate.numerator)} ÷ {terms(rate.denominator)}", rate.enough)
+        for rate in RATES.values()
+        if rate.standard
+    ]

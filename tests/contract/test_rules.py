@@ -22,9 +22,12 @@ from callfunnel.agents.cli import callfunnel
 from callfunnel.agents.config import Settings, variable
 from callfunnel.agents.demo.broker import end_process, free_port
 from callfunnel.schemas.events import STAGES
-from callfunnel.streams.metrics import CATALOGUE, OBSERVED, STANDARDS
+from callfunnel.streams.measures import LEADS
+from callfunnel.streams.metrics import CATALOGUE, CLOCKS
+from callfunnel.streams.rates import OBSERVED, RATES, Rate, Terms
 from callfunnel.streams.windows import AGES, WINDOWS
 from contract.calling_hours import with_usual_hours
+from grafana.promql import SERIES
 from patience import Deadline
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -77,7 +80,7 @@ VALUES = {
     "funnel_stage": STAGES,
     "window": WINDOWS,
     "age": AGES,
-    "clock": ("attempt", "connect"),
+    "clock": tuple(CLOCKS),
     "state": tuple(state for metric in CATALOGUE for state in metric.states),
     "job": ("callfunnel",),
 }
@@ -259,13 +262,50 @@ def test_only_the_list_of_jobs_names_one():
     assert [rule for rule in RULES if "job=" in rule["expr"] or "job=~" in rule["expr"]] == []
 
 
+def recorded(rate: Rate) -> str:
+    """The expression that the recording rule of a rate has, by the rate's declaration.
+
+    Leads are read where their stage is measured; where events are read, that is asked beside them.
+    """
+    measured = "campaign_stage:callfunnel_window_leads:measured"
+    by_stage, apart = "campaign_stage:{}:sum", "ignoring (funnel_stage)"
+
+    def term(column: str) -> str:
+        name, labels = SERIES[column]
+        if not labels:
+            return f"campaign:{name}:max"
+        record = measured if column in LEADS else by_stage.format(name)
+        return f'{record}{{funnel_stage="{labels["funnel_stage"]}"}}'
+
+    def sum_of(terms: Terms) -> str:
+        first, *others = (
+            f"{'+' if sign > 0 else '-'} {apart} {term(column)}" for column, sign in terms.items()
+        )
+        first = first.removeprefix(f"+ {apart} ")
+        return f"({' '.join((first, *others))})" if others else first
+
+    share = f"{sum_of(rate.numerator)} / {apart} ({sum_of(rate.denominator)} > 0) <= 1"
+    of_leads = {*rate.numerator, *rate.denominator} <= set(LEADS)
+    stages = () if of_leads else rate.stages
+    return " and ".join((share, *(f'{apart} {measured}{{funnel_stage="{stage}"}}' for stage in stages)))
+
+
+@pytest.mark.parametrize("rate", [rate for rate in RATES.values() if rate.stages], ids=lambda rate: rate.name)
+def test_a_recorded_rate_divides_what_its_declaration_says(rate):
+    written = RECORDED.get(f"campaign:callfunnel_{rate.name}:ratio")
+    if written is None:
+        return  # no alert reads it
+    in_one_line = " ".join(written.split()).replace("( ", "(").replace(" )", ")")
+    assert in_one_line == recorded(rate)
+
+
 def number_after(pattern: str, expression: str) -> float:
     [number] = re.findall(pattern + r"\s*([\d.]+)", expression)
     return float(number)
 
 
 def test_thresholds_are_the_standards():
-    floors = {rate: {name: floor for name, _, floor in bands} for rate, bands in STANDARDS.items()}
+    floors = {rate.name: {name: floor for name, _, floor in rate.standard} for rate in RATES.values()}
     reach, qualification, response = floors["reach"], floors["qualification"], floors["response"]
     few, of = OBSERVED
     measured = RECORDED["campaign_stage:callfunnel_window_leads:measured"]

@@ -31,8 +31,7 @@ from callfunnel.agents.view.exposition import Exposition, new_registry
 from callfunnel.agents.view.http import Pages
 from callfunnel.agents.view.snapshot import LOCATION, PERSON, SEGMENT, Snapshot, View
 from callfunnel.schemas.events import NONE
-from callfunnel.streams.measures import BINS
-from callfunnel.streams.measures import RESPONSE_BOUNDS_SECONDS as BOUNDS
+from callfunnel.streams.measures import FIRST_DIAL
 from callfunnel.streams.metrics import CATALOGUE
 from callfunnel.streams.windows import AGES, WINDOWS
 from grafana import build
@@ -470,7 +469,7 @@ def expected_of(at: Snapshot) -> dict[tuple[str, str, str], Shown]:
     # Wilson's interval, nine outcomes in ten: the roots of (share - p)² = z² · p · (1 - p) ÷ dials.
     share, z2 = wins / dials, 1.645**2 / dials
     least = (share + z2 / 2 - math.sqrt((share + z2 / 2) ** 2 - (1 + z2) * share**2)) / (1 + z2)
-    bins = {bound: total(segments, f"attempt_{bound}") for bound in BINS}
+    bins = {end: total(segments, name) for end, name in zip(FIRST_DIAL.ends, FIRST_DIAL.bins, strict=True)}
     sources = {row[1] for row in segments}
     campaigns = {name: {row: segments[row] for row in segments if row[0] == name} for name, _ in segments}
     hangups = total(segments, "dm_hangups")
@@ -555,11 +554,11 @@ def total(rows: Mapping[Any, Mapping[str, int]], column: str) -> int:
 def quantile(q: float, counts: list[int]) -> float:
     """As Prometheus: on the line from the lower to the upper bound of the bucket where it lies."""
     below, rank = 0, q * sum(counts)
-    for lower, upper, count in zip((0, *BOUNDS), BOUNDS, counts, strict=False):
+    for lower, upper, count in zip((0, *FIRST_DIAL.bounds), FIRST_DIAL.bounds, counts, strict=False):
         if below + count >= rank:
             return lower + (upper - lower) * (rank - below) / count
         below += count
-    return BOUNDS[-1]
+    return FIRST_DIAL.bounds[-1]
 
 
 def test_each_kind_of_panel_of_each_board_shows_the_views_own_numbers(floor: Floor):

@@ -492,7 +492,7 @@ OTHERS = (
     {"lead_events": 4},
     {"timezone": "Europe/Berlin"},
     {"resolutions": resolutions(minute_hours=1)},
-    {"version": 4},
+    {"version": FOLD.version + 1},
 )
 
 

@@ -1,5 +1,6 @@
 import shutil
 import subprocess
+from dataclasses import replace
 from datetime import UTC
 from itertools import product
 
@@ -22,8 +23,10 @@ from callfunnel.agents.view.exposition import (
 )
 from callfunnel.agents.view.snapshot import Funnel, Standing
 from callfunnel.schemas.codec import REASONS
+from callfunnel.schemas.events import STAGES
 from callfunnel.streams.metrics import BY_NAME, CATALOGUE, OPEN, OWNED
 from callfunnel.streams.rows import POSITION_KEY
+from callfunnel.streams.windows import WINDOWS
 
 NOW = 1_750_000_020
 MINUTE, HOUR, DAY = NOW - NOW % 60, NOW - NOW % 3_600, NOW - NOW % 86_400
@@ -33,6 +36,8 @@ COLUMNS = {
     "attempt_900": 1, "attempt_inf": 1, "attempt_ms": 90_123_456, "connect_300": 1, "connect_ms": 250,
     "uncalled": 1,
 }  # fmt: skip
+SERIES = len(WINDOWS) * len(STAGES)
+"""Of a label set, in a family by window and stage."""
 
 
 def write(funnel, rollup, *row, columns=COLUMNS, partition=0, resolutions=("1m", "1h", "1d", "all")):
@@ -180,7 +185,9 @@ def test_every_stage_of_a_label_set_is_there_from_the_start():
 
 def test_a_label_set_that_was_silent_for_two_days_has_no_windows_but_keeps_its_totals():
     funnel = funnel_of()
-    write(funnel, "campaign+source", "old", "web", resolutions=("1d", "all"))
+    write(funnel, "campaign+source", "old", "web", resolutions=("all",))
+    key = orjson.dumps(["1d", DAY - 300 * 86_400, "campaign+source", "old", "web"])
+    funnel.apply(0, key, orjson.dumps(COLUMNS))
     names = {key[0] for key in series(exposition(funnel)) if ("campaign", "old") in key}
     assert "callfunnel_window_events" not in names
     assert {
@@ -190,22 +197,33 @@ def test_a_label_set_that_was_silent_for_two_days_has_no_windows_but_keeps_its_t
     } <= names
 
 
+def test_a_family_is_exposed_of_the_windows_that_it_names():
+    metric = BY_NAME["callfunnel_window_dm_hangups"]
+    reads = replace(metric.reads, windows=("1h", "today"))
+    page = exposition(funnel_of(("campaign+source", "spring", "web")))
+    family = page._sums(replace(metric, reads=reads), reads, page._standing().snapshot)
+    assert [sample.labels for sample in family.layout] == [(("window", "1h"),), (("window", "today"),)]
+    assert family.rows == {("spring",): (1, 1)}
+
+
 def test_above_the_limit_the_sum_stays_right():
     funnel = funnel_of(*(("campaign+source", f"c{n}", "web") for n in range(10)))
-    page = exposition(funnel, series_limit=4 * 24)
+    page = exposition(funnel, series_limit=4 * SERIES)
     dials = {
         dict(key[1:])["campaign"]: n
         for key, n in series(page).items()
         if key[0] == "callfunnel_window_events" and {("window", "1h"), ("funnel_stage", "dialed")} <= set(key)
     }
     assert dials == {"c0": 7, "c1": 7, "c2": 7, OTHER: 49}
-    assert value(page, "callfunnel_view_series", family="callfunnel_window_events") == 96
-    assert value(page, "callfunnel_view_series_overflowed", family="callfunnel_window_events") == 7 * 24
+    assert value(page, "callfunnel_view_series", family="callfunnel_window_events") == 4 * SERIES
+    assert value(page, "callfunnel_view_series_overflowed", family="callfunnel_window_events") == 7 * SERIES
 
 
 def test_a_campaign_that_is_called_as_the_overflow_is_not_mixed_with_it():
     names = ("__other__", "___other__", "_other__", "a", "b", "c", "d")
-    page = exposition(funnel_of(*(("campaign+source", name, "web") for name in names)), series_limit=6 * 24)
+    page = exposition(
+        funnel_of(*(("campaign+source", name, "web") for name in names)), series_limit=6 * SERIES
+    )
     dials = {
         dict(key[1:])["campaign"]: n
         for key, n in series(page).items()

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from callfunnel.streams.funnel import Funnel
-from callfunnel.streams.measures import PERSON, RESPONSE, SEGMENT
+from callfunnel.streams.measures import OF_SEGMENT, PERSON, SEGMENT
 from callfunnel.streams.measures import PLACE as LOCATION
 from callfunnel.streams.panes import Bounds, pane_start, resolutions
 from callfunnel.streams.rows import decode_columns, decode_key
@@ -36,7 +36,7 @@ def counts(cells):
     counted = Counter()
     for (minute, campaign, source, team, agent, location, column), n in cells.items():
         counted[minute, SEGMENT.name, (campaign, source), column] += n
-        if column not in RESPONSE:
+        if column not in OF_SEGMENT:
             counted[minute, PERSON.name, (team, agent), column] += n
             counted[minute, LOCATION.name, (location,), column] += n
     return counted

@@ -1,17 +1,10 @@
 import pytest
+from msgspec.structs import replace
 
-from callfunnel.streams.measures import (
-    ATTEMPT_BINS,
-    BINS,
-    COLUMNS,
-    CONNECT_BINS,
-    EVENTS,
-    LEADS,
-    RESPONSE,
-    ROLLUPS,
-    bin_of,
-)
-from callfunnel.streams.panes import RESOLUTIONS
+from callfunnel.schemas.codec import Decoder, Limits
+from callfunnel.streams.fold import Fold
+from callfunnel.streams.measures import COLUMNS, FIRST_DIAL, HISTOGRAMS, OF_SEGMENT, ROLLUPS
+from callfunnel.streams.panes import RESOLUTIONS, resolutions
 
 
 @pytest.mark.parametrize(
@@ -30,18 +23,19 @@ from callfunnel.streams.panes import RESOLUTIONS
         (10**12, "inf"),
     ],
 )
-def test_a_response_falls_into_the_smallest_bin_that_it_does_not_exceed(response_ms, name):
-    assert bin_of(response_ms) == name
+def test_a_duration_falls_into_the_smallest_bin_that_it_does_not_exceed(response_ms, name):
+    assert FIRST_DIAL.bin_of(response_ms) == f"attempt_{name}"
 
 
-def test_every_bin_has_a_column_for_each_clock():
-    assert [name.removeprefix("attempt_") for name in ATTEMPT_BINS] == list(BINS)
-    assert [name.removeprefix("connect_") for name in CONNECT_BINS] == list(BINS)
-
-
-def test_no_response_column_belongs_to_an_agent():
-    assert RESPONSE.isdisjoint({*EVENTS, *LEADS, "implied", "dm_hangups", "agent_hangups"})
-    assert len(RESPONSE) == 2 * 16 + 5
+@pytest.mark.parametrize("histogram", HISTOGRAMS, ids=lambda histogram: histogram.name)
+def test_a_histogram_has_a_column_for_each_bin_and_one_for_the_sum_and_no_agent_has_them(histogram):
+    assert list(histogram.bounds) == sorted(set(histogram.bounds))
+    assert {*histogram.bins, histogram.sum} == histogram.columns.keys() <= OF_SEGMENT
+    assert len(histogram.columns) == len(histogram.bounds) + 2
+    assert all(
+        histogram.bin_of(bound * 1000) == name
+        for bound, name in zip(histogram.bounds, histogram.bins[:-1], strict=True)
+    )
 
 
 def test_an_id_never_means_something_else():
@@ -77,3 +71,19 @@ def test_an_id_never_means_something_else():
         (2, "location", False),
     ]
     assert RESOLUTIONS == {"1m": 0, "1h": 1, "1d": 2, "all": 3}
+
+
+@pytest.mark.parametrize(
+    ("declared", "says"),
+    [
+        (HISTOGRAMS[1:], "there is no histogram attempt, which the core counts"),
+        ((*HISTOGRAMS, replace(FIRST_DIAL, name="other")), "the core counts no histogram other"),
+        ((replace(FIRST_DIAL, bounds=(5, 7)), *HISTOGRAMS[1:]), "there is no column attempt_7"),
+    ],
+)
+def test_tables_are_not_made_where_the_core_counts_other_histograms(monkeypatch, declared, says):
+    by_core = pytest.importorskip("callfunnel.streams.by_core")
+    monkeypatch.setattr(by_core, "HISTOGRAMS", declared)
+    fold = Fold(15_000, 600_000, 1_000, "UTC", "murmur2", resolutions())
+    with pytest.raises(ValueError, match=says):
+        by_core.CoreTables(fold, Decoder(Limits()))

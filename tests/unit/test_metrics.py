@@ -1,6 +1,7 @@
 """When a rate is judged, and what is said where it is not."""
 
 from datetime import UTC
+from operator import attrgetter
 
 import orjson
 import pytest
@@ -8,10 +9,13 @@ import pytest
 from callfunnel.agents.view.api import funnel_document
 from callfunnel.agents.view.snapshot import Funnel
 from callfunnel.schemas.events import NONE, STAGES
-from callfunnel.streams.metrics import COUNTED, STANDARDS, band, why_unjudged
+from callfunnel.streams.rates import RATES
 from callfunnel.streams.rows import POSITION_KEY
 
 NOW = 1_750_000_020
+REACH, QUALIFICATION, CLOSE = (RATES[name] for name in ("reach", "qualification", "close"))
+JUDGED = [rate for rate in RATES.values() if rate.standard]
+name = attrgetter("name")
 
 
 def seen(**stages: tuple[int, int]) -> dict[str, tuple[int, int]]:
@@ -21,44 +25,44 @@ def seen(**stages: tuple[int, int]) -> dict[str, tuple[int, int]]:
 
 def test_a_rate_of_what_nobody_observed_has_no_band():
     stages = seen(qualified=(5289, 0))
-    assert band("close", 5289, 5289, stages) is None
-    assert why_unjudged("close", 5289, 5289, stages) == (
+    assert CLOSE.band(5289, 5289, stages) is None
+    assert CLOSE.why_unjudged(5289, 5289, stages) == (
         "not measured: 5,289 of 5,289 qualified leads have no event of their own"
     )
-    assert why_unjudged("qualification", 5289, 44446, stages) == why_unjudged("close", 5289, 5289, stages)
+    assert QUALIFICATION.why_unjudged(5289, 44446, stages) == CLOSE.why_unjudged(5289, 5289, stages)
 
 
-@pytest.mark.parametrize("rate", COUNTED)
+@pytest.mark.parametrize("rate", [rate for rate in JUDGED if rate.stages], ids=name)
 @pytest.mark.parametrize("side", [0, 1])
 def test_a_fifth_of_either_side_may_be_implied_and_no_lead_more(rate, side):
-    stage = COUNTED[rate][side]
+    stage = rate.stages[side]
     for leads in (5, 10, 15, 35, 1000, 12345):
         least = -(-4 * leads // 5)
-        assert band(rate, 50, 100, seen(**{stage: (leads, least)}))
-        assert band(rate, 50, 100, seen(**{stage: (leads, least - 1)})) is None
-        assert "not measured" in why_unjudged(rate, 50, 100, seen(**{stage: (leads, least - 1)}))
+        assert rate.band(50, 100, seen(**{stage: (leads, least)}))
+        assert rate.band(50, 100, seen(**{stage: (leads, least - 1)})) is None
+        assert "not measured" in rate.why_unjudged(50, 100, seen(**{stage: (leads, least - 1)}))
 
 
 def test_more_events_than_leads_are_repeats():
-    assert band("reach", 30, 100, seen(dialed=(40, 100))) == "very good"
+    assert REACH.band(30, 100, seen(dialed=(40, 100))) == "very good"
 
 
 def test_a_rate_above_everything_has_no_band():
-    assert band("reach", 100, 100, seen()) == "very good"
-    assert band("reach", 101, 100, seen()) is None
-    assert why_unjudged("reach", 101, 100, seen()) == "above 100%: more reached than dialed"
+    assert REACH.band(100, 100, seen()) == "very good"
+    assert REACH.band(101, 100, seen()) is None
+    assert REACH.why_unjudged(101, 100, seen()) == "above 100%: more reached than dialed"
 
 
-@pytest.mark.parametrize("rate", STANDARDS)
+@pytest.mark.parametrize("rate", JUDGED, ids=name)
 def test_a_rate_has_a_band_or_a_reason_why_not(rate):
     for numerator, denominator in ((0, 0), (1, 3), (5, 100), (99, 100), (200, 100)):
         for stages in (seen(), seen(reached=(100, 0), qualified=(100, 0))):
-            judged = band(rate, numerator, denominator, stages)
-            assert (judged is None) == bool(why_unjudged(rate, numerator, denominator, stages))
+            judged = rate.band(numerator, denominator, stages)
+            assert (judged is None) == bool(rate.why_unjudged(numerator, denominator, stages))
 
 
 def test_what_has_no_standard_needs_no_reason():
-    assert why_unjudged("conversion", 5, 100, seen(created=(100, 0))) is None
+    assert RATES["conversion"].why_unjudged(5, 100, seen(created=(100, 0))) is None
 
 
 def document(rows, **chosen):

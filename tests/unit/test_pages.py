@@ -19,6 +19,7 @@ from callfunnel.agents.view.exposition import OPENMETRICS, TEXT, Exposition
 from callfunnel.agents.view.http import Pages
 from callfunnel.agents.view.snapshot import Funnel, Standing
 from callfunnel.streams.rows import POSITION_KEY
+from callfunnel.streams.windows import WINDOWS_AND_ALL
 from patience import Deadline
 
 NOW = 1_750_000_020
@@ -190,7 +191,7 @@ def test_without_a_choice_the_api_adds_up_all_campaigns():
 @pytest.mark.parametrize(
     ("query", "status", "says"),
     [
-        ("window=2h", 400, "unknown window '2h': there are 5m, 1h, 1d, today, all"),
+        ("window=2h", 400, f"unknown window '2h': there are {', '.join(WINDOWS_AND_ALL)}"),
         ("windw=1h", 400, "unknown parameter 'windw': there are window, campaign and source"),
         ("window=1h&window=1d", 400, "window is given more than once"),
         ("campaign=autumn", 404, "there is no event of the campaign 'autumn' yet"),

@@ -5,8 +5,19 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from callfunnel.agents.config import in_force
+from callfunnel.streams import windows
 from callfunnel.streams.panes import expired_until, pane_start, resolutions
-from callfunnel.streams.windows import AGES, WINDOWS, Panes, due_panes, seen, total, uncalled, window_panes
+from callfunnel.streams.windows import (
+    AGES,
+    DAYS_READ,
+    WINDOWS,
+    Panes,
+    due_panes,
+    seen,
+    total,
+    uncalled,
+    window_panes,
+)
 
 NOW = int(datetime(2026, 3, 29, 14, 7, 31, tzinfo=UTC).timestamp())
 MINUTE = NOW - NOW % 60
@@ -40,6 +51,28 @@ def test_days_begin_at_midnight_in_the_configured_time_zone():
     assert pane_start("1d", NOW, BERLIN) == at("2026-03-29", BERLIN) == at("2026-03-28T23:00")
     assert pane_start("1d", at("2026-03-29T22:30"), BERLIN) == at("2026-03-29T22:00")  # this day has 23 hours
     assert pane_start("1d", at("2026-03-29T18:29"), ZoneInfo("Asia/Kolkata")) == at("2026-03-28T18:30")
+
+
+@pytest.mark.parametrize(
+    ("now", "first", "hours"),
+    [
+        ("2026-04-01T12:00", "2026-03-26", 7 * 24 - 1),
+        ("2026-03-29T01:30", "2026-03-23", 7 * 24 - 1),
+        ("2026-10-31T23:59", "2026-10-25", 7 * 24 + 1),
+        ("2026-07-01T00:00", "2026-06-25", 7 * 24),
+    ],
+)
+def test_a_window_of_days_goes_from_midnight_to_midnight_whatever_the_clocks_do(
+    monkeypatch, now, first, hours
+):
+    monkeypatch.setitem(windows.WINDOWS_AND_ALL, "week", windows.Window("week", "1d", 7, "a week"))
+    days = window_panes("week", at(now, BERLIN), BERLIN).starts
+    assert len(days) == 7
+    assert all(day == pane_start("1d", day, BERLIN) for day in days)
+    assert days[0] == at(first, BERLIN)
+    assert days[-1] <= at(now, BERLIN) < days[0] + hours * 3_600
+    created, not_due = due_panes("week", at(now, BERLIN), BERLIN)
+    assert (created.starts, not_due.starts[-1]) == (days, days[0] + hours * 3_600 - 60)
 
 
 def test_due_minutes_are_the_windows_minutes_five_minutes_earlier():
@@ -171,6 +204,8 @@ def test_the_least_retention_keeps_what_is_read_while_a_watermark_is_an_hour_ahe
     for resolution in least_kept()[:3]:
         name, gone = resolution.name, expired_until(resolution, now + 3_600)
         starts = {pane_start(name, now - 60 * minutes, BERLIN) for minutes in range(3 * 1_440)}
+        if name == "1d":
+            starts |= {pane_start(name, now - 86_400 * days, BERLIN) for days in range(DAYS_READ + 2)}
         lead_a_minute = {"uncalled": resolution.length // 60}
         everything[name] = {start: {SPRING: lead_a_minute, (str(start), ""): {}} for start in starts}
         kept[name] = {start: rows for start, rows in everything[name].items() if start > gone}

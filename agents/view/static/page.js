@@ -51,15 +51,14 @@ function drawFunnel(funnel) {
     write(kept, !place ? "" : before ? whole.format(stage.leads / before) : "–");
     write(events, number.format(stage.events));
   });
-  const calls = funnel.calls;
+  const implied = funnel.counts.find((count) => count.name === "implied_arrivals");
   write(byId("calls"), [
-    `${number.format(calls.dm_hangups)} immediate hang-ups`,
-    `${number.format(calls.machine_answers)} answered by machines`,
+    ...funnel.counts.filter((count) => count !== implied).map((count) => `${number.format(count.count)} ${count.title}`),
     `${number.format(funnel.closed.disqualified)} disqualified`,
     `${number.format(funnel.closed.lost)} lost`,
   ].join(" · "));
-  byId("implied").hidden = !calls.implied_arrivals;
-  write(byId("implied"), `${number.format(calls.implied_arrivals)} arrivals have no event of their own: a later event proves that the `
+  byId("implied").hidden = !implied.count;
+  write(byId("implied"), `${number.format(implied.count)} arrivals have no event of their own: a later event proves that the `
     + "lead passed the stage (a lead that was dialed must have been created).");
 }
 
@@ -120,6 +119,12 @@ function drawArchived({ window, archived }) {
   write(byId("archived"), `${number.format(archived.leads)} leads without an event since `
     + `${day.format(archived.before_timestamp_seconds * 1000)} are archived. They count here as the settings of then counted them; `
     + `${number.format(archived.uncalled)} of them were never called, and are not among the uncalled leads.`);
+}
+
+function drawDurations(durations) {
+  const told = durations.filter((one) => one.leads).map((one) => `${one.title}: ${span(one.mean_seconds)} on average, ${number.format(one.leads)} leads`);
+  byId("durations").hidden = !told.length;
+  write(byId("durations"), told.join(" · "));
 }
 
 function offer(name, names) {
@@ -204,6 +209,7 @@ async function refresh() {
   [...funnel.ratios, funnel.response].forEach(drawRate);
   drawUncalled(funnel);
   drawArchived(funnel);
+  drawDurations(funnel.durations);
   link(funnel.grafana);
   byId("json").href = `api/v1/funnel?${query}`;
   judge(funnel);

@@ -1,8 +1,10 @@
-//! What Python declares: the types of events with their own fields, the columns, the rollups, the panes.
+//! What Python declares: the types of events with their own fields, the columns, the histograms, the
+//! rollups, the panes.
 
 use std::collections::BTreeMap;
 
 use crate::log::DIMENSIONS;
+use crate::measures::HISTOGRAMS;
 
 pub const LEAD_CREATED: u8 = 0;
 pub const DIAL: u8 = 1;
@@ -53,6 +55,8 @@ pub enum Own {
 
 #[derive(Debug)]
 pub struct Catalogue {
+    /// By rank.
+    names: Vec<String>,
     /// The own fields of each type, by rank.
     pub types: Vec<Vec<Own>>,
 }
@@ -81,7 +85,14 @@ impl Catalogue {
             }
             own.iter().map(|(field, kind, choices)| own_field(field, kind, choices)).collect()
         });
-        Ok(Catalogue { types: types.collect::<Result<_, _>>()? })
+        let names = declared.iter().map(|(name, _)| name.clone()).collect();
+        Ok(Catalogue { names, types: types.collect::<Result<_, _>>()? })
+    }
+
+    /// The rank of a type all of whose fields the core reads: those of its own are none, or known.
+    pub fn readable(&self, name: &[u8]) -> Option<u8> {
+        let rank = self.names.iter().position(|known| known.as_bytes() == name)?;
+        (rank < KNOWN.len() || self.types[rank].is_empty()).then_some(rank as u8)
     }
 }
 
@@ -109,15 +120,24 @@ pub struct Columns {
     pub awaited: Column,
     pub uncalled: Column,
     pub dialed_before_creation: Column,
-    pub attempt: Response,
-    pub connect: Response,
-    bounds_ms: Vec<i64>,
+    /// In the order of `HISTOGRAMS`.
+    pub histograms: Vec<Histogram>,
 }
 
-/// The columns of a response time.
-pub struct Response {
+/// As Python gives it: name, bounds in seconds, the columns of the bins and of the sum.
+pub type DeclaredHistogram = (String, Vec<i64>, Vec<String>, String);
+
+pub struct Histogram {
+    bounds_ms: Vec<i64>,
     bins: Vec<Column>,
-    pub ms: Column,
+    pub sum: Column,
+}
+
+impl Histogram {
+    /// The column of the smallest bound that the duration does not exceed.
+    pub fn bin(&self, ms: i64) -> Column {
+        self.bins[self.bounds_ms.partition_point(|&bound| bound < ms)]
+    }
 }
 
 impl Columns {
@@ -125,16 +145,16 @@ impl Columns {
         declared: &BTreeMap<String, i64>,
         activity: &BTreeMap<String, String>,
         types: &[DeclaredType],
-        bounds_ms: Vec<i64>,
+        histograms: Vec<DeclaredHistogram>,
     ) -> Result<Self, String> {
-        if !bounds_ms.is_sorted() || bounds_ms.iter().any(|bound| bound % 1000 != 0) {
-            return Err("the response bounds are whole seconds in ascending order".into());
+        for (name, bounds, bins, _) in &histograms {
+            if HISTOGRAMS.iter().all(|(known, _)| known != name) {
+                return Err(format!("the core counts no histogram {name}"));
+            }
+            if !bounds.is_sorted() || bins.len() != bounds.len() + 1 {
+                return Err(format!("the bounds of {name} are not in ascending order, one less than the bins"));
+            }
         }
-        let bins = |of: &str| -> Vec<String> {
-            let seconds = bounds_ms.iter().map(|bound| format!("{of}_{}", bound / 1000));
-            seconds.chain([format!("{of}_inf")]).collect()
-        };
-        let (attempt, connect) = (bins("attempt"), bins("connect"));
         let leads = STAGE_NAMES.map(|stage| format!("leads_{stage}"));
         let others = [
             "machine_answers",
@@ -144,10 +164,9 @@ impl Columns {
             "awaited",
             "uncalled",
             "dialed_before_creation",
-            "attempt_ms",
-            "connect_ms",
         ];
-        let counted = attempt.iter().chain(&connect).chain(&leads).chain(activity.values()).map(String::as_str);
+        let of_histograms = histograms.iter().flat_map(|(_, _, bins, sum)| bins.iter().chain([sum]));
+        let counted = of_histograms.chain(&leads).chain(activity.values()).map(String::as_str);
         let mut ids = Vec::new();
         for name in counted.chain(others) {
             match declared.get(name) {
@@ -158,7 +177,16 @@ impl Columns {
         ids.sort_unstable();
         ids.dedup();
         let place = |name: &str| ids.binary_search(&declared[name]).expect("it was looked up above") as Column;
-        let places = |names: &[String]| names.iter().map(|name| place(name)).collect();
+        let histogram = |(known, _): &(&str, _)| {
+            let declared = histograms.iter().find(|(name, ..)| name == known);
+            let (_, bounds, bins, sum) =
+                declared.ok_or(format!("there is no histogram {known}, which the core counts"))?;
+            Ok(Histogram {
+                bounds_ms: bounds.iter().map(|bound| bound * 1000).collect(),
+                bins: bins.iter().map(|name| place(name)).collect(),
+                sum: place(sum),
+            })
+        };
         if let Some(name) = activity.keys().find(|name| types.iter().all(|(known, _)| known != *name)) {
             return Err(format!("there is no type {name}"));
         }
@@ -172,20 +200,13 @@ impl Columns {
             awaited: place("awaited"),
             uncalled: place("uncalled"),
             dialed_before_creation: place("dialed_before_creation"),
-            attempt: Response { bins: places(&attempt), ms: place("attempt_ms") },
-            connect: Response { bins: places(&connect), ms: place("connect_ms") },
-            bounds_ms,
+            histograms: HISTOGRAMS.iter().map(histogram).collect::<Result<_, String>>()?,
             ids,
         })
     }
 
     pub fn id(&self, column: Column) -> i64 {
         self.ids[usize::from(column)]
-    }
-
-    /// The bin that counts a response time.
-    pub fn bin(&self, of: &Response, ms: i64) -> Column {
-        of.bins[self.bounds_ms.partition_point(|&bound| bound < ms)]
     }
 }
 

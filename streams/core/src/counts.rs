@@ -3,6 +3,7 @@
 use hashbrown::HashMap;
 
 use crate::catalogue::{Column, MOST_ROLLUPS, Rollup};
+use crate::facts::Origin;
 use crate::log::Dimensions;
 use crate::texts::{MISSING, NONE, Text};
 
@@ -23,7 +24,7 @@ pub struct Place {
 pub struct Counts {
     /// The dimensions of each rollup.
     rollups: Vec<Vec<usize>>,
-    response_rollup: usize,
+    segment: usize,
     pub groups: Vec<Group>,
     group_index: HashMap<Group, u32>,
     /// Their starts, in Unix seconds.
@@ -34,11 +35,11 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// None where nothing takes response times, which are of the campaign and the source.
+    /// None where nothing takes what is of the campaign and the source alone.
     pub fn new(rollups: &[Rollup]) -> Option<Self> {
         Some(Counts {
             rollups: rollups.iter().map(|rollup| rollup.dimensions.clone()).collect(),
-            response_rollup: rollups.iter().position(|rollup| rollup.dimensions == [0, 1])?,
+            segment: rollups.iter().position(|rollup| rollup.dimensions == [0, 1])?,
             ..Counts::default()
         })
     }
@@ -73,10 +74,12 @@ impl Counts {
         self.groups.iter().zip(totals).filter(move |(group, _)| is_wanted(group))
     }
 
-    pub fn response_place(&mut self, at_ms: i64, dimensions: &Dimensions) -> Place {
+    /// Of a lead, by its campaign and source alone.
+    pub fn segment_place(&mut self, at_ms: i64, [campaign, source, location]: &Origin) -> Place {
         let minute = self.minute(at_ms);
+        let dimensions = [*campaign, *source, *location, MISSING, MISSING];
         let mut place = Place { cells: [0; MOST_ROLLUPS], size: 1 };
-        place.cells[0] = self.cell(self.response_rollup, dimensions, minute);
+        place.cells[0] = self.cell(self.segment, &dimensions, minute);
         place
     }
 

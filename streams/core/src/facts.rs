@@ -46,6 +46,12 @@ pub struct Response {
     pub is_uncalled: bool,
 }
 
+impl Response {
+    pub fn is_dialed_before(&self) -> bool {
+        self.dialed_ms.is_some_and(|dialed_ms| dialed_ms < self.created_ms)
+    }
+}
+
 struct Call {
     id: u64,
     reach: Option<(i64, Dimensions)>,

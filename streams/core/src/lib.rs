@@ -29,7 +29,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PySet, PyString, PyTuple};
 
-use catalogue::{Catalogue, Columns, DeclaredType, Own, Resolution};
+use catalogue::{Catalogue, Columns, DeclaredHistogram, DeclaredType, Own, Resolution};
 use counts::Counts;
 use days::Days;
 use fold::{Batch, Bounds, Effects, Event, Fold, Gone, Limits, Part, Scratch};
@@ -181,7 +181,7 @@ struct Tables {
 #[pymethods]
 impl Tables {
     #[new]
-    #[pyo3(signature = (*, types, columns, rollups, resolutions, activity, response_bounds_ms, day_of, hangup_ms, late_ms, lead_events, max_bytes, generation))]
+    #[pyo3(signature = (*, types, columns, rollups, resolutions, activity, histograms, day_of, hangup_ms, late_ms, lead_events, max_bytes, generation))]
     #[expect(clippy::too_many_arguments, reason = "each has a name")]
     fn new(
         types: Vec<DeclaredType>,
@@ -189,7 +189,7 @@ impl Tables {
         rollups: Vec<(i64, Vec<String>, bool)>,
         resolutions: Vec<(i64, String, i64, i64)>,
         activity: BTreeMap<String, String>,
-        response_bounds_ms: Vec<i64>,
+        histograms: Vec<DeclaredHistogram>,
         day_of: Py<PyAny>,
         hangup_ms: i64,
         late_ms: i64,
@@ -199,7 +199,7 @@ impl Tables {
     ) -> PyResult<Self> {
         let unfit = PyValueError::new_err;
         let catalogue = Catalogue::new(&types).map_err(unfit)?;
-        let columns = Columns::new(&columns, &activity, &types, response_bounds_ms).map_err(unfit)?;
+        let columns = Columns::new(&columns, &activity, &types, histograms).map_err(unfit)?;
         let rollups = catalogue::rollups(rollups).map_err(unfit)?;
         let resolutions = resolutions
             .iter()
@@ -281,7 +281,7 @@ impl Tables {
             let event = value
                 .map(|value| value.as_bytes())
                 .filter(|json| json.len() <= self.max_bytes)
-                .and_then(|json| record::read(json, texts))
+                .and_then(|json| record::read(json, &self.catalogue, texts))
                 .filter(|(_, entry)| (earliest_ms..=latest_ms).contains(&entry.at_ms))
                 .filter(|(lead_id, _)| key.is_none_or(|key| key.as_bytes() == *lead_id))
                 .map(|(lead_id, entry)| Event { lead: leads.number_of(lead_id), entry });

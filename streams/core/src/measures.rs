@@ -1,10 +1,9 @@
 //! What a lead adds to the rows: each measure, and what of it changes when the lead's log grows.
 
-use crate::catalogue::{Columns, STAGES};
+use crate::catalogue::{Columns, Histogram, STAGES};
 use crate::counts::{Counts, Place};
 use crate::facts::{Arrival, Facts, Hangup, Origin, Response};
-use crate::log::{Dimensions, Entry, Log};
-use crate::texts::MISSING;
+use crate::log::{Entry, Log};
 
 /// Of every entry, in force or not.
 pub fn count_activity(entry: &Entry, n: i64, columns: &Columns, counts: &mut Counts) {
@@ -24,6 +23,9 @@ pub fn count_log(log: &Log, facts: &Facts, n: i64, columns: &Columns, counts: &m
     count_hangups(&facts.hangups, n, columns, counts);
     count_progress(&facts.arrivals, &facts.origin, [true; STAGES], n, columns, counts);
     count_response(facts.response.as_ref(), &facts.origin, n, columns, counts);
+    for (histogram, (_, observe)) in columns.histograms.iter().zip(HISTOGRAMS) {
+        count_duration(observe(facts), &facts.origin, n, histogram, counts);
+    }
 }
 
 /// What `after` adds, without what `before` added. Of a new lead, `before` are no facts.
@@ -40,6 +42,39 @@ pub fn count_change(before: &Facts, after: &Facts, columns: &Columns, counts: &m
         count_response(before.response.as_ref(), &before.origin, -1, columns, counts);
         count_response(after.response.as_ref(), &after.origin, 1, columns, counts);
     }
+    for (histogram, (_, observe)) in columns.histograms.iter().zip(HISTOGRAMS) {
+        let (was, is) = (observe(before), observe(after));
+        if moves || was != is {
+            count_duration(was, &before.origin, -1, histogram, counts);
+            count_duration(is, &after.origin, 1, histogram, counts);
+        }
+    }
+}
+
+/// Something that took so long, counted at a moment.
+#[derive(PartialEq)]
+pub struct Duration {
+    at_ms: i64,
+    ms: i64,
+}
+
+type Observe = fn(&Facts) -> Option<Duration>;
+
+/// The histograms that are counted: the name that Python declares, and what of a lead is observed.
+pub const HISTOGRAMS: &[(&str, Observe)] = &[("attempt", attempt), ("connect", connect)];
+
+fn attempt(facts: &Facts) -> Option<Duration> {
+    since_creation(facts, facts.response?.dialed_ms?)
+}
+
+fn connect(facts: &Facts) -> Option<Duration> {
+    let response = facts.response.filter(|response| !response.is_dialed_before())?;
+    since_creation(facts, response.connected_ms?)
+}
+
+fn since_creation(facts: &Facts, at_ms: i64) -> Option<Duration> {
+    let created_ms = facts.response?.created_ms;
+    (at_ms >= created_ms).then(|| Duration { at_ms: created_ms, ms: at_ms - created_ms })
 }
 
 fn count_hangups(hangups: &[Hangup], n: i64, columns: &Columns, counts: &mut Counts) {
@@ -75,18 +110,10 @@ fn count_progress(
     }
 }
 
-fn count_response(
-    response: Option<&Response>,
-    [campaign, source, location]: &Origin,
-    n: i64,
-    columns: &Columns,
-    counts: &mut Counts,
-) {
+fn count_response(response: Option<&Response>, origin: &Origin, n: i64, columns: &Columns, counts: &mut Counts) {
     let Some(response) = response else { return };
-    let created_ms = response.created_ms;
-    let dimensions: Dimensions = [*campaign, *source, *location, MISSING, MISSING];
-    let place = counts.response_place(created_ms, &dimensions);
-    if response.dialed_ms.is_some_and(|dialed_ms| dialed_ms < created_ms) {
+    let place = counts.segment_place(response.created_ms, origin);
+    if response.is_dialed_before() {
         counts.add(&place, columns.dialed_before_creation, n);
         return;
     }
@@ -94,11 +121,11 @@ fn count_response(
     if response.is_uncalled {
         counts.add(&place, columns.uncalled, n);
     }
-    for (of, at_ms) in [(&columns.attempt, response.dialed_ms), (&columns.connect, response.connected_ms)] {
-        if let Some(at_ms) = at_ms.filter(|&at_ms| at_ms >= created_ms) {
-            let waited_ms = at_ms - created_ms;
-            counts.add(&place, columns.bin(of, waited_ms), n);
-            counts.add(&place, of.ms, n * waited_ms);
-        }
-    }
+}
+
+fn count_duration(duration: Option<Duration>, origin: &Origin, n: i64, histogram: &Histogram, counts: &mut Counts) {
+    let Some(Duration { at_ms, ms }) = duration else { return };
+    let place = counts.segment_place(at_ms, origin);
+    counts.add(&place, histogram.bin(ms), n);
+    counts.add(&place, histogram.sum, n * ms);
 }

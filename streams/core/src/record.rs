@@ -3,7 +3,7 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::catalogue::{CALL_ENDED, CONNECT, DISQUALIFIED, KNOWN, LOST, QUALIFIED, WON};
+use crate::catalogue::{CALL_ENDED, CONNECT, Catalogue, DISQUALIFIED, LOST, QUALIFIED, WON};
 use crate::json::{Scanner, Value};
 use crate::log::Entry;
 use crate::texts::Texts;
@@ -43,10 +43,9 @@ impl Given<'_> {
 
 /// The lead's id and the entry. None where the codec has to be asked what the record says. Whether its time and its
 /// key are right is not looked at.
-pub fn read<'a>(json: &'a [u8], texts: &mut Texts) -> Option<(&'a [u8], Entry)> {
+pub fn read<'a>(json: &'a [u8], catalogue: &Catalogue, texts: &mut Texts) -> Option<(&'a [u8], Entry)> {
     let given = given(json)?;
-    let kind = given.kind.text();
-    let rank = KNOWN.iter().position(|(name, _)| name.as_bytes() == kind)? as u8;
+    let rank = catalogue.readable(given.kind.text())?;
     let event_id = given.event_id.label()?;
     let lead_id = given.lead_id.label()?;
     let call_id = given.call_id.label()?;
