@@ -420,10 +420,10 @@ CATALOGUE: tuple[Metric, ...] = (
     _worker(
         "partitions",
         "gauge",
-        "Partitions of this worker: active or recovering.",
+        "Partitions of this worker: active, recovering, or active and deriving their rows anew.",
         ("state",),
         "partitions",
-        states=("active", "recovering"),
+        states=("active", "recovering", "deriving"),
     ),
     _worker("rebalances_total", "counter", "Times this worker's partitions changed.", (), "rebalances"),
     _worker(

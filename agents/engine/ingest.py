@@ -402,6 +402,11 @@ class Ingest:
         sizes = [lane.state.tables.sizes() for lane in self.lanes.values()]
         return sum(rows for rows, _ in sizes), sum(leads for _, leads in sizes)
 
+    @property
+    def deriving(self) -> int:
+        """How many partitions have rows of another fold, and derive them anew."""
+        return sum(lane.state.is_of_another_fold for lane in self.lanes.values())
+
     def lags(self) -> Mapping[TP, int]:
         """Records behind the end of each owned source partition; those are left out of which nobody knows."""
         return self._behind(self._group.answers.end) if self._is_ready else {}
@@ -422,7 +427,7 @@ class Ingest:
         not this worker's. While one partition derives its rows, its batches wait, and those of others behind
         them: none of that is a stall.
         """
-        if any(lane.state.is_of_another_fold for lane in self.lanes.values()):
+        if self.deriving:
             for lane in self.lanes.values():
                 lane.progress_at = now
             return None

@@ -318,6 +318,7 @@ def _remaining(app: App) -> Mapping[TP, int]:
 def _measure(app: App, settings: Settings, metrics: EngineMetrics, now: float) -> None:
     remaining = _remaining(app)
     metrics.partitions.labels("recovering").set(len({tp.partition for tp in remaining}) if remaining else 0)
+    metrics.partitions.labels("deriving").set(app.ingest.deriving)
     for table in ("funnel", "leads"):
         topic = app.tables[table].changelog_topic_name
         metrics.recovery_remaining_records.labels(table).set(

@@ -994,6 +994,7 @@ def test_rows_of_another_fold_are_derived_before_anything_else_and_that_is_no_st
         worker.consumer.ends = 99
         lane = worker.ingest.lanes[0]
         assert worker.state.is_of_another_fold
+        assert worker.ingest.deriving == 1
         assert worker.ingest.stalled(lane.progress_at + 1_000, 60) is None
         while worker.state.is_of_another_fold:  # noqa: ASYNC110  (nobody tells)
             await asyncio.sleep(0.01)
