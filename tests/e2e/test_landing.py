@@ -22,13 +22,14 @@ from callfunnel.agents.kafka import topics
 from callfunnel.agents.view.exposition import Exposition
 from callfunnel.agents.view.http import Pages
 from callfunnel.agents.view.snapshot import Funnel, Snapshot, Standing
-from callfunnel.streams.rows import POSITION_KEY
+from callfunnel.streams.rows import POSITION_KEY, encode_base_key, encode_columns
 from integration.workers import Workers, publish, record
 from patience import Deadline
 
 NASTY = '<img src="x" onerror="document.title=1">'
 GRAFANA = "http://grafana.example:3000"
 HOUR = 3600
+HORIZON_MS = 1_715_385_600_000
 NARROWEST = 320
 LOOKS = [(DESKTOP, False), (DESKTOP, True), (PHONE, False), (PHONE, True)]
 
@@ -114,12 +115,21 @@ class Served:
         newest_ms = self.current.newest_ms if self.current else 0
         return max(0.0, time.time() - newest_ms / 1000) if newest_ms else None
 
-    def show(self, rows: dict[tuple[str, str], dict[str, int]], newest_seconds_ago: float = 0.0) -> None:
+    def show(
+        self,
+        rows: dict[tuple[str, str], dict[str, int]],
+        newest_seconds_ago: float = 0.0,
+        archived: dict[str, int] | None = None,
+    ) -> None:
         now_s = self.now_s
         self.oldest_s = now_s // 60 * 60 - 20 * 60
         funnel = Funnel(UTC)
         watermark_ms = int((now_s - newest_seconds_ago) * 1000) if rows else -1
-        position = {"offset": 9, "watermark_ms": watermark_ms, "fold": "x"}
+        position = {"offset": 9, "watermark_ms": watermark_ms, "fold": "x", "horizon_ms": HORIZON_MS}
+        if archived:
+            funnel.apply(
+                0, encode_base_key("x", "campaign+source", ("spring", "web")), encode_columns(archived)
+            )
         funnel.apply(0, POSITION_KEY, orjson.dumps(position))
         for (campaign, source), columns in rows.items():
             for resolution, pane in (
@@ -210,6 +220,19 @@ def test_rates_are_judged_and_a_red_one_says_what_to_do(browser, filled):
         told = text(page, "#oldest")
         assert [n for n in minutes if told.startswith(f"The oldest has waited for {n} min, since ")]
         assert "2 arrivals have no event of their own" in text(page, "#implied")
+
+
+def test_all_time_says_what_of_it_is_archived(browser, pages):
+    pages.show(FILLED, archived={"leads_created": 4_000, "leads_dialed": 3_993, "uncalled": 7})
+    with browser.open(f"{pages.pages.url}?window=all&campaign=spring") as page:
+        live(page)
+        assert cells(page)["created"][0] == "4,012"
+        assert text(page, "#uncalled .value") == "3"
+        told = text(page, "#archived")
+        assert told.startswith("4,000 leads without an event since May 11, 2024 are archived.")
+        assert told.endswith("7 of them were never called, and are not among the uncalled leads.")
+        page.ask("document.querySelector('input[value=\\'1h\\']').click()")
+        page.wait("document.getElementById('archived').hidden")
 
 
 def test_a_rate_of_what_nobody_observed_is_shown_without_a_band(browser, pages):
