@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from callfunnel.streams.sums import Sums
     from callfunnel.streams.tables import Tables
 
 Choice = Literal["auto", "definition", "core"]
@@ -55,3 +56,12 @@ def tables_for(choice: Choice) -> "type[Tables]":
             return DefinedTables
         raise NotBuilt(f"{lacking}; CALLFUNNEL_TABLES=auto does without")
     return import_module("callfunnel.streams.by_core").CoreTables  # type: ignore[no-any-return]
+
+
+def sums_for(choice: Choice) -> "type[Sums]":
+    """What adds up rows for a view. A view does its work without the core, too, and says nothing of it."""
+    from callfunnel.streams.sums import PlainSums
+
+    if choice == "definition" or not_built():
+        return PlainSums
+    return import_module("callfunnel.streams.by_core").CoreSums  # type: ignore[no-any-return]

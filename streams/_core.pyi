@@ -1,6 +1,6 @@
 """The compiled core of the tables (`streams/core/`); `streams.tables` says what they mean."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import final
 
 SOURCES: str
@@ -105,3 +105,26 @@ class Tables:
     def leads(self) -> list[tuple[bytes, bytes]]: ...
     def row_count(self) -> int: ...
     def lead_count(self) -> int: ...
+
+Table = tuple[int, int]
+"""The ids of a rollup and of a resolution, -1 for base rows."""
+
+@final
+class Sums:
+    """The rows of all partitions as a view holds them, and what they add up to over spans of panes."""
+
+    def __init__(self, rollups: dict[int, int], names: dict[int, str]) -> None:
+        """The numbers of dimensions of the rollups, and the names of the columns, by their ids."""
+
+    def __len__(self) -> int: ...
+    def apply(self, partition: int, changes: Mapping[bytes, bytes | None]) -> None:
+        """Raises ValueError with the reason and the key of what is no row."""
+
+    def show(self, partition: int, generation: int) -> None: ...
+    def total(
+        self, name: str, table: Table, start: int, end: int
+    ) -> dict[tuple[str, ...], dict[str, int]]: ...
+    def seen(self, name: str, table: Table, start: int, end: int) -> set[tuple[str, ...]]: ...
+    def first(
+        self, table: Table, column: int, wanted: set[tuple[str, ...]]
+    ) -> dict[tuple[str, ...], int]: ...

@@ -4,10 +4,11 @@ The core reads ordinary records by itself; what it does not take for an event be
 contract's decoder, and told to it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 from msgspec.structs import astuple
 
 from callfunnel.schemas.codec import Decoder, Rejected
@@ -18,7 +19,16 @@ from callfunnel.streams.funnel import Change
 from callfunnel.streams.log import OWN, entry_of
 from callfunnel.streams.measures import ACTIVITY, COLUMNS, HISTOGRAMS, ROLLUPS
 from callfunnel.streams.panes import RESOLUTIONS, Bounds, pane_start
-from callfunnel.streams.rows import Columns, RowKey, decode_columns, decode_key
+from callfunnel.streams.rows import (
+    BASE,
+    Columns,
+    RowKey,
+    decode_columns,
+    decode_key,
+    encode_columns,
+    encode_key,
+)
+from callfunnel.streams.sums import Dimensions, NotARow, Sums
 from callfunnel.streams.tables import Archived, Effects, Tables, archived, crowded
 
 SOURCES: str = _core.SOURCES
@@ -26,6 +36,7 @@ SOURCES: str = _core.SOURCES
 
 
 _NAMES = {id_: name for name, id_ in COLUMNS.items()}
+_ROLLUP_IDS = {rollup.name: rollup.id for rollup in ROLLUPS}
 
 
 class Verdicts:
@@ -150,6 +161,55 @@ class CoreTables(Tables):
 
     def sizes(self) -> tuple[int, int]:
         return self._core.row_count(), self._core.lead_count()
+
+
+class CoreSums(Sums):
+    """Those of the core."""
+
+    def __init__(self) -> None:
+        self._core = _core.Sums({rollup.id: len(rollup.dimensions) for rollup in ROLLUPS}, _NAMES)
+
+    def __len__(self) -> int:
+        return len(self._core)
+
+    def apply(self, partition: int, changes: Mapping[bytes, bytes | None]) -> None:
+        if any(key[:1] == b"[" for key in changes):  # in JSON: of tables of version 2
+            changes = dict(_as_of_today(key, value) for key, value in changes.items())
+        try:
+            self._core.apply(partition, changes)
+        except ValueError as error:
+            why, key = error.args
+            raise NotARow(key, why) from error
+
+    def show(self, partition: int, generation: int) -> None:
+        self._core.show(partition, generation)
+
+    def total(
+        self, name: str, rollup: str, resolution: str, start: int, end: int
+    ) -> Mapping[Dimensions, Columns]:
+        return self._core.total(name, _table(rollup, resolution), start, end)
+
+    def seen(self, name: str, rollup: str, resolution: str, start: int, end: int) -> Set[Dimensions]:
+        return self._core.seen(name, _table(rollup, resolution), start, end)
+
+    def first(
+        self, rollup: str, resolution: str, column: str, wanted: Set[Dimensions]
+    ) -> Mapping[Dimensions, int]:
+        return self._core.first(_table(rollup, resolution), COLUMNS[column], set(wanted))
+
+
+def _table(rollup: str, resolution: str) -> tuple[int, int]:
+    return _ROLLUP_IDS[rollup], BASE if resolution == "base" else RESOLUTIONS[resolution]
+
+
+def _as_of_today(key: bytes, value: bytes | None) -> tuple[bytes, bytes | None]:
+    """A row as this version writes it."""
+    try:
+        if key[:1] == b"[":
+            key = encode_key(decode_key(key))
+        return key, None if value is None else encode_columns(decode_columns(value))
+    except (msgspec.MsgspecError, ValueError, TypeError, KeyError) as error:
+        raise NotARow(key, str(error)) from error
 
 
 def _archived(kept: Iterable[tuple[int, list[str], list[tuple[int, int]]]]) -> list[Archived]:

@@ -4,15 +4,17 @@ A row carries its pane; a window is a set of panes, chosen at a moment `now_s` t
 The law: every lead counts once in every figure, although each partition drops old panes by its own watermark.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import tzinfo
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import NamedTuple
 
 from msgspec import Struct
 
+from callfunnel.streams.measures import SEGMENT, UNCALLED
 from callfunnel.streams.panes import LENGTH_SECONDS, day_after, pane_start
 from callfunnel.streams.rows import Columns
+from callfunnel.streams.sums import Dimensions, Sums
 
 
 class Window(Struct, frozen=True):
@@ -49,15 +51,9 @@ DUE, MET = "due", "met"
 """Figures that no row holds: of `due_panes`, the leads whose time has ended, and those called by then."""
 
 AGES = ("0-5m", "5-15m", "15-60m", "1-4h", "4-24h", "over-24h")
+_EVER = 1 << 62
 _YOUNGER = (("1m", 5), ("1m", 15), ("1m", 60), ("1m", 240), ("1h", 24))
 """How far back each age but the last reaches: that many newest panes. Each span holds the one before."""
-
-Dimensions = tuple[str, ...]
-Table = Mapping[str, Mapping[int, Mapping[Dimensions, Columns]]]
-"""The rows of one rollup: resolution, pane, dimension values, columns.
-
-What archived leads add is in the pane 0 of `base`: it counts in all time, and has no age any more.
-"""
 
 
 class Panes(NamedTuple):
@@ -108,39 +104,51 @@ def due_panes(window: str, now_s: int, zone: tzinfo) -> tuple[Panes, Panes]:
     return Panes(resolution, starts), Panes("1m", range(not_due, end, 60))
 
 
-def total(table: Table, panes: Panes) -> dict[Dimensions, Columns]:
-    """The rows of these panes, summed over time."""
-    resolutions = (panes.resolution, "base") if panes.resolution == "all" else (panes.resolution,)
-    sums: dict[Dimensions, Columns] = {}
-    for resolution, start in product(resolutions, panes.starts):
-        for row, columns in table.get(resolution, {}).get(start, {}).items():
-            into = sums.get(row)
-            if into is None:
-                sums[row] = columns.copy()
-            else:
-                for column, n in columns.items():
-                    into[column] = into.get(column, 0) + n
-    return sums
+def total(sums: Sums, name: str, rollup: str, panes: Panes) -> Mapping[Dimensions, Columns]:
+    """The rows of these panes, summed over time; of all time with what archived leads add.
+
+    `name` is that of the span (`Sums`).
+    """
+    found = _total(sums, name, rollup, panes)
+    if panes.resolution != "all" or not (archived := of_archived(sums, rollup)):
+        return found
+    both = {row: columns.copy() for row, columns in found.items()}
+    for row, columns in archived.items():
+        into = both.setdefault(row, {})
+        for column, n in columns.items():
+            into[column] = into.get(column, 0) + n
+    return both
 
 
-def seen(table: Table, now_s: int) -> set[Dimensions]:
+def of_archived(sums: Sums, rollup: str) -> Mapping[Dimensions, Columns]:
+    """What archived leads add to all time. It has no age any more."""
+    return _total(sums, "archived", rollup, Panes("base", (0,)))
+
+
+def _total(sums: Sums, name: str, rollup: str, panes: Panes) -> Mapping[Dimensions, Columns]:
+    start, end = (panes.starts[0], panes.starts[-1] + 1) if panes.starts else (0, 0)
+    return sums.total(f"{name} of {rollup}", rollup, panes.resolution, start, end)
+
+
+def seen(sums: Sums, rollup: str, now_s: int) -> Set[Dimensions]:
     """Dimension values with a row in the last 48 hour panes: windows of up to a day were 0 for a day else."""
     first = now_s - now_s % 3_600 - 47 * 3_600
-    return {row for pane, rows in table.get("1h", {}).items() if pane >= first for row in rows}
+    return sums.seen(f"seen of {rollup}", rollup, "1h", first, _EVER)
 
 
-def uncalled(table: Table, now_s: int, days_kept_s: int) -> dict[Dimensions, Uncalled]:
+def uncalled(sums: Sums, now_s: int, days_kept_s: int) -> dict[Dimensions, Uncalled]:
     """The uncalled leads of each `campaign+source` by age at `now_s`; day panes are kept for `days_kept_s`.
 
     Ages are differences of spans that lie inside each other (the last four hours of minutes, the last day of
     hours, all), so no creation is counted twice or left out. A pane counts as a whole, a future one as new.
     """
-    totals = _uncalled_since(table, "all", 0)
+    totals = _uncalled_since(sums, "all", 0)
     spans = []
     for resolution, count in _YOUNGER:
         length = LENGTH_SECONDS[resolution]
-        spans.append(_uncalled_since(table, resolution, now_s - now_s % length - (count - 1) * length))
-    oldest = _oldest_uncalled(table, totals, now_s - days_kept_s)
+        first = now_s - now_s % length - (count - 1) * length
+        spans.append(_uncalled_since(sums, resolution, first, str(count)))
+    oldest = _oldest_uncalled(sums, totals, now_s - days_kept_s)
     result = {}
     for row, n in totals.items():
         younger = (0, *(span.get(row, 0) for span in spans), n)
@@ -149,18 +157,13 @@ def uncalled(table: Table, now_s: int, days_kept_s: int) -> dict[Dimensions, Unc
     return result
 
 
-def _uncalled_since(table: Table, resolution: str, first: int) -> dict[Dimensions, int]:
-    sums: dict[Dimensions, int] = {}
-    for pane, rows in table.get(resolution, {}).items():
-        if pane >= first:
-            for row, columns in rows.items():
-                if n := columns.get("uncalled", 0):
-                    sums[row] = sums.get(row, 0) + n
-    return sums
+def _uncalled_since(sums: Sums, resolution: str, first: int, name: str = "all") -> dict[Dimensions, int]:
+    rows = sums.total(f"uncalled, {name} {resolution}", SEGMENT.name, resolution, first, _EVER)
+    return {row: columns[UNCALLED] for row, columns in rows.items() if columns.get(UNCALLED)}
 
 
 def _oldest_uncalled(
-    table: Table, totals: Mapping[Dimensions, int], days_begin_s: int
+    sums: Sums, totals: Mapping[Dimensions, int], days_begin_s: int
 ) -> dict[Dimensions, int]:
     """The start of each row's oldest pane with an uncalled lead, in the finest resolution that holds all.
 
@@ -170,23 +173,10 @@ def _oldest_uncalled(
     """
     oldest: dict[Dimensions, int] = {}
     for resolution in ("1m", "1h", "1d"):
-        held = _uncalled_since(table, resolution, 0)
+        held = _uncalled_since(sums, resolution, 0)
         complete = {row for row, n in totals.items() if row not in oldest and held.get(row) == n}
-        oldest |= _first_uncalled(table, resolution, complete)
+        if complete:
+            oldest |= sums.first(SEGMENT.name, resolution, UNCALLED, complete)
     beyond = totals.keys() - oldest.keys()
-    first = _first_uncalled(table, "1d", beyond)
+    first = sums.first(SEGMENT.name, "1d", UNCALLED, beyond) if beyond else {}
     return oldest | {row: min(first.get(row, days_begin_s), days_begin_s) for row in beyond}
-
-
-def _first_uncalled(table: Table, resolution: str, wanted: Iterable[Dimensions]) -> dict[Dimensions, int]:
-    missing = set(wanted)
-    found: dict[Dimensions, int] = {}
-    panes = table.get(resolution, {})
-    for pane in sorted(panes):
-        if not missing:
-            break
-        for row in missing & panes[pane].keys():
-            if panes[pane][row].get("uncalled", 0):
-                found[row] = pane
-                missing.discard(row)
-    return found

@@ -17,9 +17,10 @@ from typing import Any
 import hypothesis
 import pytest
 
-from callfunnel.agents.choice import NotBuilt, tables_for
+from callfunnel.agents.choice import NotBuilt, not_built, sums_for, tables_for
 from callfunnel.agents.config import Settings
 from callfunnel.agents.demo.broker import Broker, EmbeddedBroker, embedded_program
+from callfunnel.streams.sums import Sums
 from callfunnel.streams.tables import Tables
 from deploy.kafka import kraft
 
@@ -47,6 +48,14 @@ def tables(request: pytest.FixtureRequest) -> type[Tables]:
         return tables_for(request.param)
     except NotBuilt as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module", params=("definition", "core"))
+def sums(request: pytest.FixtureRequest) -> type[Sums]:
+    """What adds up rows for a view: in Python, and the core's."""
+    if request.param == "core" and (why := not_built()):
+        pytest.skip(why)
+    return sums_for(request.param)
 
 
 _numbers = itertools.count(1)

@@ -28,7 +28,8 @@ from callfunnel.schemas.events import NONE
 from callfunnel.streams.measures import PERSON, SEGMENT, Histogram, Rollup
 from callfunnel.streams.metrics import BY_NAME, CATALOGUE, OUTCOMES, Metric, Reads
 from callfunnel.streams.rows import Columns
-from callfunnel.streams.windows import AGES, WINDOWS, Dimensions
+from callfunnel.streams.sums import Dimensions
+from callfunnel.streams.windows import AGES, WINDOWS
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"

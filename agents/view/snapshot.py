@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from functools import partial
+from itertools import islice
 from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo
 
@@ -24,6 +25,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError, TopicAuthorizationFailedError
 
+from callfunnel.agents.choice import sums_for
 from callfunnel.agents.config import Settings
 from callfunnel.agents.kafka.answers import Answers
 from callfunnel.agents.kafka.connection import aiokafka_options
@@ -40,18 +42,17 @@ from callfunnel.streams.rows import (
     POSITION_KEY,
     Columns,
     Position,
-    decode_columns,
     decode_key,
     decode_position,
     generation_of,
 )
+from callfunnel.streams.sums import Dimensions, NotARow, PlainSums, Sums
 from callfunnel.streams.windows import (
     DUE_SECONDS,
     WINDOWS,
-    Dimensions,
-    Panes,
     Uncalled,
     due_panes,
+    of_archived,
     seen,
     total,
     uncalled,
@@ -150,40 +151,43 @@ class Funnel:
     `zone` and `days_kept` stand in where no position says them: they were written before it was kept.
     """
 
-    def __init__(self, zone: tzinfo, days_kept: int = 400) -> None:
+    def __init__(self, zone: tzinfo, days_kept: int = 400, new_sums: Callable[[], Sums] = PlainSums) -> None:
         self._zone = zone
         self._days_kept = days_kept
-        self._held: dict[int, dict[int, dict[bytes, bytes]]] = {}
-        """By partition and generation."""
-        self._tables: dict[str, dict[str, dict[int, dict[Dimensions, Columns]]]] = {}
-        """The sums of the generations that are shown."""
-        self._shown = defaultdict[int, int](int)
-        """By partition, the generation of its rows in the sums."""
+        self._sums = new_sums()
         self._base_later = defaultdict[int, dict[bytes, bytes | None]](dict)
         """By partition, base rows that belong to rows that are not shown yet."""
         self._newest: dict[int, Position] = {}
         self.positions: dict[int, Position] = {}
 
     def apply(self, partition: int, key: bytes, value: bytes | None) -> None:
-        """Take the newest value of a partition's row; `None` deletes it. Raises `msgspec.DecodeError`."""
-        if key == POSITION_KEY:
-            if value is not None:
-                self._advance(partition, decode_position(value))
-            return
-        generation = generation_of(key)
-        if generation == BASE and self._has_turned(partition):
-            self._base_later[partition][key] = value
-            return
-        held = self._held.setdefault(partition, {}).setdefault(generation, {})
-        old, is_shown = held.get(key), generation in (BASE, self._shown[partition])
-        if old == value or (is_shown and value is None and self._has_turned(partition)):
-            return
-        if is_shown:
-            self._count(key, old, value)
-        if value is None:
-            del held[key]
-        else:
-            held[key] = value
+        """As `take`, of one row."""
+        self.take(partition, {key: value})
+
+    def take(self, partition: int, changes: dict[bytes, bytes | None]) -> None:
+        """Take the newest value of each row of a partition that changed; `None` deletes it.
+
+        `changes` is consumed. Raises `NotARow`.
+        """
+        if (position := changes.pop(POSITION_KEY, None)) is not None:
+            try:
+                self._advance(partition, decode_position(position))
+            except msgspec.MsgspecError as error:
+                raise NotARow(POSITION_KEY, str(error)) from error
+        self._sums.apply(partition, self._for_now(partition, changes))
+
+    def _for_now(self, partition: int, changes: Mapping[bytes, bytes | None]) -> Mapping[bytes, bytes | None]:
+        """Without what is for later: a partition that has turned is shown as it was."""
+        if not self._has_turned(partition):
+            return changes
+        shown, now = self.positions[partition].generation, {}
+        for key, value in changes.items():
+            generation = generation_of(key)
+            if generation == BASE:
+                self._base_later[partition][key] = value
+            elif value is not None or generation != shown:
+                now[key] = value
+        return now
 
     def _settle(self) -> None:
         """Show what was applied, where it is of one fold; else what goes on of the fold that is shown."""
@@ -196,36 +200,13 @@ class Funnel:
                 self._show(partition, newest)
 
     def _show(self, partition: int, position: Position) -> None:
-        generations, shown = self._held.setdefault(partition, {}), self._shown[partition]
-        if shown != position.generation:
-            for key, value in generations.pop(shown, {}).items():
-                self._count(key, value, None)
-            for key, value in generations.get(position.generation, {}).items():
-                self._count(key, None, value)
-        self._shown[partition] = position.generation
+        self._sums.show(partition, position.generation)
         self.positions[partition] = position
-        for key, base in self._base_later.pop(partition, {}).items():
-            self.apply(partition, key, base)
+        self._sums.apply(partition, self._base_later.pop(partition, {}))
 
     def _has_turned(self, partition: int) -> bool:
         shown, newest = self.positions.get(partition), self._newest.get(partition)
         return shown is not None and newest is not None and shown.generation != newest.generation
-
-    def _count(self, key: bytes, old: bytes | None, new: bytes | None) -> None:
-        resolution, pane, rollup, *dimensions = decode_key(key)
-        row = tuple(dimensions)
-        rows = self._tables.setdefault(rollup, {}).setdefault(resolution, {}).setdefault(pane, {})
-        sums = rows.setdefault(row, {})
-        for column, n in decode_columns(new).items() if new is not None else ():
-            sums[column] = sums.get(column, 0) + n
-        for column, n in decode_columns(old).items() if old is not None else ():
-            sums[column] -= n
-            if not sums[column]:
-                del sums[column]
-        if not sums:
-            del rows[row]
-            if not rows:
-                del self._tables[rollup][resolution][pane]
 
     def _advance(self, partition: int, position: Position) -> None:
         before = self._newest.get(partition)
@@ -272,27 +253,26 @@ class Funnel:
         """The funnel with its windows ending at `now_s`."""
         self._settle()
         zone, days_kept_s = self._calendar()
-        tables = {rollup: self._tables.get(rollup, {}) for rollup in ROLLUPS}
-        segments = tables[SEGMENT]
-        windows = {
+        sums = self._sums
+        windows: dict[str, dict[str, Mapping[Dimensions, Columns]]] = {
             window: {
-                rollup: total(table, window_panes(window, now_s, zone)) for rollup, table in tables.items()
+                rollup: total(sums, window, rollup, window_panes(window, now_s, zone)) for rollup in ROLLUPS
             }
             for window in WINDOWS
         }
-        windows["all"] = {SEGMENT: total(segments, window_panes("all", now_s, zone))}
+        windows["all"] = {SEGMENT: total(sums, "all", SEGMENT, window_panes("all", now_s, zone))}
         return Snapshot(
             now_s=now_s,
             positions=dict(self.positions),
             windows=windows,
             due={window: self._due(window, now_s, zone) for window in windows},
-            uncalled=uncalled(segments, now_s, days_kept_s),
-            archived=total(segments, Panes("base", (0,))),
+            uncalled=uncalled(sums, now_s, days_kept_s),
+            archived=of_archived(sums, SEGMENT),
             seen={
-                rollup: seen(table, now_s).union(*(windows[window][rollup] for window in WINDOWS))
-                for rollup, table in tables.items()
+                rollup: {*seen(sums, rollup, now_s)}.union(*(windows[window][rollup] for window in WINDOWS))
+                for rollup in ROLLUPS
             },
-            rows=sum(len(rows) for generations in self._held.values() for rows in generations.values()),
+            rows=len(sums),
             poisoned={
                 partition: position.rejected_share
                 for partition, position in self.positions.items()
@@ -302,8 +282,10 @@ class Funnel:
         )
 
     def _due(self, window: str, now_s: int, zone: tzinfo) -> dict[Dimensions, tuple[int, int]]:
-        table = self._tables.get(SEGMENT, {})
-        created, not_due = (total(table, panes) for panes in due_panes(window, now_s, zone))
+        created, not_due = (
+            total(self._sums, f"{what} {window}", SEGMENT, panes)
+            for what, panes in zip(("due", "not due"), due_panes(window, now_s, zone), strict=True)
+        )
         result = {}
         for row, columns in created.items():
             without = not_due.get(row, {})
@@ -327,6 +309,7 @@ class View:
         *,
         zone: tzinfo,
         days_kept: int = 400,
+        new_sums: Callable[[], Sums] = PlainSums,
         clock: Literal["wall", "event"] = "wall",
         refresh_seconds: float = 0.2,
         stale_seconds: float = 15.0,
@@ -336,7 +319,7 @@ class View:
     ) -> None:
         self._connection = dict(connection)
         self._topic = topic
-        self._new_funnel = partial(Funnel, zone, days_kept)
+        self._new_funnel = partial(Funnel, zone, days_kept, new_sums)
         self._clock = clock
         self._refresh_seconds = refresh_seconds
         self._stale_seconds = stale_seconds
@@ -364,6 +347,7 @@ class View:
             funnel_changelog(settings.app_id),
             zone=ZoneInfo(settings.timezone),
             days_kept=settings.pane_retention_day_days,
+            new_sums=sums_for(settings.tables),
             clock=settings.clock,
             refresh_seconds=settings.view_refresh_seconds,
             stale_seconds=settings.stale_seconds,
@@ -602,16 +586,19 @@ class View:
                 await self._look(consumer, partitions)
 
     async def _apply(self, funnel: Funnel, partition: TopicPartition, changes: Changes, read_to: int) -> None:
-        for n, (key, value) in enumerate(changes.items()):
-            if n % _RECORDS_AT_ONCE == _RECORDS_AT_ONCE - 1:
-                await asyncio.sleep(0)  # a whole log may take seconds, and we may be told to stop
+        position = {POSITION_KEY: changes.pop(POSITION_KEY)} if POSITION_KEY in changes else {}
+        rows = ((key or b"", value) for key, value in changes.items())
+        some: dict[bytes, bytes | None] = {}
+        while some := position | dict(islice(rows, _RECORDS_AT_ONCE)):
+            position = {}
             try:
-                funnel.apply(partition.partition, key or b"", value)
-            except (msgspec.MsgspecError, ValueError, TypeError) as error:
+                funnel.take(partition.partition, some)
+            except NotARow as error:
                 raise RuntimeError(
                     f"{partition.topic}[{partition.partition}] holds what is no row of the funnel table "
-                    f"(rollup {_rollup(key)}, before offset {read_to}): {error}"
+                    f"(rollup {_rollup(error.key)}, before offset {read_to}): {error}"
                 ) from error
+            await asyncio.sleep(0)  # a whole log may take seconds, and we may be told to stop
 
     def _hear(
         self,

@@ -37,8 +37,8 @@ values = st.none() | st.dictionaries(
 records = st.lists(st.tuples(st.integers(0, 2), keys, values), max_size=40)
 
 
-def filled(changes) -> Funnel:
-    funnel = Funnel(UTC)
+def filled(sums, changes) -> Funnel:
+    funnel = Funnel(UTC, new_sums=sums)
     for partition, ((resolution, pane), (rollup, *row)), columns in changes:
         key = orjson.dumps([resolution, pane, rollup, *row])
         funnel.apply(partition, key, None if columns is None else orjson.dumps(columns))
@@ -46,9 +46,9 @@ def filled(changes) -> Funnel:
 
 
 @given(records)
-def test_a_window_is_the_sum_over_partitions_of_the_newest_rows_in_its_panes(changes):
+def test_a_window_is_the_sum_over_partitions_of_the_newest_rows_in_its_panes(sums, changes):
     newest = {(partition, key): columns for partition, key, columns in changes}
-    snapshot = filled(changes).snapshot(NOW)
+    snapshot = filled(sums, changes).snapshot(NOW)
     for window in (*WINDOWS, "all"):
         resolution, starts = window_panes(window, NOW, UTC)
         expected = defaultdict(lambda: defaultdict(int))
@@ -69,9 +69,9 @@ def total_rows(newest, panes) -> set:
 
 
 @given(records)
-def test_due_and_met_are_sums_over_creation_panes(changes):
+def test_due_and_met_are_sums_over_creation_panes(sums, changes):
     newest = {(partition, key): columns for partition, key, columns in changes}
-    snapshot = filled(changes).snapshot(NOW)
+    snapshot = filled(sums, changes).snapshot(NOW)
     for window in WINDOWS:
         created, not_due = due_panes(window, NOW, UTC)
         expected = defaultdict(lambda: [0, 0])
@@ -88,8 +88,8 @@ def test_due_and_met_are_sums_over_creation_panes(changes):
 
 
 @given(records)
-def test_a_funnel_whose_rows_are_all_deleted_holds_nothing(changes):
-    funnel = filled([*changes, *((partition, key, None) for partition, key, _ in changes)])
+def test_a_funnel_whose_rows_are_all_deleted_holds_nothing(sums, changes):
+    funnel = filled(sums, [*changes, *((partition, key, None) for partition, key, _ in changes)])
     snapshot = funnel.snapshot(NOW)
     assert snapshot.rows == 0
     assert not any(rows for window in snapshot.windows.values() for rows in window.values())
@@ -97,10 +97,12 @@ def test_a_funnel_whose_rows_are_all_deleted_holds_nothing(changes):
 
 
 @given(records, records)
-def test_what_came_before_does_not_matter_only_the_newest_rows_do(earlier, later):
-    both = filled([*earlier, *later])
+def test_what_came_before_does_not_matter_only_the_newest_rows_do(sums, earlier, later):
+    both = filled(sums, [*earlier, *later])
     newest = {(partition, key): columns for partition, key, columns in [*earlier, *later]}
-    assert both.snapshot(NOW) == filled([(*at, columns) for at, columns in newest.items()]).snapshot(NOW)
+    assert both.snapshot(NOW) == filled(sums, [(*at, columns) for at, columns in newest.items()]).snapshot(
+        NOW
+    )
 
 
 def test_the_watermark_of_each_partition_is_the_newest_of_its_position_rows():

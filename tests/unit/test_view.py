@@ -38,8 +38,8 @@ def position(**fields):
     return encode_position(Position(**{"offset": 1, "watermark_ms": NOW * 1000, "fold": "a"} | fields))
 
 
-def test_where_days_begin_and_how_long_they_are_kept_is_what_the_tables_say():
-    funnel = Funnel(UTC, 400)
+def test_where_days_begin_and_how_long_they_are_kept_is_what_the_tables_say(sums):
+    funnel = Funnel(UTC, 400, sums)
     midnight = TODAY - 3_600  # in Berlin
     for resolution, pane, leads in (("1d", TODAY, 1), ("1d", midnight, 20), ("all", 0, 23)):
         key = orjson.dumps([resolution, pane, "campaign+source", "spring", "web"])
@@ -56,8 +56,8 @@ def test_where_days_begin_and_how_long_they_are_kept_is_what_the_tables_say():
     assert funnel.snapshot(NOW).uncalled["spring", "web"].oldest_s == NOW - 30 * 86_400
 
 
-def test_rows_of_different_folds_have_no_sum():
-    funnel = Funnel(UTC)
+def test_rows_of_different_folds_have_no_sum(sums):
+    funnel = Funnel(UTC, new_sums=sums)
     funnel.apply(0, POSITION_KEY, position())
     funnel.apply(2, POSITION_KEY, position(timezone="UTC"))
     assert funnel.contradiction is None
@@ -77,8 +77,8 @@ def dialed_on(generation, n):
     return key, encode_columns({"leads_dialed": n})
 
 
-def test_a_view_shows_the_fold_before_until_every_partition_has_turned():
-    funnel = Funnel(UTC)
+def test_a_view_shows_the_fold_before_until_every_partition_has_turned(sums):
+    funnel = Funnel(UTC, new_sums=sums)
     for number, n in ((0, 1), (1, 20)):
         funnel.apply(number, *dialed_on(0, n))
         funnel.apply(number, POSITION_KEY, position())
@@ -109,8 +109,8 @@ def archived_at(n, fold="a", **columns):
     return key, encode_columns({"leads_dialed": n, **columns})
 
 
-def test_archived_leads_count_in_all_time_whatever_fold_counted_them_and_have_no_age():
-    funnel = Funnel(UTC)
+def test_archived_leads_count_in_all_time_whatever_fold_counted_them_and_have_no_age(sums):
+    funnel = Funnel(UTC, new_sums=sums)
     funnel.apply(0, *dialed_on(0, 1))
     funnel.apply(0, *archived_at(20))
     funnel.apply(0, *archived_at(300, "b", uncalled=7, leads_created=307))
@@ -129,8 +129,8 @@ def test_archived_leads_count_in_all_time_whatever_fold_counted_them_and_have_no
     }
 
 
-def test_what_is_archived_of_a_partition_that_has_turned_is_shown_with_its_new_rows():
-    funnel = Funnel(UTC)
+def test_what_is_archived_of_a_partition_that_has_turned_is_shown_with_its_new_rows(sums):
+    funnel = Funnel(UTC, new_sums=sums)
     for number in (0, 1):
         funnel.apply(number, *dialed_on(0, 10))
         funnel.apply(number, POSITION_KEY, position())
@@ -157,8 +157,8 @@ def test_what_is_archived_of_a_partition_that_has_turned_is_shown_with_its_new_r
     assert dialed() == 20
 
 
-def test_a_view_that_starts_while_rows_are_derived_has_no_numbers_until_all_have_turned():
-    funnel = Funnel(UTC)
+def test_a_view_that_starts_while_rows_are_derived_has_no_numbers_until_all_have_turned(sums):
+    funnel = Funnel(UTC, new_sums=sums)
     funnel.apply(0, POSITION_KEY, position(fold="b", generation=1))
     funnel.apply(0, *dialed_on(1, 300))
     funnel.apply(1, *dialed_on(0, 20))
@@ -171,8 +171,8 @@ def test_a_view_that_starts_while_rows_are_derived_has_no_numbers_until_all_have
     assert sums["leads_dialed"] == 4_300
 
 
-def test_a_view_has_no_numbers_while_its_tables_contradict_each_other():
-    view, funnel = View({}, "changelog", zone=UTC), Funnel(UTC)
+def test_a_view_has_no_numbers_while_its_tables_contradict_each_other(sums):
+    view, funnel = View({}, "changelog", zone=UTC), Funnel(UTC, new_sums=sums)
     funnel.apply(0, POSITION_KEY, position())
     view._refresh(funnel, True)
     assert (view.standing().state, view.not_ready()) == ("current", None)

@@ -4,18 +4,19 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from callfunnel.agents.choice import not_built, sums_for
 from callfunnel.agents.config import in_force
 from callfunnel.streams import windows
+from callfunnel.streams.measures import SEGMENT
 from callfunnel.streams.panes import expired_until, pane_start, resolutions
+from callfunnel.streams.rows import encode_columns, encode_key
+from callfunnel.streams.sums import PlainSums
 from callfunnel.streams.windows import (
     AGES,
     DAYS_READ,
     WINDOWS,
     Panes,
     due_panes,
-    seen,
-    total,
-    uncalled,
     window_panes,
 )
 
@@ -36,6 +37,36 @@ def table(**panes):
         resolution: {start: {SPRING: columns} for start, columns in rows.items()}
         for resolution, rows in panes.items()
     }
+
+
+KINDS = [PlainSums, *([] if not_built() else [sums_for("core")])]
+
+
+def asked(ask, rows, *arguments):
+    """What each kind of sums gives of these rows, which is the same."""
+    answers = []
+    for kind in KINDS:
+        sums = kind()
+        for resolution, panes in rows.items():
+            for start, its in panes.items():
+                for row, columns in its.items():
+                    key = encode_key((resolution, start, SEGMENT.name, *row))
+                    sums.apply(0, {key: encode_columns(columns)})
+        answers.append(ask(sums, *arguments))
+    assert all(answer == answers[0] for answer in answers)
+    return answers[0]
+
+
+def total(rows, panes):
+    return asked(windows.total, rows, "a span", SEGMENT.name, panes)
+
+
+def uncalled(rows, now_s, kept_s):
+    return asked(windows.uncalled, rows, now_s, kept_s)
+
+
+def seen(rows, now_s):
+    return asked(windows.seen, rows, SEGMENT.name, now_s)
 
 
 def test_the_pane_that_holds_now_is_the_last_of_a_window():
@@ -207,7 +238,9 @@ def test_the_least_retention_keeps_what_is_read_while_a_watermark_is_an_hour_ahe
         if name == "1d":
             starts |= {pane_start(name, now - 86_400 * days, BERLIN) for days in range(DAYS_READ + 2)}
         lead_a_minute = {"uncalled": resolution.length // 60}
-        everything[name] = {start: {SPRING: lead_a_minute, (str(start), ""): {}} for start in starts}
+        everything[name] = {
+            start: {SPRING: lead_a_minute, (str(start), ""): {"events_won": 1}} for start in starts
+        }
         kept[name] = {start: rows for start, rows in everything[name].items() if start > gone}
     assert uncalled(kept, now, KEPT)[SPRING].by_age == uncalled(everything, now, KEPT)[SPRING].by_age
     assert seen(kept, now) == seen(everything, now)

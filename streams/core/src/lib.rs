@@ -17,6 +17,7 @@ mod msgpack;
 mod murmur2;
 mod record;
 mod rows;
+mod sums;
 mod texts;
 mod time;
 mod varint;
@@ -408,7 +409,7 @@ mod _core {
     use super::*;
 
     #[pymodule_export]
-    use super::{Tables, Verdicts};
+    use super::{Tables, Verdicts, sums::Sums};
 
     /// `agents.choice.digest` when this was built.
     #[pymodule_export]

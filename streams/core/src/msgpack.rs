@@ -57,6 +57,10 @@ impl<'a> Reader<'a> {
         Reader(bytes)
     }
 
+    pub fn rest(&self) -> &'a [u8] {
+        self.0
+    }
+
     pub fn end(&self) -> Result<(), Malformed> {
         if self.0.is_empty() { Ok(()) } else { Err(Malformed) }
     }
