@@ -15,6 +15,8 @@ mod facts;
 mod json;
 #[path = "../../src/log.rs"]
 mod log;
+#[path = "../../src/measures.rs"]
+mod measures;
 #[path = "../../src/msgpack.rs"]
 mod msgpack;
 #[path = "../../src/record.rs"]
@@ -47,7 +49,7 @@ static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(|| {
 /// The JSON of an event. What is accepted is within its bounds, and its log can be written and opened.
 pub fn record(json: &[u8]) {
     let mut texts = Texts::new();
-    let Some((lead_id, entry)) = record::read(json, &mut texts) else { return };
+    let Some((lead_id, entry)) = record::read(json, &CATALOGUE, &mut texts) else { return };
     let characters = |text| str::from_utf8(text).expect("what is accepted is UTF-8").chars().count();
     assert!((1..=64).contains(&characters(lead_id)));
     assert!((0..10i64.pow(15)).contains(&entry.at_ms));
