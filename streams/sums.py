@@ -98,10 +98,11 @@ class PlainSums(Sums):
             into = sums.setdefault(dimensions, {})
             for column, n in columns.items():
                 into[column] = into.get(column, 0) + n
-        return sums
+        found = {row: {column: n for column, n in columns.items() if n} for row, columns in sums.items()}
+        return {row: columns for row, columns in found.items() if columns}
 
     def seen(self, name: str, rollup: str, resolution: str, start: int, end: int) -> Set[Dimensions]:
-        return {dimensions for _, dimensions, _ in self._rows(rollup, resolution, start, end)}
+        return self.total(name, rollup, resolution, start, end).keys()
 
     def first(
         self, rollup: str, resolution: str, column: str, wanted: Set[Dimensions]
