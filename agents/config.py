@@ -171,6 +171,14 @@ class Settings(Struct, frozen=True, kw_only=True):
         _doc("how often the group's offset is committed; lag is read from it, the tables never are"),
     ] = 1.0
     batch_events: Annotated[Count, _doc("most events folded in one transaction")] = 20_000
+    batch_spacing_seconds: Annotated[
+        float,
+        Meta(ge=0, le=60),
+        _doc(
+            "how long after the start of a transaction the next one of the partition begins at the earliest: "
+            "more of it makes a small floor cheaper, and its numbers older"
+        ),
+    ] = 0.5
     tables: Annotated[
         Choice,
         _doc(

@@ -1,5 +1,7 @@
 """The settings that say what a number means."""
 
+from functools import cached_property
+
 from msgspec import Struct
 from msgspec.json import encode
 from msgspec.structs import replace
@@ -8,7 +10,7 @@ from xxhash import xxh3_64_hexdigest
 from callfunnel.streams.panes import Resolution
 
 
-class Fold(Struct, frozen=True):
+class Fold(Struct, frozen=True, dict=True):
     """The settings that say what a number means: tables made under different ones must not be mixed."""
 
     hangup_ms: int
@@ -22,7 +24,7 @@ class Fold(Struct, frozen=True):
     version: int = 3
     """Raised whenever the code means something else by the same settings."""
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The fingerprint by which tables say under which settings they were made; late is not in them."""
         return xxh3_64_hexdigest(encode(replace(self, late_ms=0)))

@@ -145,6 +145,7 @@ def workers(broker: Cluster, tmp_path: Path, clock: str) -> Iterator[Any]:
         clock=clock,
         partitions=PARTITIONS,
         batch_events=BATCH_EVENTS,
+        batch_spacing_seconds=0.0,
         session_timeout_seconds=6.0,
         heartbeat_seconds=1.0,
         view=False,

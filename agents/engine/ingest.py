@@ -14,6 +14,7 @@ import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from itertools import repeat
 
 from aiokafka.errors import KafkaError
@@ -58,12 +59,15 @@ LOOK_SECONDS = 2.0
 class Lane:
     """One owned partition: its state, and the batches waiting for it.
 
-    While a transaction is under way, small fetches gather here; the next one takes them all. So a slow broker
-    makes transactions larger, and the numbers no older than two of them.
+    Small fetches gather here until the transaction before them is written and was begun `spacing_seconds`
+    ago; the next one takes them all. So a slow broker makes transactions larger, and the numbers no older
+    than two of them; and a small floor pays for few transactions.
     """
 
-    def __init__(self, state: Partition, most_records: int) -> None:
+    def __init__(self, state: Partition, most_records: int, spacing_seconds: float) -> None:
         self.state = state
+        self._spacing_seconds = spacing_seconds
+        self._rests_until = 0.0
         self.is_stopped = False
         """It is poisoned, and waits for an operator."""
         self.trouble = ""
@@ -102,6 +106,7 @@ class Lane:
         """The first batch, and those that go on where it ends, up to what one transaction may take."""
         async with self._changed:
             await self._changed.wait_for(lambda: self.waiting)
+            await self._rest()
             taken = [self.waiting.popleft()]
             records, size = len(taken[0].value), taken[0].value.size
             while self.waiting:
@@ -113,6 +118,15 @@ class Lane:
                 taken.append(self.waiting.popleft())
             self._changed.notify_all()
             return taken
+
+    async def _rest(self) -> None:
+        """Until the next transaction may begin, or there is no room for more."""
+        left = self._rests_until - time.monotonic()
+        if left > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._changed.wait_for(lambda: not self._has_room())
+        self._rests_until = time.monotonic() + self._spacing_seconds
 
     def _has_room(self) -> bool:
         return (
@@ -141,6 +155,7 @@ class Ingest:
         new_partition: Callable[[int], Partition],
         partitioner: str,
         batch_events: int,
+        spacing_seconds: float = 0.0,
         refusals: Refusals,
         resumed: Callable[[int], Awaitable[int | None]] | None,
         metrics: EngineMetrics,
@@ -157,6 +172,7 @@ class Ingest:
         self._new_partition = new_partition
         self._mark = Mark(app_id, partitioner, group.funnel_table.partitions)
         self._batch_events = batch_events
+        self._spacing_seconds = spacing_seconds
         self._refusals = refusals
         self._resumed = resumed
         self._metrics = metrics
@@ -269,7 +285,7 @@ class Ingest:
                 state.offset = offsets.get(tp.partition)
                 state.made_from(self._source, topic_id)
                 knows_more = held[tp.partition] not in (None, state.written)
-                lane = self.lanes[tp.partition] = Lane(state, self._batch_events)
+                lane = self.lanes[tp.partition] = Lane(state, self._batch_events, self._spacing_seconds)
                 self._metrics.own(*tp)
                 lane.is_stopped = self._stops(state.written)
                 self._refusals.take_over(tp.partition, state.written)

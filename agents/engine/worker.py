@@ -174,6 +174,7 @@ def build(settings: Settings, count: int, tables: type[Tables], metrics: EngineM
         new_partition=partitions_of(settings, count, tables),
         partitioner=settings.partitioner,
         batch_events=settings.batch_events,
+        spacing_seconds=settings.batch_spacing_seconds,
         refusals=Refusals(metrics, settings.source_topic, settings.dead_letter_topic, settings.dlq_max_share),
         resumed=resume.asked(settings) if settings.dlq_stop else None,
         metrics=metrics,

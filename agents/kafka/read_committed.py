@@ -91,6 +91,7 @@ class Repaired(fetcher.PartitionRecords):  # type: ignore[misc]
 class Reader:
     def __init__(self) -> None:
         self.read: dict[TopicPartition, Read] = {}
+        self.usual_wait_ms: int | None = None
         self.sought: set[tuple[TopicPartition, int]] = set()
         """Where it has gone back to and not arrived: what was there is deleted."""
 
@@ -127,6 +128,20 @@ def pace(its: Any, seconds: float) -> None:
         log.info("an answer took %.1f s: asking for %s KiB at once", seconds, its._fetch_max_bytes // 1024)
 
 
+QUIET_WAIT_MS = 500
+
+
+def rest(its: Any, reader: Reader, something_came: bool) -> None:
+    """Let the broker hold an empty answer for longer each time, up to half a second, until something comes.
+
+    Records end the wait at once. It costs client and broker ten answers a second less where nobody calls.
+    """
+    if reader.usual_wait_ms is None:
+        reader.usual_wait_ms = its._fetch_max_wait_ms
+    longer = max(reader.usual_wait_ms, min(2 * its._fetch_max_wait_ms, QUIET_WAIT_MS))
+    its._fetch_max_wait_ms = reader.usual_wait_ms if something_came else longer
+
+
 _fetch = fetcher.Fetcher._proc_fetch_request
 _readers: WeakKeyDictionary[fetcher.Fetcher, Reader] = WeakKeyDictionary()
 
@@ -136,6 +151,7 @@ async def _fetch_and_follow(self: Any, assignment: Any, node_id: Any, request: A
     woken = await _fetch(self, assignment, node_id, request)
     pace(self, time.monotonic() - began)
     reader = _readers.setdefault(self, Reader())
+    rest(self, reader, bool(woken))
     for topic, partitions in request.topics:
         for partition, at, _ in partitions:
             tp = TopicPartition(topic, partition)

@@ -78,6 +78,11 @@ class Node:
         return f"{HOST}:{self.port}"
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def is_running(self) -> bool:
         """Whether its process exists; a paused one does."""
         return self._process is not None and self._process.poll() is None
