@@ -263,6 +263,7 @@ class Run:
             "heartbeat_seconds": 1.0,
             "commit_interval_seconds": 0.5,
             "batch_events": 500,
+            "batch_spacing_seconds": 0.0,
             "agent_label": "off",
             "wait_seconds": 30.0,
         }
