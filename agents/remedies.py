@@ -51,7 +51,8 @@ REMEDIES: Mapping[str, Remedy] = {
         ),
         Remedy(
             "count-anew",
-            "the tables were made from another topic, from one with fewer partitions, or with other settings",
+            "the tables were made from another topic, from one with fewer partitions, with another "
+            "partitioner, or by a version that kept no logs of leads",
             "give CALLFUNNEL_APP_ID and CALLFUNNEL_DEAD_LETTER_TOPIC new names, run "
             "`callfunnel topics create`, and start the workers: they count all that the source holds",
             "events that the source holds no more (retention)",
@@ -67,7 +68,7 @@ REMEDIES: Mapping[str, Remedy] = {
             "rows were made with other settings of the fold since, and a worker with former ones comes back",
             "give all workers the same settings; to go back to these ones, stop all workers and run "
             "`callfunnel fold adopt` with them",
-            "nothing: rows follow from the logs of the leads",
+            "nothing: rows follow from logs; what a shorter retention has archived stays archived",
         ),
         Remedy(
             "rebuild",

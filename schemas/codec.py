@@ -7,7 +7,8 @@ Ordinary records take one typed decode and a few looks at their bytes. What that
 full by the same rules. Of a repeated key the last value counts; null, and "" in an optional field, mean that
 the field is missing; unknown fields are ignored.
 
-Compiled tables read ordinary records with `codec.hpp`: a rule that gets stricter here does so there.
+The core reads ordinary records by itself (`streams/core/src/record.rs`): a rule that gets stricter here does
+so there.
 """
 
 import json

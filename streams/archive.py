@@ -38,8 +38,8 @@ class Memory(Struct, frozen=True):
     @classmethod
     def of(cls, fold: Fold, limits: Limits) -> "Memory":
         rows = (each.kept + (_DAY_S if each.name != "1d" else 0) for each in fold.resolutions if each.length)
-        kept_s = max(limits.retention_ms // 1000, *rows) if limits.clock == "wall" else None
-        return cls(kept_s, ZoneInfo(fold.timezone))
+        kept_s = max(fold.event_days * _DAY_S, *rows)
+        return cls(kept_s if limits.clock == "wall" else None, ZoneInfo(fold.timezone))
 
     def moves_at_ms(self, horizon_ms: int) -> int | None:
         """The event time that moves the horizon on; None: there is none."""

@@ -299,7 +299,7 @@ class Partition:
             before,
             offset=end,
             watermark_ms=effects.watermark_ms,
-            horizon_ms=self._memory.horizon_ms(before.horizon_ms, effects.watermark_ms),
+            horizon_ms=effects.horizon_ms,
             witness=witness or before.witness,
             applied=before.applied + len(values) - rejected - foreign - duplicates,
             duplicates=before.duplicates + duplicates,
@@ -325,7 +325,10 @@ class Partition:
 
         So it makes no difference how records are cut into batches.
         """
-        bounds, stop = self._bounds, 0
+        position, stop = self.written, 0
+        # Another retention, or tables of before there was a horizon, move it before the first record.
+        horizon_ms = self._memory.horizon_ms(position.horizon_ms, position.watermark_ms)
+        bounds = Bounds(position.watermark_ms, horizon_ms)
         effects = Effects([], [], [], [], 0, 0, bounds.watermark_ms)
         while True:
             start, stop = stop, len(keys)
@@ -338,12 +341,13 @@ class Partition:
             bounds = Bounds(effects.watermark_ms, horizon_ms)
             if stop == len(keys):
                 break
-        if bounds.horizon_ms > self.written.horizon_ms:
+        if bounds.horizon_ms > position.horizon_ms:
             self._archiving = 0
         if self._archiving is not None:
             most = max(LOOKED_AT, 2 * len(keys))
             some, self._archiving = self.tables.archive(self._archiving, most, bounds)
             effects.extend(some)
+        effects.horizon_ms = bounds.horizon_ms
         effects.funnel += self.base.add(self._fold.id, effects.archived)
         return effects
 
@@ -380,6 +384,7 @@ def _settings(fold: Fold) -> dict[str, str]:
         "hang-up threshold": f"{fold.hangup_ms} ms",
         "time zone": fold.timezone,
         "most events of a lead": str(fold.lead_events),
+        "events known for": f"{fold.event_days} d",
         **{f"{each.name} rows kept for": f"{each.kept} s" for each in fold.resolutions if each.kept},
         "version": str(fold.version),
     }

@@ -21,6 +21,8 @@ class Fold(Struct, frozen=True, dict=True):
     timezone: str
     partitioner: str
     resolutions: tuple[Resolution, ...]
+    event_days: int = 400
+    """For how many days at least an event is known."""
     version: int = 3
     """Raised whenever the code means something else by the same settings."""
 

@@ -77,9 +77,17 @@ def _money(name: str) -> OwnField:
     return OwnField(name, "integer", read)
 
 
+def whole_ms(seconds: float) -> int:
+    """As milliseconds, rounded down as the number is written: 16.06 s are 16,060 ms, not 16,059."""
+    ms = int(min(seconds * 1000, LONGEST_MS))
+    if (ms + 1) / 1000 <= seconds and ms < LONGEST_MS:
+        return ms + 1
+    return ms - 1 if ms / 1000 > seconds else ms
+
+
 def _talk_ms(event: CallEnded) -> int | None:
     seconds = event.talk_seconds
-    return None if seconds is None else int(min(seconds * 1000, LONGEST_MS))
+    return None if seconds is None else whole_ms(seconds)
 
 
 OWN: Mapping[type[Envelope], tuple[OwnField, ...]] = {

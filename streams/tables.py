@@ -39,6 +39,8 @@ class Effects(Struct):
     """The largest event time so far."""
     newest_ms: int = -1
     """The largest event time of the events that were taken in; -1 where there are none."""
+    horizon_ms: int = 0
+    """Where what is archived ends, after the batch."""
     archived: list[Archived] = []
     """What leads add to the time since the beginning that were archived."""
 

@@ -28,7 +28,8 @@ def adopt(broker: str | None, profile: str | None) -> int:
     with 78, so that two workers never derive against each other. This command says that going back is meant.
 
     Stop all workers first, and start them with these settings afterwards. A worker that runs all the same
-    loses its partitions and ends with 75. Nothing is lost either way: rows follow from logs.
+    loses its partitions and ends with 75. Nothing is lost either way: rows follow from logs. What a shorter
+    retention has archived in the meantime stays archived.
 
     Exit code 0, also where there is nothing to go back to.
     """

@@ -16,7 +16,7 @@ from datetime import date, timedelta
 from multiprocessing import get_context
 from multiprocessing.pool import AsyncResult
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from msgspec import Struct, to_builtins
@@ -68,6 +68,8 @@ class Verdict(Struct, frozen=True):
     duplicates: int
     stages: dict[str, dict[str, int]]
     seconds: float
+    folded_by: Literal["core", "definition"]
+    """The oracle is the definition: where that has folded, too, there is no second one to compare with."""
     oracle: str | list[str]
 
 
@@ -308,6 +310,7 @@ def _verdict(
         duplicates=sum(position.duplicates for position in positions),
         stages=stages,
         seconds=round(seconds, 1),
+        folded_by="definition" if not_built() else "core",
         oracle=_shortened(differences) or "equal",
     )
     if options.as_json:

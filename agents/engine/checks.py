@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -19,12 +19,15 @@ from callfunnel.agents.config import Settings, variable
 from callfunnel.agents.errors import Failure, SettingError
 from callfunnel.agents.kafka import descriptors, diagnosis, rights, topics
 from callfunnel.agents.kafka.connection import admin_client, aiokafka_options, kafka_python_options
+from callfunnel.agents.remedies import REMEDIES
 from callfunnel.agents.versions import pip_install, unsuitable
 from callfunnel.schemas.topics import funnel_changelog
 from callfunnel.streams.partitioning import home
 
 if TYPE_CHECKING:
     from kafka.errors import KafkaError
+
+    from callfunnel.streams.rows import Position
 
 LIBRARIES = ("faust-streaming", "aiokafka", "kafka-python", "prometheus-client", "msgspec", "orjson")
 NEEDED = (
@@ -89,7 +92,7 @@ def run(settings: Settings) -> Iterator[Finding]:
     if (
         source and changelog and source.partitions == changelog.partitions
     ):  # else that is wrong, as told above
-        yield asyncio.run(_tables(settings, source.partitions))
+        yield from asyncio.run(_tables(settings, source.partitions))
     if settings.dead_letter_topic in found:
         yield _dead_letters(settings)
     if settings.source_topic in found and settings.partitioner != "trust":
@@ -109,8 +112,11 @@ def _core(settings: Settings) -> Finding:
     if settings.tables == "definition":
         return Finding(True, "fold", "by the definition, as CALLFUNNEL_TABLES says")
     if lacking := not_built():
-        told = f"by the definition, which takes {SLOWER:g} times the CPU of the core"
-        return Finding(settings.tables == "auto", "fold", told, lacking)
+        if settings.tables == "core":
+            return Finding(
+                False, "fold", "CALLFUNNEL_TABLES asks for the core: a worker ends with 64", lacking
+            )
+        return Finding(True, "fold", f"by the definition, which takes {SLOWER:g} times the CPU", lacking)
     return Finding(True, "fold", "by the core")
 
 
@@ -136,8 +142,8 @@ def _without_remedy(difference: topics.Difference) -> str:
     return str(difference).removesuffix(f"; {difference.remedy}")
 
 
-async def _tables(settings: Settings, partitions: int) -> Finding:
-    """Whether the tables were made from the topic that is the source now."""
+async def _tables(settings: Settings, partitions: int) -> list[Finding]:
+    """Whether the tables were made from the topic that is the source now, and with these settings."""
     from aiokafka.errors import KafkaError
 
     from callfunnel.agents.engine.source import OtherTopic, Source, resume_at, witnessed
@@ -154,7 +160,7 @@ async def _tables(settings: Settings, partitions: int) -> Finding:
         records = await witnessed(source, held, found)
     except (Failure, KafkaError, TimeoutError) as error:
         told = f"whether they are made from {settings.source_topic} cannot be seen: {error!r}"
-        return Finding(False, "tables", told, "see the brokers and the permission to read both topics")
+        return [Finding(False, "tables", told, "see the brokers and the permission to read both topics")]
     finally:
         await source.close()
     for number, position in held.items():
@@ -164,12 +170,35 @@ async def _tables(settings: Settings, partitions: int) -> Finding:
             wrong.append(error)
     if wrong:
         more = f" ({len(wrong)} of {len(held)} partitions)" if len(wrong) > 1 else ""
-        return Finding(False, "tables", wrong[0].told + more, wrong[0].remedy)
+        return [Finding(False, "tables", wrong[0].told + more, wrong[0].remedy)]
     if not held:
-        return Finding(True, "tables", f"there are none yet of app id {settings.app_id}")
+        return [Finding(True, "tables", f"there are none yet of app id {settings.app_id}")]
     topic_id = found[0].topic_id or "none: the last records tell"
     told = f"those of app id {settings.app_id} are made from {settings.source_topic} (topic id {topic_id})"
-    return Finding(True, "tables", told)
+    return [Finding(True, "tables", told), _settings_of_tables(settings, held)]
+
+
+def _settings_of_tables(settings: Settings, held: Mapping[int, Position]) -> Finding:
+    """What a worker with these settings would do with the tables."""
+    from callfunnel.agents.engine.worker import fold_of
+
+    fold = fold_of(settings)
+    other = [number for number, position in sorted(held.items()) if position.fold != fold.id]
+    replaced = [number for number in other if fold.id in held[number].replaced]
+    if not other:
+        return Finding(True, "settings", "the tables are made with these settings of the fold")
+    of_them = f"{', '.join(map(str, replaced or other))} of {len(held)}"
+    if replaced:
+        told = f"partitions {of_them}: a worker with these settings ends with 78, others have replaced them"
+        return Finding(False, "settings", told, str(REMEDIES["fold-adopt"]))
+    is_half = len(other) < len(held)
+    told = f"partitions {of_them} are made with other settings: a worker with these derives their rows anew"
+    remedy = (
+        "start one: a derivation was broken off"
+        if is_half
+        else "give all workers the settings that are meant"
+    )
+    return Finding(True, "settings", told, remedy)
 
 
 def _dead_letters(settings: Settings) -> Finding:

@@ -100,6 +100,7 @@ def fold_of(settings: Settings) -> Fold:
             settings.pane_retention_hour_days,
             settings.pane_retention_day_days,
         ),
+        event_days=settings.event_retention_days,
     )
 
 

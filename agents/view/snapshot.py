@@ -232,9 +232,8 @@ class Funnel:
         )
         return (
             f"no numbers: partitions {told}. The tables are made with different settings of the fold. "
-            "Workers derive the rows anew, one partition after the other: wait for it, and start all workers "
-            "of this app id with the same settings. Where it does not go on, "
-            f"{REMEDIES['count-anew']}"
+            "Workers derive the rows anew, one partition after the other: wait for it. Where it stops, "
+            f"no worker with the new settings runs: start one, and {REMEDIES['fold-adopt']}"
         )
 
     @property

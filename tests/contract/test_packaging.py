@@ -94,6 +94,11 @@ def test_the_wheel_installs_one_command(wheel):
     ]
 
 
+def test_a_core_that_was_built_before_goes_into_no_wheel_but_by_the_hook(packed):
+    """In a clone that has one: the file there is of this machine, and the wheel says that it fits any."""
+    assert not {name for name in packed if name.endswith(".so")}
+
+
 def test_the_layers_hold():
     """schemas <- streams <- agents, and no clock, chance or socket in the first two."""
     linter = Path(sys.executable).with_name("lint-imports")

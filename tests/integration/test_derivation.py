@@ -2,6 +2,7 @@
 
 import pytest
 from kafka import TopicPartition
+from msgspec.structs import replace
 
 from callfunnel.agents.kafka.connection import admin_client
 from integration.workers import PARTITIONS, assert_equal, callfunnel, calls, variables
@@ -69,6 +70,13 @@ def test_a_worker_with_former_settings_ends_until_going_back_is_meant(workers):
     former = workers.start(instance="w2")  # joins the group, and gets partitions that have turned
     assert former.exit_code(60) == 78
     assert "`callfunnel fold adopt`" in former.log
+    checked = callfunnel(variables(workers.settings), "check")
+    told = "partitions 0, 1, 2, 3 of 4: a worker with these settings ends with 78, others have replaced them"
+    assert (checked.returncode, f"FAIL settings: {told}" in checked.stdout) == (78, True), checked.stdout
+    meant = callfunnel(variables(replace(workers.settings, **BERLIN)), "check")
+    assert "ok   settings: the tables are made with these settings of the fold" in meant.stdout
+    unheard = callfunnel(variables(replace(workers.settings, timezone="Asia/Kolkata")), "check")
+    assert "warn settings: partitions 0, 1, 2, 3 of 4 are made with other settings" in unheard.stdout
     worker.kill()
 
     adopted = callfunnel(variables(workers.settings), "fold", "adopt")

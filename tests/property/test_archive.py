@@ -13,7 +13,7 @@ from callfunnel.streams import oracle
 from callfunnel.streams.engine import Partition
 from callfunnel.streams.log import unpack
 from callfunnel.streams.panes import resolutions
-from property.strategies import DAY, batches, deliveries, event_sets
+from property.strategies import batches, deliveries, event_sets
 from property.test_derivation import parts, write
 from property.test_fold import FOLD
 
@@ -21,11 +21,13 @@ KEPT = {"minute_hours": 6, "hour_days": 1, "day_days": 1}
 KEPT_DAYS = 2
 """Hours are kept for one day, and end within a day."""
 ZONES = ("Europe/Berlin", "UTC", "Asia/Kolkata")
-DECODER = Decoder(Limits(retention_ms=DAY))
+DECODER = Decoder(Limits())
 
 
 def fold_in(timezone, hangup_ms=15_000):
-    return replace(FOLD, timezone=timezone, hangup_ms=hangup_ms, resolutions=resolutions(*KEPT.values()))
+    return replace(
+        FOLD, timezone=timezone, hangup_ms=hangup_ms, resolutions=resolutions(*KEPT.values()), event_days=1
+    )
 
 
 def taken_over(tables, fold, changelog):

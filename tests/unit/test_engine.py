@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from msgspec.json import encode
 from msgspec.structs import replace
@@ -307,6 +309,42 @@ def test_days_that_were_archived_do_not_come_back_under_a_longer_retention(parti
     days = {key[1] for key in again.tables.rows() if key[0] == "1d"}
     assert days == {(NOON - DAY // 2) // 1000}
     assert again.written.horizon_ms == state.written.horizon_ms
+
+
+def test_a_shorter_memory_holds_from_the_first_record_on_however_records_are_cut(partition):
+    shorter = replace(FOLD, event_days=5, resolutions=resolutions(day_days=3))
+    held = changelogs(sent(partition(), event(at_ms=NOON)))
+    for cuts in ([0, 2], [0, 1, 2]):
+        state = partition(fold=shorter)
+        state.restore(*map(dict, held))
+        while state.derive(10):
+            pass
+        state.turn()
+        old = [event(lead_id=lead, at_ms=NOON - 28 * DAY) for lead in "ab"]
+        found = [reasons(sent(state, *old[start:end])) for start, end in pairwise(cuts)]
+        assert [why for part in found for _, why in part] == ["archived", "archived"]
+
+
+def test_for_how_long_events_are_known_is_a_setting_of_the_fold(partition):
+    longer = replace(FOLD, event_days=401)
+    assert longer.id != FOLD.id
+    state = partition(fold=longer)
+    state.restore(*changelogs(apply(partition(), event())))
+    assert state.is_of_another_fold
+    assert state.change == "events known for 400 d to events known for 401 d"
+
+
+def test_a_talk_is_rounded_down_as_its_number_is_written(partition):
+    """Of a product of floats, one of 160 durations with two decimals would be a millisecond short."""
+    talks = [f"{n // 100}.{n % 100:02}" for n in (*range(6_000), 1_440_000, 99_999_999)]
+    ended = (
+        b'{"type":"call_ended","event_id":"e","occurred_at":1750000020000,"lead_id":"%s","talk_seconds":%s}'
+    )
+    state = partition()
+    apply(state, *(ended % (talk.encode(), talk.encode()) for talk in talks))
+    assert {lead: unpack(log)[0].own[0] for lead, log in state.tables.logs().items()} == {
+        talk.encode(): int(talk.replace(".", "")) * 10 for talk in talks
+    }
 
 
 def test_the_position_accounts_for_every_record(partition):

@@ -65,8 +65,8 @@ def test_rows_of_different_folds_have_no_sum(sums):
     assert funnel.contradiction == (
         "no numbers: partitions 0, 2: fold a (UTC); 1: fold b (Europe/Berlin). The tables are made with "
         "different settings of the fold. Workers derive the rows anew, one partition after the other: wait "
-        "for it, and start all workers of this app id with the same settings. Where it does not go on, "
-        f"{REMEDIES['count-anew']}"
+        "for it. Where it stops, no worker with the new settings runs: start one, and "
+        f"{REMEDIES['fold-adopt']}"
     )
     funnel.apply(1, POSITION_KEY, position(offset=2))
     assert funnel.contradiction is None

@@ -137,13 +137,24 @@ fn choice(value: Value, choices: &[&[u8]]) -> Option<Option<i64>> {
     }
 }
 
+/// Rounded down as the number is written: 16.06 s are 16,060 ms, and the product of the floats is less.
+fn whole_ms(seconds: f64) -> i64 {
+    let ms = (seconds * 1000.0).floor().min(LARGEST);
+    if (ms + 1.0) / 1000.0 <= seconds && ms < LARGEST {
+        ms as i64 + 1
+    } else if ms / 1000.0 > seconds {
+        ms as i64 - 1
+    } else {
+        ms as i64
+    }
+}
+
 fn talk_ms(seconds: Value) -> Option<Option<i64>> {
     match seconds {
         Value::None => Some(None),
         Value::Number { unscaled, decimals } => {
             let scale = (0..decimals).fold(1.0, |scale, _| scale * 10.0);
-            let seconds = unscaled as f64 / scale;
-            Some(Some((seconds * 1000.0).floor().min(LARGEST) as i64))
+            Some(Some(whole_ms(unscaled as f64 / scale)))
         }
         _ => None,
     }
