@@ -218,14 +218,8 @@ class RecordBatch:
     def __next__(self) -> Any:
         """For aiokafka itself: the next record. Raises CorruptRecordException where one is not whole."""
         if self._records is None:
-            self._records = self._whole_records()
+            self._records = _whole_records(self._read_from(-1), self.base_offset)
         return next(self._records)
-
-    def _whole_records(self) -> Iterator[Any]:
-        for portion in self._read_from(-1):
-            if portion.lump is not None or any(getattr(one, "left_out", None) for one in portion.records):
-                raise CorruptRecordException(f"offset {self.base_offset}: not all of it can be read")
-            yield from portion.records
 
     # format 2
 
@@ -449,6 +443,15 @@ def _left_out(key: int | None, value: int | None, headers: int | None) -> LeftOu
 
 def _pieces_of(data: memoryview) -> Iterator[bytes]:
     return (bytes(data[at : at + PIECE_BYTES]) for at in range(0, len(data), PIECE_BYTES))
+
+
+def _whole_records(portions: Iterator[Portion], base_offset: int) -> Iterator[Any]:
+    """Of a batch, which it does not refer to: of a transaction marker one record is read, and a cycle would
+    keep it, with the whole answer that it came in, until the collector runs."""
+    for portion in portions:
+        if portion.lump is not None or any(getattr(one, "left_out", None) for one in portion.records):
+            raise CorruptRecordException(f"offset {base_offset}: not all of it can be read")
+        yield from portion.records
 
 
 class _Stream:
