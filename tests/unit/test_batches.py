@@ -1,6 +1,8 @@
 """Record batches are read within bounds, each record by itself, and it does not show how."""
 
+import gc
 import tracemalloc
+import weakref
 from itertools import islice
 
 import pytest
@@ -127,6 +129,19 @@ def test_the_dead_letter_of_a_large_record_does_not_say_how_it_was_read(sizes, c
         patch.setattr(batches, "PORTION_BYTES", 1)
         patch.setattr(batches, "RECORD_BYTES", 100)
         assert letters(one(packed(made, compression))) == at_once
+
+
+def test_a_batch_of_which_some_is_read_keeps_nothing_in_memory():
+    """As of a transaction marker: what refers to itself stays until the collector comes, which is seldom."""
+    gc.disable()
+    try:
+        batch = Batches(packed([good(0), good(1)])).next_batch()
+        assert next(batch).offset == 0
+        gone = weakref.ref(batch)
+        del batch
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_formats_do_not_disturb_each_other():
