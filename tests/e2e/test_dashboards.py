@@ -541,7 +541,11 @@ def expected_of(at: Snapshot) -> dict[tuple[str, str, str], Shown]:
             for name, rows in campaigns.items()
             if total(rows, "events_won") >= 10
         },
-        ("engine", "Partitions", "{{state}}"): {("active",): 4, ("recovering",): 0},
+        ("engine", "Partitions", "{{state}}"): {
+            ("active",): 4,
+            ("recovering",): 0,
+            ("deriving",): 0,
+        },
         ("engine", "Waiting", "records"): {(): 0},
         ("engine", "Workers ready", "ready"): {(): 1},
     }

@@ -88,6 +88,7 @@ WORLD = {
     "callfunnel.agents.engine.adopt.leads_changelog": leads_of,
     # Nothing sleeps here: who asks Kafka is woken by the schedule.
     "callfunnel.agents.engine.ingest.LOOK_SECONDS": 0,
+    "callfunnel.agents.memory.give_back": lambda: None,
     "callfunnel.agents.engine.ingest.DERIVED_AT_ONCE": 1,
     "callfunnel.agents.engine.ingest.ROWS_AT_ONCE": 9,
 }
