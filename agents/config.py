@@ -175,8 +175,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         float,
         Meta(ge=0, le=60),
         _doc(
-            "how long after the start of a transaction the next one of the partition begins at the earliest: "
-            "more of it makes a small floor cheaper, and its numbers older"
+            "how long after the start of a transaction the next small one of the partition begins at the "
+            "earliest: more of it makes a small floor cheaper, and its numbers older"
         ),
     ] = 0.5
     tables: Annotated[

@@ -46,6 +46,9 @@ log = logging.getLogger(__name__)
 MOST_WAITING = 64
 """Batches that may wait for a partition, however small they are."""
 
+WORTH_RECORDS = 200
+"""So many records of a partition wait for nothing more: a transaction costs less than they do."""
+
 DERIVED_AT_ONCE, ROWS_AT_ONCE = 1_000, 20_000
 """Leads in a step of a derivation, rows in one of its transactions."""
 
@@ -120,13 +123,16 @@ class Lane:
             return taken
 
     async def _rest(self) -> None:
-        """Until the next transaction may begin, or there is no room for more."""
+        """Until the next transaction may begin, or so many records wait that it is worth its price."""
         left = self._rests_until - time.monotonic()
         if left > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):
-                    await self._changed.wait_for(lambda: not self._has_room())
+                    await self._changed.wait_for(lambda: self._is_worth_it() or not self._has_room())
         self._rests_until = time.monotonic() + self._spacing_seconds
+
+    def _is_worth_it(self) -> bool:
+        return sum(len(event.value) for event in self.waiting) >= WORTH_RECORDS
 
     def _has_room(self) -> bool:
         return (

@@ -68,6 +68,21 @@ def test_a_transaction_that_is_full_does_not_wait():
     asyncio.run(main())
 
 
+def test_a_transaction_that_is_worth_its_price_does_not_wait():
+    async def main():
+        lane = Lane(None, most_records=20_000, spacing_seconds=1_000.0)
+        await lane.put(event(1))
+        await lane.get()
+        await lane.put(event(199))
+        worth = asyncio.create_task(taken(lane))
+        await asyncio.sleep(0.05)
+        assert not worth.done()
+        await lane.put(event(1))
+        assert (await asyncio.wait_for(worth, 30))[0] == [199, 1]
+
+    asyncio.run(main())
+
+
 def test_a_lane_that_is_given_up_while_it_rests_can_be_cancelled():
     async def main():
         lane = Lane(None, most_records=100, spacing_seconds=1_000.0)
