@@ -137,7 +137,7 @@ class Partition:
         self._superseded = [key for key in funnel if generation_of(key) != position.generation]
         for key in self._superseded:
             del funnel[key]
-        self._archiving = 0
+        self._archiving = 0 if position.horizon_ms else None
         if is_ours:
             self.written = replace(
                 self.written,

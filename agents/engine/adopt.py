@@ -42,7 +42,7 @@ class Adopted(Struct, frozen=True):
 
 @asynccontextmanager
 async def writing(settings: Settings, rights: str) -> AsyncIterator[tuple[Transactions, Mapping[str, Any]]]:
-    """Transactions for a command, and what each client of its broker is told.
+    """Gives a command its transactions, and the connection options for other Kafka clients.
 
     Raises `Failure` where the brokers do not answer, or do not give the client these rights.
     """

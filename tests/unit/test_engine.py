@@ -564,7 +564,7 @@ def derived(state, *held):
 
 
 def test_no_two_transactions_of_a_derivation_have_the_same_position(partition):
-    """What hangs of one is told from the other changelog: the worker that takes over compares positions."""
+    """A worker that takes over tells by the position whether the other changelog has the transaction."""
     held = changelogs(apply(partition(), event(), event(lead_id="m", at_ms=T + 3_600_000)))
     state = partition(fold=replace(FOLD, hangup_ms=1))
     state.restore(*held)
