@@ -19,6 +19,7 @@ from callfunnel.agents.config import Settings, variable
 from callfunnel.agents.errors import Failure, SettingError
 from callfunnel.agents.kafka import descriptors, diagnosis, rights, topics
 from callfunnel.agents.kafka.connection import admin_client, aiokafka_options, kafka_python_options
+from callfunnel.agents.kafka.described import brokers_of
 from callfunnel.agents.remedies import REMEDIES
 from callfunnel.agents.versions import pip_install, unsuitable
 from callfunnel.schemas.topics import funnel_changelog
@@ -73,7 +74,7 @@ def run(settings: Settings) -> Iterator[Finding]:
         told = f"{answering} answers ({settings.security_protocol}) as Kafka {speaks}"
         yield Finding(True, "broker", told)
         yield _transactions({api.name for api in known})
-        yield _descriptors(settings, topics.brokers_of(admin) or len(settings.brokers))
+        yield _descriptors(settings, brokers_of(admin) or len(settings.brokers))
         if lacking := list(rights.lacking(admin, settings)):
             first, *commands = rights.told(lacking, settings).splitlines()
             yield Finding(False, "rights", first, "\n     ".join(["", *commands]))

@@ -18,6 +18,7 @@ from callfunnel.agents.config import Settings, variable
 from callfunnel.agents.errors import BrokerUnavailable, Failure, TopicsWrong
 from callfunnel.agents.kafka import descriptors, rights
 from callfunnel.agents.kafka.connection import admin_client
+from callfunnel.agents.kafka.described import brokers_of, described
 from callfunnel.agents.remedies import REMEDIES
 from callfunnel.schemas.topics import TopicSpec, topics
 
@@ -94,7 +95,7 @@ def describe(admin: KafkaAdminClient, names: Iterable[str]) -> dict[str, TopicSp
     from kafka.errors import TopicAuthorizationFailedError, UnknownTopicOrPartitionError, for_code
 
     existing = {}
-    for topic in admin.describe_topics(list(names)):
+    for topic in described(admin, names):
         error = for_code(topic["error_code"])
         if error is UnknownTopicOrPartitionError:
             continue
@@ -249,16 +250,6 @@ def _both(admin: KafkaAdminClient, settings: Settings) -> tuple[tuple[TopicSpec,
     found = describe(admin, [spec.name for spec in wanted(settings)])
     source = found.get(settings.source_topic)
     return wanted(settings, source.partitions if source else None), found
-
-
-def brokers_of(admin: KafkaAdminClient) -> int | None:
-    """How many there are; None where the broker, or kafka-python with one before Kafka 3.7, cannot say."""
-    from kafka.errors import KafkaError
-
-    try:
-        return len(admin.describe_cluster()["brokers"])
-    except (KeyError, KafkaError):
-        return None
 
 
 def _options(settings: Settings) -> str:

@@ -29,6 +29,7 @@ from kafka.producer.future import FutureRecordMetadata
 from msgspec import Struct
 
 from callfunnel.agents.errors import BrokerUnavailable, Failure, TopicsWrong
+from callfunnel.agents.kafka.described import described
 from callfunnel.agents.publish.destination import OTHER, Acknowledged, missing
 from callfunnel.schemas.codec import Decoder, Limits, Rejected
 from callfunnel.schemas.topics import shown_id
@@ -308,7 +309,7 @@ class Publisher:
         """
         admin = KafkaAdminClient(**self._connection)
         try:
-            (found,) = admin.describe_topics([self.topic])
+            (found,) = described(admin, [self.topic])
             if found["error_code"]:
                 raise TopicsWrong(
                     f"Kafka at {self._bootstrap} has no topic {self.topic}, or does not show it. "
@@ -332,7 +333,7 @@ class Publisher:
         except KafkaError:
             return False
         try:
-            (found,) = admin.describe_topics([self.topic])
+            (found,) = described(admin, [self.topic])
         except KafkaError:
             return False
         finally:

@@ -161,11 +161,11 @@ def test_dead_members_are_taken_out_of_the_group_and_living_ones_are_not(broker,
     assert remove_dead_members(settings) == ()
 
 
-def eventually(holds, timeout_seconds=10.0) -> bool:
+def eventually(find, timeout_seconds=10.0):
     deadline = Deadline(timeout_seconds)
-    while not holds() and not deadline.is_over:
+    while not (found := find()) and not deadline.is_over:
         time.sleep(0.05)
-    return holds()
+    return found
 
 
 def is_alive(pid: int) -> bool:
@@ -273,12 +273,18 @@ def three_brokers():
         yield cluster
 
 
+def leader_of(admin, topic) -> int | None:
+    """None while the broker that answers, any of them, does not know it."""
+    (told,) = admin.describe_topics([topic])
+    return next((each["leader_id"] for each in told["partitions"] if each["leader_id"] > 0), None)
+
+
 def test_of_three_brokers_one_may_be_killed_frozen_and_restarted(three_brokers):
     settings = Settings(broker=three_brokers.address)
     with admin_client(settings) as admin:
         options = {"num_partitions": 1, "replication_factor": 3, "configs": {"min.insync.replicas": "2"}}
-        admin.create_topics({"rows": options}, wait_for_metadata=True)
-        leader = admin.describe_topics(["rows"])[0]["partitions"][0]["leader_id"]
+        admin.create_topics({"rows": options})
+        leader = eventually(lambda: leader_of(admin, "rows"), 60)
     node = three_brokers.nodes[leader - 1]
     producer = KafkaProducer(bootstrap_servers=three_brokers.address.split(","), acks="all")
 
