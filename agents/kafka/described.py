@@ -1,4 +1,4 @@
-"""What a cluster tells of its topics, whichever broker answers: one learns of a new topic later than others."""
+"""What a cluster tells of its topics: any broker may answer, and one learns of a topic later than others."""
 
 from __future__ import annotations
 
