@@ -17,6 +17,7 @@ from callfunnel.streams.rows import Columns, RowKey
 from callfunnel.streams.tables import Effects, Tables, archived, crowded
 
 Verdict = Envelope | Rejected
+Sums = defaultdict[Cell, int]
 
 
 class DefinedTables(Tables):
@@ -35,7 +36,7 @@ class DefinedTables(Tables):
         self._funnel.restore(funnel)
 
     def derive(self, leads: dict[bytes, bytes], most: int, bounds: Bounds) -> None:
-        sums = Counter[Cell]()
+        sums = Sums(int)
         while leads and most > 0:
             lead_id, record = leads.popitem()
             self._logs[lead_id] = record
@@ -124,7 +125,7 @@ class DefinedTables(Tables):
                 newest_ms = max(newest_ms, entry.at_ms)
                 effects.late += timestamps[i] - entry.at_ms > fold.late_ms
 
-        sums = Counter[Cell]()
+        sums = Sums(int)
         self._archive(past, sums, effects)
         for lead_id, entries in after.items():
             old = before[lead_id]
@@ -133,10 +134,10 @@ class DefinedTables(Tables):
             new = joined((), entries)
             _count(sums, activity(entries.difference(old)))
             latter = list(facts(in_force(new), fold.hangup_ms))
-            former = list(facts(in_force(old), fold.hangup_ms))
-            if latter != former:
-                _count(sums, latter)
-                _count(sums, former, -1)
+            former = list(facts(in_force(old), fold.hangup_ms)) if old else []
+            alike = _alike(latter, former)
+            _count(sums, latter[alike:])
+            _count(sums, former[alike:], -1)
             record = self._logs[lead_id] = pack(new)
             effects.leads.append((lead_id, record))
 
@@ -146,7 +147,7 @@ class DefinedTables(Tables):
         return effects
 
     def archive(self, place: int, most: int, bounds: Bounds) -> tuple[Effects, int | None]:
-        effects, sums = _none(bounds), Counter[Cell]()
+        effects, sums = _none(bounds), Sums(int)
         looked_at = list(islice(self._logs, place, place + most))
         logs = {lead_id: unpack(self._logs[lead_id]) for lead_id in looked_at}
         past = {lead_id: log for lead_id, log in logs.items() if _is_past(log, bounds)}
@@ -157,7 +158,7 @@ class DefinedTables(Tables):
         effects.funnel = self._funnel.add(sums, bounds)
         return effects, None if len(looked_at) < most else place + most - len(past)
 
-    def _archive(self, logs: Iterable[list[Entry]], sums: Counter[Cell], effects: Effects) -> None:
+    def _archive(self, logs: Iterable[list[Entry]], sums: Sums, effects: Effects) -> None:
         """Take what these logs add out of the rows; what they add for ever goes into the effects."""
         kept = defaultdict[tuple[str, tuple[str, ...]], Counter[str]](Counter)
         for log in logs:
@@ -190,6 +191,14 @@ def _none(bounds: Bounds) -> Effects:
     return Effects([], [], [], [], 0, 0, bounds.watermark_ms)
 
 
-def _count(sums: Counter[Cell], additions: Iterable[Addition], times: int = 1) -> None:
+def _alike(some: Sequence[Addition], others: Sequence[Addition]) -> int:
+    """How many at the start of both are the same."""
+    for place, (one, other) in enumerate(zip(some, others, strict=False)):
+        if one != other:
+            return place
+    return min(len(some), len(others))
+
+
+def _count(sums: Sums, additions: Iterable[Addition], times: int = 1) -> None:
     for at_ms, rollup, dimensions, column, n in additions:
         sums[at_ms // 60_000 * 60, rollup.name, dimensions, column] += n * times

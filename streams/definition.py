@@ -61,6 +61,7 @@ CREATED, DIAL, CONNECT, DM_REACHED, QUALIFIED, WON, CALL_ENDED, DISQUALIFIED, LO
 VERDICTS = (QUALIFIED, DISQUALIFIED, WON)
 CLOSING = (DISQUALIFIED, LOST, WON)
 DIALED, CONNECTED = STAGES.index("dialed"), STAGES.index("connected")
+NO_STAGE = -1
 
 _OWN_PLACE = {
     (kind.rank, field.name): (place, field)
@@ -79,7 +80,8 @@ def additions(log: Entries, hangup_ms: int) -> Iterator[Addition]:
 def facts(live: Entries, hangup_ms: int) -> Iterator[Addition]:
     """What follows from the events of a lead together, and changes when one more comes."""
     ended_at_once = hangups(live, hangup_ms)
-    return chain(voids(live, ended_at_once), progress(live, ended_at_once), response(live, ended_at_once))
+    arrived = arrivals(live, ended_at_once)
+    return chain(voids(live, ended_at_once), progress(live, arrived), response(live, arrived))
 
 
 # Facts of an event
@@ -98,7 +100,7 @@ def is_machine(entry: Entry) -> bool:
 
 def of_event(entry: Entry, rollup: Rollup) -> tuple[str, ...]:
     """The event's own dimension values."""
-    return tuple(getattr(entry, name) or NONE for name in rollup.dimensions)
+    return tuple([getattr(entry, name) or NONE for name in rollup.dimensions])
 
 
 # Facts of a lead
@@ -110,7 +112,11 @@ def first(live: Iterable[Entry], rank: int) -> Entry | None:
 
 def of_lead(live: Entries, name: str) -> str:
     """The value of the earliest event that carries the dimension."""
-    return next((value for entry in live if (value := getattr(entry, name)) is not None), NONE)
+    for entry in live:
+        value: str | None = getattr(entry, name)
+        if value is not None:
+            return value
+    return NONE
 
 
 def calls(live: Entries) -> dict[int, Entries]:
@@ -146,14 +152,15 @@ def stage_of(entry: Entry, ended_at_once: Hangups) -> int | None:
     return None if is_machine(entry) or is_void_reach(entry, ended_at_once) else _STAGE[entry.rank]
 
 
-def arrival(live: Entries, stage: int, ended_at_once: Hangups) -> tuple[Entry, bool] | None:
-    """The event by which the lead arrives at the stage, and whether that is only implied."""
+def arrivals(live: Entries, ended_at_once: Hangups) -> list[tuple[Entry, bool]]:
+    """For each stage that it got to, the event by which the lead arrived, and whether that is only implied."""
+    arrived: list[tuple[Entry, bool]] = []
     for entry in live:
         its_stage = stage_of(entry, ended_at_once)
-        picked_up = stage <= CONNECTED and is_void_reach(entry, ended_at_once)
-        if picked_up or (its_stage is not None and its_stage >= stage):
-            return entry, its_stage != stage
-    return None
+        picked_up = CONNECTED if is_void_reach(entry, ended_at_once) else NO_STAGE
+        got_to = picked_up if its_stage is None else its_stage
+        arrived += [(entry, stage != its_stage) for stage in range(len(arrived), got_to + 1)]
+    return arrived
 
 
 def observed(
@@ -186,22 +193,18 @@ def voids(live: Entries, ended_at_once: Hangups) -> Iterator[Addition]:
                 yield Addition(entry.at_ms, rollup, of_event(entry, rollup), ended_at_once[entry.call].column)
 
 
-def progress(live: Entries, ended_at_once: Hangups) -> Iterator[Addition]:
+def progress(live: Entries, arrived: Sequence[tuple[Entry, bool]]) -> Iterator[Addition]:
     """Who got how far: the lead once per stage, under its dimensions and the arriving event's agent."""
     segment = of_lead(live, "campaign"), of_lead(live, "source")
     place = (of_lead(live, "location"),)
-    for stage, column in enumerate(LEADS):
-        arrived = arrival(live, stage, ended_at_once)
-        if arrived is None:
-            return  # an arrival at a later stage would be one here
-        event, is_implied = arrived
+    for (event, is_implied), column in zip(arrived, LEADS, strict=False):
         for rollup, values in ((SEGMENT, segment), (PERSON, of_event(event, PERSON)), (PLACE, place)):
             yield Addition(event.at_ms, rollup, values, column)
             if is_implied:
                 yield Addition(event.at_ms, rollup, values, IMPLIED.column)
 
 
-def response(live: Entries, ended_at_once: Hangups) -> Iterator[Addition]:
+def response(live: Entries, arrived: Sequence[tuple[Entry, bool]]) -> Iterator[Addition]:
     """How fast a new lead is called, at the moment of its creation."""
     created, dial = first(live, CREATED), first(live, DIAL)
     connect = next((entry for entry in live if entry.rank == CONNECT and not is_machine(entry)), None)
@@ -221,5 +224,5 @@ def response(live: Entries, ended_at_once: Hangups) -> Iterator[Addition]:
     if connect is not None and connect.at_ms >= created.at_ms:
         yield from observed(FIRST_ANSWER, created.at_ms, segment, connect.at_ms - created.at_ms)
     is_closed = any(entry.rank in CLOSING for entry in live)
-    if arrival(live, DIALED, ended_at_once) is None and not is_closed:
+    if len(arrived) <= DIALED and not is_closed:
         yield count(UNCALLED)
