@@ -153,7 +153,7 @@ def stage_of(entry: Entry, ended_at_once: Hangups) -> int | None:
 
 
 def arrivals(live: Entries, ended_at_once: Hangups) -> list[tuple[Entry, bool]]:
-    """For each stage that it got to, the event by which the lead arrived, and whether that is only implied."""
+    """For each stage that it got to, the event by which the lead arrived, and whether that is implied."""
     arrived: list[tuple[Entry, bool]] = []
     for entry in live:
         its_stage = stage_of(entry, ended_at_once)
