@@ -35,6 +35,7 @@ from callfunnel.agents.kafka.hanging import At
 from callfunnel.agents.kafka.microbatch import MOST_BYTES, MicroBatch
 from callfunnel.agents.kafka.producer import Record
 from callfunnel.agents.remedies import REMEDIES
+from callfunnel.agents.view.feed import Committed, OnCommit
 from callfunnel.schemas.codec import moment
 from callfunnel.schemas.topics import resume_group
 from callfunnel.streams.engine import Mismatch, Partition
@@ -146,8 +147,8 @@ class Ingest:
     """The partitions this worker owns and what happens to their batches.
 
     `group` is this worker's share of the consumer group; `new_partition` makes the empty state of a
-    partition; `fail` ends the process. `resumed` says up to which offset an operator lets a poisoned
-    partition go on; without it, none stops.
+    partition; `fail` ends the process; `on_commit` is told the rows of each transaction. `resumed` says up to
+    which offset an operator lets a poisoned partition go on; without it, none stops.
     """
 
     def __init__(
@@ -164,6 +165,7 @@ class Ingest:
         spacing_seconds: float = 0.0,
         refusals: Refusals,
         resumed: Callable[[int], Awaitable[int | None]] | None,
+        on_commit: OnCommit | None = None,
         metrics: EngineMetrics,
         fail: Callable[[BaseException], None],
     ) -> None:
@@ -181,6 +183,7 @@ class Ingest:
         self._spacing_seconds = spacing_seconds
         self._refusals = refusals
         self._resumed = resumed
+        self._on_commit = on_commit
         self._metrics = metrics
         self._fail = fail
         self.lanes: dict[int, Lane] = {}
@@ -533,7 +536,7 @@ class Ingest:
 
     async def _write_part(self, lane: Lane, part: Effects) -> None:
         number = lane.state.number
-        await asyncio.shield(self._write(number, self._rows(number, part)))
+        await asyncio.shield(self._write(number, part, self._rows(number, part)))
         lane.progress_at = time.monotonic()
 
     async def _write_down(self, lane: Lane) -> None:
@@ -543,13 +546,17 @@ class Ingest:
         """
         state = lane.state
         effects = state.apply([], [], [], state.offset)  # type: ignore[arg-type]
-        await asyncio.shield(self._write(state.number, self._rows(state.number, effects)))
+        await asyncio.shield(self._write(state.number, effects, self._rows(state.number, effects)))
         lane.durable, lane.owes = state.offset, False
 
-    async def _write(self, number: int, records: Mapping[At, Iterable[Record]]) -> None:
+    async def _write(self, number: int, effects: Effects, records: Mapping[At, Iterable[Record]]) -> None:
+        funnel = self._funnel.changelog_topic_name, number
+        after = self._transactions.ends.get(funnel)
         written = await self._transactions.write(number, records)
         for table in (self._funnel, self._leads):
-            table.rows.wrote(number, written[table.changelog_topic_name, number])
+            table.rows.wrote(number, written[table.changelog_topic_name, number].stop - 1)
+        if self._on_commit and after is not None:
+            self._on_commit(Committed(number, after, written[funnel], effects.funnel))
 
     async def _stand_still(self, lane: Lane) -> None:
         """Keep a poisoned partition where it is until an operator lets it go on; the others do not notice."""
@@ -630,7 +637,7 @@ class Ingest:
         failpoints.hit("folded")
         if effects.foreign:
             self._check_source(await self._transactions.partitions(batch.partition, self._source))
-        await self._write(batch.partition, self._records(batch, effects))
+        await self._write(batch.partition, effects, self._records(batch, effects))
         lane.durable, lane.owes = batch.end, False
         lane.progress_at = time.monotonic()
         self._observe(batch, effects, time.perf_counter() - started)

@@ -68,8 +68,8 @@ class Transactions:
 
     async def write(
         self, partition: int, records: Mapping[tuple[str, int], Iterable[Record]]
-    ) -> Mapping[tuple[str, int], int]:
-        """Append the records, by (topic, partition), in one transaction; the offset of the last one in each.
+    ) -> Mapping[tuple[str, int], range]:
+        """Append the records, by (topic, partition), in one transaction; their offsets in each.
 
         Returns when the transaction is committed.
 
@@ -88,7 +88,7 @@ class Transactions:
 
     async def _write(
         self, partition: int, records: Mapping[tuple[str, int], Iterable[Record]]
-    ) -> Mapping[tuple[str, int], int]:
+    ) -> Mapping[tuple[str, int], range]:
         producer = self._producers[partition]
         now_ms = int(time.time() * 1000)
         await producer.begin_transaction()
@@ -99,7 +99,7 @@ class Transactions:
             for batch in batches(producer, its_records, now_ms):
                 sent.append((batch, await producer.send_batch(batch, topic, partition=number)))
             failpoints.hit("sent")
-        last: dict[tuple[str, int], int] = {}
+        appended: dict[tuple[str, int], range] = {}
         for batch, acknowledgement in sent:
             first = await acknowledgement
             at = first.topic, first.partition
@@ -109,13 +109,14 @@ class Transactions:
                     f"goes on at {first.offset}: it was created anew under this worker. Nothing was written "
                     f"to it. To build the tables anew, {REMEDIES['rebuild']}."
                 )
-            last[at] = first.offset + batch.record_count() - 1
+            begin = appended[at].start if at in appended else first.offset
+            appended[at] = range(begin, first.offset + batch.record_count())
             failpoints.hit("appended")
         failpoints.hit("written")
         await producer.commit_transaction()
         failpoints.hit("committed")
-        self.ends |= {at: last[at] + 1 for at in self.ends.keys() & last.keys()}
-        return last
+        self.ends |= {at: appended[at].stop for at in self.ends.keys() & appended.keys()}
+        return appended
 
     async def end_nothing(self, partition: int, covered: Iterable[tuple[str, int]], *, commit: bool) -> None:
         """Commit or abort an empty transaction over these partitions: its markers decide what hangs there.

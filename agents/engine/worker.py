@@ -40,6 +40,7 @@ from callfunnel.agents.kafka.transport import SCHEME, Schema
 from callfunnel.agents.scratch import Scratch
 from callfunnel.agents.versions import installed_version
 from callfunnel.agents.view import exposition
+from callfunnel.agents.view.feed import OnCommit
 from callfunnel.agents.view.http import Pages
 from callfunnel.agents.view.snapshot import View
 from callfunnel.schemas.codec import Decoder
@@ -127,8 +128,15 @@ def partitions_of(settings: Settings, count: int, tables: type[Tables]) -> Calla
     return lambda number: Partition(number, count, fold, decoder, tables, int(time.time() * 1000), tolerance)
 
 
-def build(settings: Settings, count: int, tables: type[Tables], metrics: EngineMetrics, datadir: str) -> App:
-    """The Faust app for a source topic of `count` partitions."""
+def build(
+    settings: Settings,
+    count: int,
+    tables: type[Tables],
+    metrics: EngineMetrics,
+    datadir: str,
+    on_commit: OnCommit | None = None,
+) -> App:
+    """The Faust app for a source topic of `count` partitions; `on_commit` is told what it writes."""
     read_committed.repair()
     answers = Answers(settings.stale_seconds)
     answers.hear({})  # it just said how many partitions there are
@@ -178,6 +186,7 @@ def build(settings: Settings, count: int, tables: type[Tables], metrics: EngineM
         spacing_seconds=settings.batch_spacing_seconds,
         refusals=Refusals(metrics, settings.source_topic, settings.dead_letter_topic, settings.dlq_max_share),
         resumed=resume.asked(settings) if settings.dlq_stop else None,
+        on_commit=on_commit,
         metrics=metrics,
         fail=app.fail,
     )
@@ -381,7 +390,8 @@ def run(settings: Settings) -> int:
     )
     view = View.of(settings) if settings.view else None
     with Scratch("worker") as scratch:
-        app = build(settings, count, tables, metrics, str(scratch.path / "faust"))
+        datadir = str(scratch.path / "faust")
+        app = build(settings, count, tables, metrics, datadir, view.hand if view else None)
 
         metrics.ready.set_function(lambda: app.not_ready() is None)
         metrics.broker_answer_timestamp_seconds.set_function(lambda: app.answers.timestamp_seconds or 0.0)

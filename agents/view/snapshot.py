@@ -11,6 +11,7 @@ numbers are complete: a window that ended now would shrink because the engine is
 """
 
 import asyncio
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,7 @@ from callfunnel.agents.kafka.read_committed import FIRST_BYTES, repair
 from callfunnel.agents.remedies import REMEDIES
 from callfunnel.agents.threads import LoopThread
 from callfunnel.agents.view.arrivals import Arrivals, Source
+from callfunnel.agents.view.feed import Changes, Committed, Feed, Waiting
 from callfunnel.schemas.topics import funnel_changelog
 from callfunnel.streams import measures
 from callfunnel.streams.measures import FIRST_DIAL
@@ -69,6 +71,8 @@ _SNAPSHOT_SPACING = 5
 """The next snapshot begins after so many times what the last one took: a fifth of the view's time at most."""
 _QUIET_SECONDS = 300.0
 """A floor without an event for so long is quiet."""
+_IN_MEMORY_SECONDS = 2.0
+"""So long after a batch that came in memory the broker is not asked for more of its partition."""
 _MINUTES_HELD_SECONDS = 3_600
 """So far behind the newest event a window may end: every partition still holds the minutes for it."""
 
@@ -131,10 +135,6 @@ class Standing:
     """Records of the changelog that are not read; `None` while that is unknown."""
     source_lags: Mapping[int, int] = field(default_factory=dict)
     """Partition: records of the source that are not in the numbers; without those where that is unknown."""
-
-
-Changes = dict[bytes | None, bytes | None]
-"""The newest value of each row that changed, by its key; `None` deletes it."""
 
 
 class _StartOverError(Exception):
@@ -328,6 +328,7 @@ class View:
         self._answers = Answers(stale_seconds, ticks)
         self._source = source(lambda: self._offsets, lambda: self._answers.hear({})) if source else None
         self._arrivals = Arrivals(ticks, now)
+        self._waiting = Waiting()
         self._offsets: Mapping[int, int] = {}
         self._read: Mapping[TopicPartition, int] = {}
         """How far each partition of the changelog is read."""
@@ -466,6 +467,10 @@ class View:
             return 0.0 if newest_ms else None
         return max(0.0, self._now() - newest_ms / 1000)
 
+    def hand(self, committed: Committed) -> None:
+        """Take what a worker of this process has committed: it need not be read. Any thread may call it."""
+        self._waiting.put(committed)
+
     def start(self) -> None:
         """Begin to read; returns at once."""
         self._thread.start()
@@ -517,6 +522,7 @@ class View:
             await consumer.start()
             await self._follow(consumer, await self._partitions(consumer))
         finally:
+            self._waiting.close()
             await consumer.stop()
 
     async def _partitions(self, consumer: AIOKafkaConsumer) -> list[TopicPartition]:
@@ -539,41 +545,47 @@ class View:
         self._arrivals = Arrivals(self._ticks, self._now)
         self._read = {}
         self._answers.watch(partitions)
-        for partition, start in (await consumer.beginning_offsets(partitions)).items():
+        starts = await consumer.beginning_offsets(partitions)
+        for partition, start in starts.items():
             consumer.seek(partition, start)
         ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
         self._answers.hear(ends)
+        feeds = {partition: Feed(starts[partition], ends[partition]) for partition in partitions}
+        rests_until: dict[TopicPartition, float] = {}
         polled: dict[TopicPartition, int | None] = {}
-        unfinished: dict[TopicPartition, Changes] = {partition: {} for partition in partitions}
-        behind = set(partitions)
-        changed = True
+        changed = is_behind = True
         refreshed = looked = time.monotonic()
+        self._waiting.open()
         while True:
             pause = max(self._refresh_seconds, _SNAPSHOT_SPACING * self.snapshot_seconds)
-            wait = pause if behind else refreshed + pause - time.monotonic()
+            wait = pause if is_behind else refreshed + pause - time.monotonic()
             arrived = await fetch(consumer, _RECORDS_AT_ONCE, wait)
             polled = self._hear(consumer, partitions, polled)
-            self._read = {partition: await consumer.position(partition) for partition in partitions}
-            for partition, position in self._read.items():
-                read = arrived.get(partition)
-                keys, values = (read.whole().keys, read.values) if read else ([], [])
-                if partition in behind and position < ends[partition]:
-                    unfinished[partition].update(zip(keys, values, strict=True))
-                    continue
-                # The end of a log that is read committed is the end of a batch.
-                whole = position in (ends[partition], consumer.last_stable_offset(partition))
-                end = len(keys) if whole else _end_of_batches(keys)
-                if end or whole:
-                    finished = unfinished[partition]
-                    finished.update(zip(keys[:end], values[:end], strict=True))
-                    await self._apply(funnel, partition, finished, position)
-                    unfinished[partition] = dict(zip(keys[end:], values[end:], strict=True))
-                    behind.discard(partition)
-                    changed |= bool(finished)
-                else:
-                    unfinished[partition].update(zip(keys, values, strict=True))
-            if behind:
-                left = sum(ends[partition] - self._read[partition] for partition in behind)
+            for committed in self._waiting.take():
+                feeds[TopicPartition(self._topic, committed.partition)].hand(committed)
+            for partition, feed in feeds.items():
+                batch = arrived.get(partition)
+                read = feed.read(
+                    batch.whole() if batch else None,
+                    await consumer.position(partition),
+                    consumer.last_stable_offset(partition),
+                )
+                in_memory = feed.follow()
+                changed |= bool(read or in_memory)
+                await self._apply(funnel, partition, read, feed.position)
+                await self._apply(funnel, partition, in_memory, feed.position)
+                if in_memory:
+                    consumer.pause(partition)
+                    rests_until[partition] = time.monotonic() + _IN_MEMORY_SECONDS
+                    self._answers.hear({partition: feed.position})
+                elif rests_until.get(partition, math.inf) < time.monotonic():
+                    del rests_until[partition]
+                    consumer.seek(partition, feed.position)
+                    consumer.resume(partition)
+            self._read = {partition: feed.position for partition, feed in feeds.items()}
+            is_behind = any(feed.is_behind for feed in feeds.values())
+            if is_behind:
+                left = sum(feed.left for feed in feeds.values() if feed.is_behind)
                 self._why = f"catching up: {left} records of {self._topic} are left to read"
                 continue
             clock = time.monotonic()
@@ -669,8 +681,3 @@ def _rollup(key: bytes | None) -> str:
     except (msgspec.MsgspecError, ValueError):
         return "unknown"
     return rollup if rollup in ROLLUPS else "unknown"
-
-
-def _end_of_batches(keys: Sequence[bytes | None]) -> int:
-    """How many of the records are whole batches: a position row is the last of its batch."""
-    return next((n for n in range(len(keys), 0, -1) if keys[n - 1] == POSITION_KEY), 0)

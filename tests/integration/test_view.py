@@ -21,6 +21,7 @@ from callfunnel.agents.errors import Failure
 from callfunnel.agents.kafka.connection import admin_client, aiokafka_options
 from callfunnel.agents.kafka.read_committed import repair
 from callfunnel.agents.view.exposition import Exposition, new_registry
+from callfunnel.agents.view.feed import Committed
 from callfunnel.agents.view.http import Pages
 from callfunnel.agents.view.snapshot import Funnel, View
 from callfunnel.schemas.topics import funnel_changelog
@@ -141,6 +142,42 @@ def test_metrics_are_the_sum_of_what_was_committed_in_every_partition(broker):
                     pages.stop()
 
     asyncio.run(run())
+
+
+def test_what_this_process_has_committed_is_taken_in_memory_and_the_rest_from_the_broker(broker):
+    settings = broker.settings()
+    (topic,) = broker.topics("funnel", partitions=1)
+
+    async def main():
+        async with writing(settings, topic) as writer:
+            await writer.batch(0, dials=1)
+            with viewing(settings, topic) as view:
+                await until(lambda: dials(view) == 1)
+                begin = await end_of(settings, topic)
+                rows = [
+                    (orjson.dumps([resolution, pane, "campaign+source", *SPRING]), b'{"events_dialed":20}')
+                    for resolution, pane in PANES
+                ]
+                position = {"offset": 2, "watermark_ms": NOW * 1000, "fold": "x"}
+                rows.append((POSITION_KEY, orjson.dumps(position)))
+                view.hand(Committed(0, begin - 1, range(begin, begin + len(rows)), rows))
+                await until(lambda: dials(view) == 20)  # the broker does not have it
+                await writer.batch(0, dials=2)
+                await writer.batch(0, dials=3)
+                await until(lambda: dials(view) == 3)
+                assert view.snapshot.positions[0].offset == 3
+
+    asyncio.run(main())
+
+
+async def end_of(settings, topic) -> int:
+    consumer = AIOKafkaConsumer(**aiokafka_options(settings))
+    await consumer.start()
+    try:
+        partition = TopicPartition(topic, 0)
+        return (await consumer.end_offsets([partition]))[partition]
+    finally:
+        await consumer.stop()
 
 
 def test_a_view_with_another_time_zone_shows_the_days_of_the_tables(broker):

@@ -140,7 +140,9 @@ class Transactions:
             raise self.failure
         records = {at: list(its_records) for at, its_records in records.items()}
         self.written.append((partition, records))
-        return {at: sum(len(batch.get(at, ())) for _, batch in self.written) - 1 for at in records}
+        ends = {at: sum(len(batch.get(at, ())) for _, batch in self.written) for at in records}
+        self.ends |= {at: ends[at] for at in ends.keys() & self.ends.keys()}
+        return {at: range(ends[at] - len(rows), ends[at]) for at, rows in records.items()}
 
     async def close(self):
         self.owned = set()

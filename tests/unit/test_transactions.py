@@ -79,7 +79,7 @@ def write(monkeypatch, ends, times=1, offset=0, failure=False, between=lambda pr
 
 
 def test_rows_that_continue_their_changelog_are_committed(monkeypatch):
-    assert write(monkeypatch, {(ROWS, 0): 10}, times=3, offset=12) == ({(ROWS, 0): 14}, 3)
+    assert write(monkeypatch, {(ROWS, 0): 10}, times=3, offset=12) == ({(ROWS, 0): range(14, 15)}, 3)
 
 
 def test_rows_that_would_go_into_a_changelog_made_anew_are_not_committed(monkeypatch):
