@@ -116,7 +116,7 @@ def _run(options: Options, console: Console, stack: ExitStack) -> int:
     if options.broker:
         stack.callback(_delete_topics, settings)
     topics.create(settings)
-    view = View.of(settings)
+    view = View.of(settings, unasked_seconds=settings.view_refresh_seconds)
     exposition = Exposition.of(settings, view, new_registry())
     pages = Pages.of(settings, view=view, exposition=exposition, not_ready=view.not_ready)
     if not options.once:

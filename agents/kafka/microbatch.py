@@ -272,8 +272,20 @@ def drain_all(
     return drained
 
 
-async def fetch_by(consumer: AIOKafkaConsumer, take: Callable[[], Fetched], seconds: float) -> Fetched:
-    """What `take` finds as soon as it finds something; nothing after so many seconds."""
+def _never() -> bool:
+    return False
+
+
+async def fetch_by(
+    consumer: AIOKafkaConsumer,
+    take: Callable[[], Fetched],
+    seconds: float,
+    is_over: Callable[[], bool] = _never,
+) -> Fetched:
+    """What `take` finds as soon as it finds something; nothing after so many seconds, or when `is_over`.
+
+    Whoever makes `is_over` true calls `wake`.
+    """
     fetcher = consumer._fetcher
     if consumer._closed or fetcher._closed:
         raise ConsumerStoppedError
@@ -288,7 +300,7 @@ async def fetch_by(consumer: AIOKafkaConsumer, take: Callable[[], Fetched], seco
             found = take()
             taken = {tp: batch for tp, batch in found.items() if batch.end > batch.start}
             remaining = deadline - time.monotonic()
-            if taken or remaining <= 0:
+            if taken or remaining <= 0 or is_over():
                 return taken
             if found:
                 await asyncio.sleep(0)
@@ -303,11 +315,20 @@ async def fetch_by(consumer: AIOKafkaConsumer, take: Callable[[], Fetched], seco
                 waiter.cancel()
 
 
-async def fetch(consumer: AIOKafkaConsumer, limit: int, seconds: float) -> Fetched:
+def wake(consumer: AIOKafkaConsumer) -> None:
+    """Let a fetch of this consumer, in the loop of the caller, look anew whether it is over."""
+    for waiter in list(consumer._fetcher._fetch_waiters):
+        if not waiter.done():
+            waiter.set_result(None)
+
+
+async def fetch(
+    consumer: AIOKafkaConsumer, limit: int, seconds: float, is_over: Callable[[], bool] = _never
+) -> Fetched:
     """What has arrived of each assigned partition, about `limit` records of each; waits for some.
 
     As `consumer.getmany`, which makes an object of each record: half the time of who reads many.
     Raises what `getmany` raises.
     """
-    assigned = consumer.assignment()
-    return await fetch_by(consumer, lambda: drain_all(consumer._fetcher, assigned, limit, 0), seconds)
+    fetcher, assigned = consumer._fetcher, consumer.assignment()
+    return await fetch_by(consumer, lambda: drain_all(fetcher, assigned, limit, 0), seconds, is_over)

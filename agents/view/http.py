@@ -208,6 +208,8 @@ class Pages:
                 sys.setswitchinterval(usual)
 
         try:
+            if self._view:
+                await self._view.fresh()
             return await asyncio.get_running_loop().run_in_executor(self._renderer, render)
         finally:
             del self._rendering[openmetrics, zipped]
@@ -229,6 +231,7 @@ class Pages:
             return _json(
                 404, {"error": "no view in this process: ask a worker that has one, or `callfunnel view`"}
             )
+        await view.fresh()
         standing = view.standing()
         if standing.snapshot is None:
             return _json(503, {"state": standing.verdict, "error": standing.reason})

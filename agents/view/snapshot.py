@@ -15,6 +15,8 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from functools import partial
@@ -30,7 +32,7 @@ from callfunnel.agents.choice import sums_for
 from callfunnel.agents.config import Settings
 from callfunnel.agents.kafka.answers import Answers
 from callfunnel.agents.kafka.connection import aiokafka_options
-from callfunnel.agents.kafka.microbatch import fetch
+from callfunnel.agents.kafka.microbatch import fetch, wake
 from callfunnel.agents.kafka.read_committed import FIRST_BYTES, repair
 from callfunnel.agents.remedies import REMEDIES
 from callfunnel.agents.threads import LoopThread
@@ -67,6 +69,8 @@ _MET = FIRST_DIAL.bins[: FIRST_DIAL.bounds.index(DUE_SECONDS) + 1]
 _LOOK_SECONDS = 5.0
 _RETRY_SECONDS = 1.0
 _RECORDS_AT_ONCE = 10_000
+_FRESH_SECONDS = 0.5
+"""So long somebody who asks waits for newer numbers at most."""
 _SNAPSHOT_SPACING = 5
 """The next snapshot begins after so many times what the last one took: a fifth of the view's time at most."""
 _QUIET_SECONDS = 300.0
@@ -298,7 +302,9 @@ class View:
     """Tails the changelog of the funnel table in its own thread and keeps `snapshot` fresh.
 
     `connection` holds the keyword arguments that any aiokafka client of this broker needs. `source` makes the
-    object that asks about the source topic; without it, the source lag is unknown.
+    object that asks about the source topic; without it, the source lag is unknown. Numbers are made anew
+    when somebody asks (`fresh`), `refresh_seconds` after the last ones at the soonest, and every
+    `unasked_seconds`.
     """
 
     def __init__(
@@ -311,6 +317,7 @@ class View:
         new_sums: Callable[[], Sums] = PlainSums,
         clock: Literal["wall", "event"] = "wall",
         refresh_seconds: float = 0.2,
+        unasked_seconds: float = 2.0,
         stale_seconds: float = 15.0,
         source: Callable[[Callable[[], Mapping[int, int]], Callable[[], object]], Source] | None = None,
         now: Callable[[], float] = time.time,
@@ -321,6 +328,7 @@ class View:
         self._new_funnel = partial(Funnel, zone, days_kept, new_sums)
         self._clock = clock
         self._refresh_seconds = refresh_seconds
+        self._unasked_seconds = unasked_seconds
         self._stale_seconds = stale_seconds
         self._now = now
         self._ticks = ticks
@@ -329,6 +337,8 @@ class View:
         self._source = source(lambda: self._offsets, lambda: self._answers.hear({})) if source else None
         self._arrivals = Arrivals(ticks, now)
         self._waiting = Waiting()
+        self._asked: list[Future[None]] = []
+        self._wake: Callable[[], object] = lambda: None
         self._offsets: Mapping[int, int] = {}
         self._read: Mapping[TopicPartition, int] = {}
         """How far each partition of the changelog is read."""
@@ -340,8 +350,8 @@ class View:
         self.snapshot_seconds = 0.0
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """The view of the tables that workers with these settings keep."""
+    def of(cls, settings: Settings, **options: Any) -> Self:
+        """The view of the tables that workers with these settings keep; `options` as for the class."""
         return cls(
             aiokafka_options(settings),
             funnel_changelog(settings.app_id),
@@ -352,7 +362,26 @@ class View:
             refresh_seconds=settings.view_refresh_seconds,
             stale_seconds=settings.stale_seconds,
             source=partial(Source, settings),
+            **options,
         )
+
+    async def fresh(self) -> None:
+        """Wait for a moment until the numbers are those of now. In any event loop."""
+        if self._phase != "current":
+            return
+        answer = Future[None]()
+        self._asked.append(answer)
+        self._wake()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FRESH_SECONDS):
+                await asyncio.wrap_future(answer)
+
+    def _answer(self) -> None:
+        """Tell those who asked that there are no newer numbers."""
+        while self._asked:
+            answer = self._asked.pop()
+            if answer.set_running_or_notify_cancel():
+                answer.set_result(None)
 
     def standing(self) -> Standing:
         """What is shown, and how it stands."""
@@ -523,6 +552,7 @@ class View:
             await self._follow(consumer, await self._partitions(consumer))
         finally:
             self._waiting.close()
+            self._wake = lambda: None
             await consumer.stop()
 
     async def _partitions(self, consumer: AIOKafkaConsumer) -> list[TopicPartition]:
@@ -556,10 +586,10 @@ class View:
         changed = is_behind = True
         refreshed = looked = time.monotonic()
         self._waiting.open()
+        self._wake = partial(asyncio.get_running_loop().call_soon_threadsafe, wake, consumer)
         while True:
             pause = max(self._refresh_seconds, _SNAPSHOT_SPACING * self.snapshot_seconds)
-            wait = pause if is_behind else refreshed + pause - time.monotonic()
-            arrived = await fetch(consumer, _RECORDS_AT_ONCE, wait)
+            arrived = await fetch(consumer, _RECORDS_AT_ONCE, self._refresh_seconds, self._is_asked)
             polled = self._hear(consumer, partitions, polled)
             for committed in self._waiting.take():
                 feeds[TopicPartition(self._topic, committed.partition)].hand(committed)
@@ -589,12 +619,17 @@ class View:
                 self._why = f"catching up: {left} records of {self._topic} are left to read"
                 continue
             clock = time.monotonic()
-            if self.not_ready() or clock - refreshed >= pause:
+            spacing = pause if self._asked else max(pause, self._unasked_seconds)
+            if self.not_ready() or clock - refreshed >= spacing:
                 refreshed = clock
                 changed &= not self._refresh(funnel, changed)
+            self._answer()
             if clock - looked >= _LOOK_SECONDS:
                 looked = clock
                 await self._look(consumer, partitions)
+
+    def _is_asked(self) -> bool:
+        return bool(self._asked)
 
     async def _apply(self, funnel: Funnel, partition: TopicPartition, changes: Changes, read_to: int) -> None:
         position = {POSITION_KEY: changes.pop(POSITION_KEY)} if POSITION_KEY in changes else {}

@@ -103,6 +103,9 @@ class Served:
             grafana_url=GRAFANA,
         )
 
+    async def fresh(self) -> None:
+        """Its numbers do not change by themselves."""
+
     def standing(self) -> Standing:
         return Standing("current" if self.current else "stale", self.current, self.verdict, self.reason)
 

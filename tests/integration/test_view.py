@@ -80,6 +80,7 @@ async def writing(settings, topic):
 @contextmanager
 def viewing(settings, topic, refresh_seconds=0.05, **options):
     options = {"zone": UTC, "clock": "event", "refresh_seconds": refresh_seconds} | options
+    options = {"unasked_seconds": refresh_seconds} | options
     view = View(aiokafka_options(settings), topic, **options)
     view.start()
     try:
@@ -166,6 +167,25 @@ def test_what_this_process_has_committed_is_taken_in_memory_and_the_rest_from_th
                 await writer.batch(0, dials=3)
                 await until(lambda: dials(view) == 3)
                 assert view.snapshot.positions[0].offset == 3
+
+    asyncio.run(main())
+
+
+def test_who_asks_gets_the_numbers_of_now_and_they_are_not_made_before(broker):
+    settings = broker.settings()
+    (topic,) = broker.topics("funnel", partitions=1)
+
+    async def main():
+        async with writing(settings, topic) as writer:
+            await writer.batch(0, dials=1)
+            with viewing(settings, topic, unasked_seconds=600.0) as view:
+                await until(lambda: dials(view) == 1)
+                await writer.batch(0, dials=2)
+                await until(lambda: view._read[TopicPartition(topic, 0)] > 6)
+                await asyncio.sleep(0.2)  # the least time between two snapshots is over
+                assert dials(view) == 1
+                await view.fresh()
+                assert dials(view) == 2
 
     asyncio.run(main())
 

@@ -54,8 +54,17 @@ FILLED = snapshot_of(
 def view(snapshot=FILLED, verdict="live", reason="", failure=None, delay_s=9.5):
     state = verdict if snapshot is None else "current"
     standing = Standing(state, snapshot, verdict, reason, source_lags={0: 4})
+
+    async def fresh():
+        """Its numbers do not change."""
+
     return SimpleNamespace(
-        standing=lambda: standing, not_ready=lambda: reason, failure=failure, now_s=NOW, delay_s=delay_s
+        standing=lambda: standing,
+        fresh=fresh,
+        not_ready=lambda: reason,
+        failure=failure,
+        now_s=NOW,
+        delay_s=delay_s,
     )
 
 
