@@ -19,7 +19,7 @@ from callfunnel.agents.kafka.batches import HEADER_BYTES, Damaged, Headers, Left
 from callfunnel.agents.remedies import REMEDIES
 from callfunnel.streams.rows import Witness
 
-LOOK_AGAIN_SECONDS = 0.1
+LOOK_AGAIN_SECONDS = 0.5
 """How long a fetch waits before it looks anew at what it may take: partitions are resumed amid it."""
 
 FETCH_AGAIN_SECONDS = 10.0

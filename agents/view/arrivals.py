@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from callfunnel.agents.config import Settings
 from callfunnel.agents.errors import Failure
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from kafka import KafkaAdminClient
 
 ASK_SECONDS = 1.0
+QUIET_ASK_SECONDS = 3.0
+"""How often while nothing comes and nothing waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,14 @@ class Told:
     """Partition: the offsets that it holds and that are committed."""
     offsets: Mapping[int, int]
     """Partition: how far the numbers went at that time."""
+
+    def is_quiet_since(self, before: Self | None) -> bool:
+        """Whether nothing has come since, and nothing waits to be counted."""
+        return (
+            before is not None
+            and before.ranges == self.ranges
+            and all(held.stop <= self.offsets.get(number, 0) for number, held in self.ranges.items())
+        )
 
 
 class Arrivals:
@@ -83,7 +93,7 @@ class Arrivals:
 
 
 class Source:
-    """Asks the broker about the source topic once a second, in a thread of its own.
+    """Asks the broker about the source topic once a second, while it is quiet less often, in its own thread.
 
     It has a client of its own: aiokafka's metadata requests create a missing topic if the broker lets them.
     """
@@ -116,9 +126,11 @@ class Source:
         while not self._stopped.is_set():
             with suppress(KafkaError, OSError, Failure), admin_client(self._settings) as admin:
                 while not self._stopped.is_set():
+                    before = self.told
                     self._ask(admin)
                     self._on_answer()
-                    self._stopped.wait(ASK_SECONDS)
+                    is_quiet = self.told is not None and self.told.is_quiet_since(before)
+                    self._stopped.wait(QUIET_ASK_SECONDS if is_quiet else ASK_SECONDS)
             self._stopped.wait(ASK_SECONDS)
 
     def _ask(self, admin: KafkaAdminClient) -> None:

@@ -71,6 +71,8 @@ _RETRY_SECONDS = 1.0
 _RECORDS_AT_ONCE = 10_000
 _FRESH_SECONDS = 0.5
 """So long somebody who asks waits for newer numbers at most."""
+_QUIET_TURN_SECONDS = 1.0
+"""How often it looks for what the worker has committed, where there was nothing the last time."""
 _SNAPSHOT_SPACING = 5
 """The next snapshot begins after so many times what the last one took: a fifth of the view's time at most."""
 _QUIET_SECONDS = 300.0
@@ -584,14 +586,18 @@ class View:
         rests_until: dict[TopicPartition, float] = {}
         polled: dict[TopicPartition, int | None] = {}
         changed = is_behind = True
+        is_quiet = False
         refreshed = looked = time.monotonic()
         self._waiting.open()
         self._wake = partial(asyncio.get_running_loop().call_soon_threadsafe, wake, consumer)
         while True:
             pause = max(self._refresh_seconds, _SNAPSHOT_SPACING * self.snapshot_seconds)
-            arrived = await fetch(consumer, _RECORDS_AT_ONCE, self._refresh_seconds, self._is_asked)
+            wait = _QUIET_TURN_SECONDS if is_quiet else self._refresh_seconds
+            arrived = await fetch(consumer, _RECORDS_AT_ONCE, wait, self._is_asked)
             polled = self._hear(consumer, partitions, polled)
-            for committed in self._waiting.take():
+            waiting = self._waiting.take()
+            is_quiet = not (arrived or waiting)
+            for committed in waiting:
                 feeds[TopicPartition(self._topic, committed.partition)].hand(committed)
             for partition, feed in feeds.items():
                 batch = arrived.get(partition)

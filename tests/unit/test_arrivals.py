@@ -110,3 +110,13 @@ def test_an_answer_may_be_older_than_the_numbers():
     compared = Compared()
     assert compared.compare({0: 30}, {0: 50}, before={0: 30}) == 0
     assert (compared.arrivals.lags, compared.arrivals.shrunk) == ({0: 0}, {})
+
+
+def test_a_source_is_quiet_where_nothing_has_come_and_nothing_waits():
+    def told(end, at):
+        return Told(0.0, {0: range(end)}, {0: at})
+
+    assert told(10, 10).is_quiet_since(told(10, 9))
+    assert not told(10, 9).is_quiet_since(told(10, 9))
+    assert not told(11, 11).is_quiet_since(told(10, 10))
+    assert not told(10, 10).is_quiet_since(None)
