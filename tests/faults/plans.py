@@ -23,6 +23,12 @@ PLANS = {
     "kills": Plan(
         "random SIGKILLs of 3 workers", processes.kills, Size(60_000, 6, 20), Size(2_000_000, 100, 400)
     ),
+    "views": Plan(
+        "3 workers with views are killed, leave and join: each page is a prefix of what was published",
+        processes.views,
+        Size(20_000, 4, 30),
+        Size(400_000, 30, 400),
+    ),
     "rebalances": Plan(
         "4 workers join and leave by SIGTERM under load",
         processes.rebalances,
@@ -170,6 +176,7 @@ PLANS = {
 
 CI = (
     "kills",
+    "views",
     "crowd",
     "restarts",
     "permission",

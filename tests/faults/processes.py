@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from callfunnel.agents import exit_codes
+from faults import prefixes, stream
 from faults.lab import Lab, Size, compact
 from faults.run import Run, Slot
 from faults.verify import Verdict
@@ -36,6 +37,31 @@ def kill_at_random(run: Run, size: Size) -> None:
         back_at[victim] = time.monotonic() + away
     for slot in back_at:
         slot.start()
+
+
+def views(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dict[str, Any]]:
+    """Three views amid kills, joins and leaves: whatever was scraped is a prefix of what was published."""
+    with lab.run(name, seed=seed, events=size.events, workers=3, static=False) as run:
+        run.begin_oracle()
+        run.start_workers()
+        run.publisher.start(run.first, size.seconds)
+        for number in range(size.times):
+            run.sleep(run.chance.uniform(0.5, 1.5) * size.seconds / size.times / 2)
+            slot = run.chance.choice(run.running())
+            if number % 2:
+                slot.kill()
+                run.sleep(1.3 * run.settings.session_timeout_seconds)
+            else:
+                slot.stop()
+            slot.start()
+            run.until(lambda slot=slot: slot.worker.is_ready, 30, f"{slot.name} is ready")
+        verdict = run.finish()
+        shown = [(watch.name, *page) for watch in run.watches for page in watch.shown.items()]
+        sent = list(stream.records(seed, size.events, run.mix))
+        must = prefixes.expected({prefix for _, prefix, _ in shown}, run.publisher.places, sent)
+        for watch, prefix, said in shown:
+            verdict.expect(said == must[prefix], f"{watch}: of {prefix} a page says {said}: {must[prefix]}")
+        return verdict, run.figures | {"pages_compared": len(shown), "restarts": size.times}
 
 
 def rebalances(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dict[str, Any]]:

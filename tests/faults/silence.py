@@ -223,7 +223,7 @@ def viewing(run: Run) -> Iterator[Slot]:
 
 
 def counted(sent: list[Sent]) -> stream.Counters:
-    return stream._counters([msgspec.convert(one.event, Event) for one in sent])
+    return stream.counters([msgspec.convert(one.event, Event) for one in sent])
 
 
 def samples(slot: Slot) -> dict[str, float]:

@@ -166,17 +166,17 @@ def expected(
 ) -> Expected:
     """Of the first `n` records but those at the places `without`, which nobody could read."""
     good: list[Accepted] = []
-    counters: list[Counters] = []
+    after_so_many: list[Counters] = []
     for place, sent in enumerate(records(seed, n, mix)):
         if place in after:
-            counters.append(_counters(good))
+            after_so_many.append(counters(good))
         if sent.reason is None and place not in without:
             good.append(msgspec.convert(sent.event, Accepted))
     accepted = without_copies(good)
     homes = {event.lead_id: home(event.lead_id, partitions) for event in accepted}
     tables = oracle.partitioned(accepted, homes.__getitem__)
     return Expected(
-        tables, applied=len(accepted), leads=len(homes), counters=[*counters, _counters(accepted)]
+        tables, applied=len(accepted), leads=len(homes), counters=[*after_so_many, counters(accepted)]
     )
 
 
@@ -184,7 +184,7 @@ def without_copies(events: Iterable[Accepted]) -> list[Accepted]:
     return list({(event.lead_id, entry_of(event)): event for event in events}.values())
 
 
-def _counters(events: list[Accepted]) -> Counters:
+def counters(events: list[Accepted]) -> Counters:
     found = Counter[tuple[str, str, str]]()
     for event in without_copies(events):
         if event.stage is not None and not is_machine(entry_of(event)):

@@ -12,7 +12,10 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from faults.stream import Counters
 
 _NUMBER = re.compile(r" (\S+)$", re.MULTILINE)
 _COUNTER = re.compile(r"^(callfunnel_\w+_total(?:\{.*\})?) (\S+)$", re.MULTILINE)
@@ -38,14 +41,32 @@ def counters(page: str) -> dict[str, float]:
     return {name: float(value) for name, value in _COUNTER.findall(page)}
 
 
-def business(page: str) -> dict[tuple[str, str, str], int]:
-    """`callfunnel_events_total` by stage, campaign and source, without zeros."""
-    found = {}
+Prefix = tuple[tuple[int, int], ...]
+"""Partition and how many of its records; those of which there are some."""
+
+
+def prefix_of(page: str) -> Prefix:
+    """How many records of each partition of the source are in the numbers, as the page says itself."""
+    found = Counter[int]()
+    for labels, n in labelled(page, "callfunnel_source_records_total"):
+        found[int(labels["partition"])] += int(n)
+    return tuple(sorted((partition, n) for partition, n in found.items() if n))
+
+
+def labelled(page: str, counter: str) -> Iterator[tuple[dict[str, str], float]]:
+    """The samples of a counter: labels and value."""
     for name, value in counters(page).items():
-        if name.startswith("callfunnel_events_total{") and value:
-            labels = dict(_LABEL.findall(name))
-            found[labels["funnel_stage"], labels["campaign"], labels["source"]] = int(value)
-    return found
+        if name.startswith(f"{counter}{{"):
+            yield dict(_LABEL.findall(name)), value
+
+
+def business(page: str) -> Counters:
+    """`callfunnel_events_total` by stage, campaign and source, without zeros."""
+    return {
+        (labels["funnel_stage"], labels["campaign"], labels["source"]): int(value)
+        for labels, value in labelled(page, "callfunnel_events_total")
+        if value
+    }
 
 
 class Promtool:
@@ -98,6 +119,8 @@ class Watch:
         self.name = name
         self.pages = 0
         self.complaints: list[str] = []
+        self.shown: dict[Prefix, Counters] = {}
+        """What pages of a current view said, by how many records of each partition are in it."""
         self._port = port
         self._process = process
         self._promtool = promtool
@@ -130,11 +153,18 @@ class Watch:
                 continue
             if _CURRENT in page:
                 self._answers.note()
+                self._keep(page)
             self.pages += 1
             try:
                 self._look(before, page)
             except ValueError as error:
                 self.complaints.append(f"{self.name}: a value is no number: {error}")
+
+    def _keep(self, page: str) -> None:
+        prefix, said = prefix_of(page), business(page)
+        before = self.shown.setdefault(prefix, said)
+        if before != said:
+            self.complaints.append(f"{self.name}: of {prefix} a page says {said}, and another said {before}")
 
     def _look(self, process: int, page: str) -> None:
         new, old = counters(page), self._last.get(process, {})
