@@ -70,14 +70,14 @@ class Contender(msgspec.Struct, frozen=True):
     counts: bool = True
 
 
-OURS = Contender("callfunnel", "the whole job, exact and durable")
-VIEWED = Contender("callfunnel with its view", "the default: it serves the numbers, too", view=True)
-PLAIN = Contender("callfunnel, by the definition", "the same without the core", tables="definition")
+OURS = Contender("callfunnel", "the whole job as it starts, exact and durable, with its view", view=True)
+UNVIEWED = Contender("callfunnel without its view", "the job alone, numbers are served elsewhere")
+PLAIN = Contender("callfunnel, by the definition", "the job alone without the core", tables="definition")
 DICTS = "similar tables in dicts, nothing kept"
 LOOP = Contender("bare loop, msgspec", DICTS, ("bench.bare_loop", "msgspec"))
 CONTENDERS = (
     OURS,
-    VIEWED,
+    UNVIEWED,
     PLAIN,
     LOOP,
     Contender("bare loop, orjson", DICTS, ("bench.bare_loop", "orjson")),
@@ -85,6 +85,10 @@ CONTENDERS = (
     Contender("Quix Streams", "one rollup by the minute", ("bench.quix_streams",), PEERS, is_slow=True),
     Contender("plain Faust", "three rollups by the minute", ("bench.plain_faust",), is_slow=True),
 )
+
+
+GOALS = {OURS.name: 0.60, UNVIEWED.name: 0.40}
+"""CPU, in that of the bare msgspec loop."""
 
 
 class Filled(msgspec.Struct):
@@ -168,7 +172,7 @@ def run_callfunnel(contender: Contender, topic: Filled, folder: Path) -> Run:
             lambda: worker.metric(done) >= at_least,
             SECONDS_AT_MOST,
             "has not counted the topic",
-            every_seconds=0.5,  # each look is a scrape that the worker has to answer
+            every_seconds=1.0,  # each look is a scrape: 15 times as many as Prometheus makes
         )
         worker.send(signal.SIGTERM)
         run = measured(worker.process, began)
@@ -280,7 +284,7 @@ def main(
         click.echo("no core here: callfunnel folds by the definition (make core)", err=True)
     if quick:
         events, rounds, slow_events = min(events, 250_000), 1, 20_000
-        contenders = [one for one in contenders if one in (OURS, LOOP)]
+        contenders = [one for one in contenders if one in (OURS, UNVIEWED, LOOP)]
     memory.collect_seldom()
     with broker_of(broker) as running:
         prefix = f"bench-{os.getpid()}"
@@ -312,8 +316,11 @@ def main(
     if any(one.wrong for one in results):
         sys.exit(1)
     cost = {one.name: one.cpu_s_per_million for one in results}
-    ours, loop = cost[OURS.name], cost[LOOP.name]
-    click.echo(f"callfunnel_cpu_s_per_million={ours:.2f} bare_loop={loop:.2f} ratio={ours / loop:.2f}")
+    for name, goal in GOALS.items():
+        if name in cost:
+            share = cost[name] / cost[LOOP.name]
+            told = "met" if share <= goal else "missed"
+            click.echo(f"{name}: {share:.2f} of the bare msgspec loop (goal {goal:.2f}: {told})")
 
 
 if __name__ == "__main__":
