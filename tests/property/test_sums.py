@@ -10,7 +10,11 @@ from callfunnel.streams.sums import PlainSums
 
 PANES = (0, 60, 120, 180)
 COLUMNS = ("events_dialed", "uncalled", "attempt_60")
-DIMENSIONS = {"campaign+source": [("spring", "web"), ("fall", "ü")], "location": [("Köln",)]}
+FIGURES = (("uncalled",), ("events_dialed", "attempt_60"))
+DIMENSIONS = {
+    "campaign+source": [("spring", "web"), ("spring", "mail"), ("fall", "ü")],
+    "location": [("Köln",)],
+}
 
 rollups = st.sampled_from(sorted(DIMENSIONS))
 numbers = st.integers(0, 1)
@@ -43,7 +47,11 @@ def answers(sums, name, rollup, resolution, span):
     table = f"{name} {rollup} {resolution}", rollup, resolution
     wanted = set(DIMENSIONS[rollup])
     first = sums.first(rollup, resolution, "uncalled", wanted) if resolution != "base" else {}
-    return sums.total(*table, *span), sums.seen(*table, *span), first, len(sums)
+    depths = (0, *range(1, len(DIMENSIONS[rollup][0])), None)
+    totals = [sums.total(*table, *span, depth) for depth in depths]
+    of_figures = (f"figures {table[0]}", *table[1:], *span, FIGURES)
+    figures = [sums.figures(*of_figures, depth) for depth in depths]
+    return totals, figures, sums.seen(*table, *span), first, len(sums)
 
 
 @pytest.mark.skipif(bool(not_built()), reason="the core is not built")
