@@ -163,12 +163,12 @@ class _Order:
         depth: int,
         label: Callable[[Dimensions], Labels],
     ) -> Self:
-        """Those with active rows come first."""
+        """Those with active rows come first. Keys are copied: a view of them would keep their snapshot."""
         first = {row[:depth] for row in active & rows}
         rows_of: dict[Labels, list[Dimensions]] = {}
         for row in sorted({row[:depth] for row in rows}, key=lambda row: (row not in first, row)):
             rows_of.setdefault(label(row), []).append(row)
-        return cls(rows, active, rows_of)
+        return cls(frozenset(rows), frozenset(active), rows_of)
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,6 +133,11 @@ def timed(work: Callable[[], object]) -> float:
     return (time.process_time() - began) * 1000
 
 
+def anew(snapshots: list[Snapshot], of: Floor) -> None:
+    """Take a snapshot in the place of the one before, whose end is a part of the price."""
+    snapshots[:] = [of.funnel.snapshot(of.now_s)]
+
+
 def measured(of_seed: int, warm: int, rate: int, rounds: int) -> dict[str, float]:
     its = Floor(of_seed)
     snapshots: list[Snapshot] = []
@@ -142,7 +147,7 @@ def measured(of_seed: int, warm: int, rate: int, rounds: int) -> dict[str, float
     memory.collect_seldom()
     for _ in range(60):
         its.happen(warm // 60, WARM_SECONDS / 60)
-        snapshots[:] = [its.funnel.snapshot(its.now_s)]  # spans are kept from the first one on
+        anew(snapshots, its)  # spans are kept from the first one on
     found = defaultdict[str, list[float]](list)
     found["first_page_ms"].append(timed(lambda: page.render(False)))
     unlimited.render(False)
@@ -152,10 +157,9 @@ def measured(of_seed: int, warm: int, rate: int, rounds: int) -> dict[str, float
         found["fold_us_an_event"].append(folding / rate * 1e6)
         found["take_us_an_event"].append(taking / rate * 1e6)
         found["rows_an_event"].append(its.rows / rate)
-        snapshot_ms = timed(lambda: snapshots.append(its.funnel.snapshot(its.now_s)))
+        snapshot_ms = timed(lambda: anew(snapshots, its))
         is_new = its.now_s // 60 != minute
         found["snapshot_of_a_new_minute_ms" if is_new else "snapshot_ms"].append(snapshot_ms)
-        del snapshots[:-1]
         found["page_ms"].append(timed(lambda: page.render(False)))
         found["page_of_the_same_snapshot_ms"].append(timed(lambda: page.render(False)))
         if number % 5 == 0:

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
+use std::hint::black_box;
 use std::ops::Range;
 
 use hashbrown::hash_table::Entry;
@@ -20,6 +21,12 @@ const BASE: i64 = -1;
 
 /// The most dimensions that a rollup may have.
 const MOST: usize = 3;
+
+/// So many changes of columns are pending at most.
+const AT_ONCE: usize = 8_192;
+
+/// So many rows are looked up before the first of them is changed.
+const LOOKED_UP: usize = 16;
 
 /// The ids of a rollup and of a resolution; base rows have a resolution of their own.
 type Table = (i64, i64);
@@ -83,6 +90,7 @@ type Path = [u32; MOST + 1];
 /// when their last row goes; there are hardly more than the days have that are kept.
 struct Rollup {
     levels: Vec<Level>,
+    paths: Vec<Path>,
 }
 
 #[derive(Default)]
@@ -94,7 +102,6 @@ struct Level {
 struct Place {
     dimensions: Box<[u8]>,
     values: Py<PyTuple>,
-    path: Path,
 }
 
 impl Rollup {
@@ -108,7 +115,7 @@ impl Rollup {
     }
 
     fn path(&self, place: u32) -> &Path {
-        &self.levels[self.depth()].places[place as usize].path
+        &self.paths[place as usize]
     }
 
     fn number(&mut self, py: Python<'_>, dimensions: &[u8], hasher: &DefaultHashBuilder) -> Result<u32, Malformed> {
@@ -116,28 +123,24 @@ impl Rollup {
             return Ok(known);
         }
         let (mut path, mut from) = (Path::default(), Reader::new(dimensions));
-        for depth in 0..self.levels.len() {
+        let whole = self.depth();
+        for (depth, (level, number)) in self.levels.iter_mut().zip(&mut path).enumerate() {
             if depth > 0 {
                 from.text()?;
             }
+            if depth == whole {
+                from.end()?;
+            }
             let prefix = &dimensions[..dimensions.len() - from.rest().len()];
-            path[depth] = self.levels[depth].number(py, prefix, path, hasher)?;
+            *number = level.number(py, prefix, hasher)?;
         }
-        from.end()?;
-        let depth = self.depth();
-        self.levels[depth].places[path[depth] as usize].path = path;
-        Ok(path[depth])
+        self.paths.push(path);
+        Ok(path[self.depth()])
     }
 }
 
 impl Level {
-    fn number(
-        &mut self,
-        py: Python<'_>,
-        dimensions: &[u8],
-        path: Path,
-        hasher: &DefaultHashBuilder,
-    ) -> Result<u32, Malformed> {
+    fn number(&mut self, py: Python<'_>, dimensions: &[u8], hasher: &DefaultHashBuilder) -> Result<u32, Malformed> {
         let places = &mut self.places;
         let is_it = |&number: &u32| *places[number as usize].dimensions == *dimensions;
         let hash_of = |&number: &u32| hasher.hash_one(&*places[number as usize].dimensions);
@@ -147,7 +150,7 @@ impl Level {
                 let number = u32::try_from(places.len()).map_err(|_| Malformed)?;
                 let values = values(py, dimensions).map_err(|_| Malformed)?;
                 free.insert(number);
-                places.push(Place { dimensions: dimensions.into(), values, path });
+                places.push(Place { dimensions: dimensions.into(), values });
                 Ok(number)
             }
         }
@@ -160,6 +163,15 @@ struct Held {
     panes: BTreeMap<i64, HashTable<Row>>,
     spans: Vec<Span>,
     firsts: Vec<First>,
+    /// Of rows that changed, what the spans do not hold yet.
+    pending: Vec<Pending>,
+}
+
+struct Pending {
+    pane: i64,
+    place: u32,
+    /// In `Scratch::differences`.
+    range: Range<usize>,
 }
 
 /// By the number of the dimension values, in which panes how many rows have something in a column.
@@ -188,8 +200,9 @@ struct Totals {
     sums: Vec<i64>,
     /// How many of its sums are not 0.
     filled: Vec<u16>,
-    has_changed: Vec<bool>,
-    /// Those that have changed since Python was given them.
+    /// A bit for each column that has changed since Python was given it; the last one is for those beyond it, too.
+    has_changed: Vec<u64>,
+    /// Those of which something has changed.
     changed: Vec<u32>,
     given: Py<PyDict>,
 }
@@ -224,9 +237,20 @@ impl Span {
 }
 
 impl Totals {
-    fn new(py: Python<'_>, width: usize) -> Self {
+    fn new(py: Python<'_>) -> Self {
         let (sums, filled, has_changed, changed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Totals { width, sums, filled, has_changed, changed, given: PyDict::new(py).unbind() }
+        Totals { width: 0, sums, filled, has_changed, changed, given: PyDict::new(py).unbind() }
+    }
+
+    /// Makes room for a column: rows of few columns are not to take the memory of all.
+    fn widen(&mut self, width: usize) {
+        let mut sums = vec![0; self.filled.len() * width];
+        if self.width > 0 {
+            for (wide, narrow) in sums.chunks_exact_mut(width).zip(self.sums.chunks_exact(self.width)) {
+                wide[..self.width].copy_from_slice(narrow);
+            }
+        }
+        (self.sums, self.width) = (sums, width);
     }
 
     fn is_filled(&self, number: u32) -> bool {
@@ -234,11 +258,14 @@ impl Totals {
     }
 
     fn add(&mut self, number: u32, difference: &[(i64, i64)]) {
-        let place = number as usize;
+        let (place, last) = (number as usize, difference[difference.len() - 1].0 as usize);
+        if last >= self.width {
+            self.widen(last + 1);
+        }
         if self.filled.len() <= place {
             self.sums.resize((place + 1) * self.width, 0);
             self.filled.resize(place + 1, 0);
-            self.has_changed.resize(place + 1, false);
+            self.has_changed.resize(place + 1, 0);
         }
         let sums = &mut self.sums[place * self.width..][..self.width];
         for &(column, n) in difference {
@@ -246,10 +273,10 @@ impl Totals {
             let was_filled = *sum != 0;
             *sum = sum.wrapping_add(n);
             self.filled[place] = self.filled[place] + u16::from(*sum != 0) - u16::from(was_filled);
-        }
-        if !self.has_changed[place] {
-            self.has_changed[place] = true;
-            self.changed.push(number);
+            if self.has_changed[place] == 0 {
+                self.changed.push(number);
+            }
+            self.has_changed[place] |= bit(column as usize);
         }
     }
 
@@ -258,20 +285,22 @@ impl Totals {
         &mut self,
         py: Python<'py>,
         places: &[Place],
-        value_of: impl Fn(&[i64]) -> PyResult<Bound<'py, PyAny>>,
+        value_of: impl Fn(&[i64], u64, Option<Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>>,
     ) -> PyResult<Py<PyDict>> {
         if !self.changed.is_empty() {
             let given = self.given.bind(py).copy()?;
             for &number in &self.changed {
                 let values = &places[number as usize].values;
                 if self.is_filled(number) {
-                    given.set_item(values, value_of(&self.sums[number as usize * self.width..][..self.width])?)?;
+                    let sums = &self.sums[number as usize * self.width..][..self.width];
+                    let value = value_of(sums, self.has_changed[number as usize], given.get_item(values)?)?;
+                    given.set_item(values, value)?;
                 } else if given.contains(values)? {
                     given.del_item(values)?;
                 }
             }
             for number in self.changed.drain(..) {
-                self.has_changed[number as usize] = false;
+                self.has_changed[number as usize] = 0;
             }
             self.given = given.unbind();
         }
@@ -299,6 +328,8 @@ struct Scratch {
     identity: Vec<u8>,
     columns: Columns,
     difference: Columns,
+    /// Of all rows that are pending.
+    differences: Columns,
 }
 
 #[pymethods]
@@ -316,7 +347,10 @@ impl Sums {
             by_id.push(Some(name));
         }
         Ok(Sums {
-            rollups: rollups.into_iter().map(|(id, dimensions)| (id, Rollup { levels: levels(dimensions) })).collect(),
+            rollups: rollups
+                .into_iter()
+                .map(|(id, dimensions)| (id, Rollup { levels: levels(dimensions), paths: Vec::new() }))
+                .collect(),
             names: by_id,
             tables: HashMap::new(),
             shown: HashMap::new(),
@@ -332,13 +366,24 @@ impl Sums {
 
     /// Takes the newest value of each row; None deletes it.
     fn apply(&mut self, py: Python<'_>, partition: i32, changes: &Bound<'_, PyDict>) -> PyResult<()> {
-        for (key, value) in changes {
-            let key_bytes: &[u8] = key.extract()?;
-            let value: Option<&[u8]> = value.extract()?;
-            let applied = self.apply_one(py, partition, key_bytes, value);
-            applied.map_err(|Malformed| PyValueError::new_err(("not a row of the tables", key.clone().unbind())))?;
+        let mut applied = Ok(());
+        let changes: Vec<_> = changes.iter().collect();
+        'all: for some in changes.chunks(LOOKED_UP) {
+            for (key, _) in some {
+                self.look_up(partition, key.extract().unwrap_or_default());
+            }
+            for (key, value) in some {
+                applied = self.apply_given(py, partition, key, value);
+                if applied.is_err() {
+                    break 'all;
+                }
+            }
+            if self.scratch.differences.len() > AT_ONCE {
+                self.sum_up();
+            }
         }
-        Ok(())
+        self.sum_up();
+        applied
     }
 
     /// From here on, the rows of this generation are those of the partition that are summed.
@@ -350,7 +395,7 @@ impl Sums {
         let mut columns_of_row = Columns::new();
         for (table, held) in &mut self.tables {
             let rollup = &self.rollups[&table.0];
-            let Held { panes, spans, firsts } = held;
+            let Held { panes, spans, firsts, .. } = held;
             for (&pane, rows) in panes {
                 rows.retain(|row| {
                     if partition(row) != number || generation(row) == BASE {
@@ -387,10 +432,9 @@ impl Sums {
         depth: usize,
     ) -> PyResult<Py<PyDict>> {
         let names = &self.names;
-        let span =
-            span(&mut self.tables, &self.rollups, &self.shown, py, self.names.len(), name, table, start..end, None)?;
+        let span = span(&mut self.tables, &self.rollups, &self.shown, py, name, table, start..end, None)?;
         let (totals, places) = at_depth(span, &self.rollups, table, depth)?;
-        totals.give(py, places, |columns| Ok(named(py, columns, names)?.into_any()))
+        totals.give(py, places, |sums, changed, before| Ok(named(py, sums, names, changed, before)?.into_any()))
     }
 
     /// As `total`, but of each row figures, each the sum of a few columns. A row whose figures are all 0 is left out.
@@ -405,17 +449,19 @@ impl Sums {
         figures: Vec<Vec<i64>>,
         depth: usize,
     ) -> PyResult<Py<PyDict>> {
-        let parts = Some(&figures[..]);
-        let span =
-            span(&mut self.tables, &self.rollups, &self.shown, py, self.names.len(), name, table, start..end, parts)?;
+        let (count, parts) = (figures.len(), Some(&figures[..]));
+        let span = span(&mut self.tables, &self.rollups, &self.shown, py, name, table, start..end, parts)?;
         let (totals, places) = at_depth(span, &self.rollups, table, depth)?;
-        totals.give(py, places, |sums| Ok(PyTuple::new(py, sums)?.into_any()))
+        totals.give(py, places, |sums, _, _| {
+            let mut figures = vec![0; count];
+            figures[..sums.len()].copy_from_slice(sums);
+            Ok(PyTuple::new(py, figures)?.into_any())
+        })
     }
 
     /// The values of the dimensions of the rows whose panes begin in the range.
     fn seen(&mut self, py: Python<'_>, name: &str, table: Table, start: i64, end: i64) -> PyResult<Py<PySet>> {
-        let span =
-            span(&mut self.tables, &self.rollups, &self.shown, py, self.names.len(), name, table, start..end, None)?;
+        let span = span(&mut self.tables, &self.rollups, &self.shown, py, name, table, start..end, None)?;
         let places = places(&self.rollups, table)?;
         if let Some(seen) = &span.seen {
             return Ok(seen.clone_ref(py));
@@ -451,9 +497,51 @@ impl Sums {
 }
 
 impl Sums {
+    fn apply_given(
+        &mut self,
+        py: Python<'_>,
+        partition: i32,
+        key: &Bound<'_, PyAny>,
+        value: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let value: Option<&[u8]> = value.extract()?;
+        let applied = self.apply_one(py, partition, key.extract()?, value);
+        applied.map_err(|Malformed| PyValueError::new_err(("not a row of the tables", key.clone().unbind())))
+    }
+
+    /// Has a row in the processor's cache before it is changed: it then waits for several at a time.
+    fn look_up(&mut self, partition: i32, key: &[u8]) -> Option<()> {
+        let key = self.taken_apart(key).ok()?;
+        let name = &mut self.scratch.identity;
+        let place = self.rollups.get(&key.table.0)?.find(key.dimensions, self.hasher.hash_one(key.dimensions))?;
+        put_identity(name, partition, key.generation, place, key.fold).ok()?;
+        let rows = self.tables.get(&key.table)?.panes.get(&key.pane)?;
+        black_box(rows.find(self.hasher.hash_one(&name[..]), |held| identity(held) == &name[..]));
+        Some(())
+    }
+
+    /// Adds what is pending, span by span: the processor then waits for many places in memory at a time.
+    fn sum_up(&mut self) {
+        for (table, held) in &mut self.tables {
+            if held.pending.is_empty() {
+                continue;
+            }
+            let rollup = &self.rollups[&table.0];
+            for span in &mut held.spans {
+                for Pending { pane, place, range } in &held.pending {
+                    if (span.start..span.end).contains(pane) {
+                        span.add(rollup.path(*place), &self.scratch.differences[range.clone()]);
+                    }
+                }
+            }
+            held.pending.clear();
+        }
+        self.scratch.differences.clear();
+    }
+
     fn apply_one(&mut self, py: Python<'_>, partition: i32, key: &[u8], value: Option<&[u8]>) -> Result<(), Malformed> {
         let key = self.taken_apart(key)?;
-        let Scratch { identity: name, columns: more, difference } = &mut self.scratch;
+        let Scratch { identity: name, columns: more, difference, differences } = &mut self.scratch;
         more.clear();
         if let Some(value) = value {
             read(value, more)?;
@@ -468,7 +556,7 @@ impl Sums {
         let rollup = self.rollups.get_mut(&key.table.0).ok_or(Malformed)?;
         let place = rollup.number(py, key.dimensions, hasher)?;
         put_identity(name, partition, key.generation, place, key.fold)?;
-        let Held { panes, spans, firsts } = self.tables.entry(key.table).or_default();
+        let Held { panes, firsts, pending, .. } = self.tables.entry(key.table).or_default();
         let rows = panes.entry(key.pane).or_default();
         let is_it = |held: &Row| identity(held) == &name[..];
         let hash_of = |row: &Row| hasher.hash_one(identity(row));
@@ -501,11 +589,10 @@ impl Sums {
                 first.count(place, key.pane, difference, false);
                 first.count(place, key.pane, more, true);
             }
-            difference.iter_mut().for_each(|(_, n)| *n = n.wrapping_neg());
-            add(difference, more);
-            let path = rollup.path(place);
-            for span in spans.iter_mut().filter(|span| (span.start..span.end).contains(&key.pane)) {
-                span.add(path, difference);
+            let start = differences.len();
+            put_difference(differences, difference, more);
+            if differences.len() > start {
+                pending.push(Pending { pane: key.pane, place, range: start..differences.len() });
             }
         }
         Ok(())
@@ -585,7 +672,6 @@ fn span<'a>(
     rollups: &HashMap<i64, Rollup>,
     shown: &HashMap<i32, i64>,
     py: Python<'_>,
-    width: usize,
     name: &str,
     table: Table,
     range: Range<i64>,
@@ -598,7 +684,7 @@ fn span<'a>(
         let parts = figures.map(|figures| {
             (0..).zip(figures).flat_map(|(figure, columns)| columns.iter().map(move |&id| (id, figure))).collect()
         });
-        let levels = rollup.levels.iter().map(|_| Totals::new(py, figures.map_or(width, <[_]>::len)));
+        let levels = rollup.levels.iter().map(|_| Totals::new(py));
         let (start, end) = (range.start, range.start);
         spans.push(Span { name: name.into(), start, end, parts, levels: levels.collect(), seen: None });
         spans.len() - 1
@@ -660,6 +746,21 @@ fn read_held(row: &[u8], into: &mut Columns) {
     read(columns(row), into).expect("it was read before it was held");
 }
 
+/// What a row adds more than before, where that is not 0.
+fn put_difference(to: &mut Columns, before: &[(i64, i64)], after: &[(i64, i64)]) {
+    let mut before = before.iter().copied().peekable();
+    for &(id, n) in after {
+        while let Some((gone, n)) = before.next_if(|&(known, _)| known < id) {
+            to.push((gone, n.wrapping_neg()));
+        }
+        let was = before.next_if(|&(known, _)| known == id).map_or(0, |(_, n)| n);
+        if n != was {
+            to.push((id, n.wrapping_sub(was)));
+        }
+    }
+    to.extend(before.map(|(id, n)| (id, n.wrapping_neg())));
+}
+
 /// Columns that become 0 are left out.
 fn add(sums: &mut Columns, more: &[(i64, i64)]) {
     let mut has_zero = false;
@@ -688,10 +789,35 @@ fn values(py: Python<'_>, dimensions: &[u8]) -> PyResult<Py<PyTuple>> {
     Ok(PyTuple::new(py, values)?.unbind())
 }
 
-fn named<'py>(py: Python<'py>, sums: &[i64], names: &[Option<Py<PyString>>]) -> PyResult<Bound<'py, PyDict>> {
-    let dict = PyDict::new(py);
-    for (name, n) in names.iter().zip(sums).filter(|&(_, &n)| n != 0) {
-        dict.set_item(name.as_ref().ok_or(Malformed)?, n)?;
+/// Sums by the names of their columns: those of before, with what has changed.
+fn named<'py>(
+    py: Python<'py>,
+    sums: &[i64],
+    names: &[Option<Py<PyString>>],
+    changed: u64,
+    before: Option<Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let was_given = before.is_some();
+    let (dict, changed) = match before {
+        Some(before) => (before.cast::<PyDict>()?.copy()?, changed),
+        None => (PyDict::new(py), u64::MAX),
+    };
+    for (column, (name, &n)) in names.iter().zip(sums).enumerate() {
+        if changed & bit(column) == 0 {
+            continue;
+        }
+        if n != 0 {
+            dict.set_item(name.as_ref().ok_or(Malformed)?, n)?;
+        } else if let Some(name) = name.as_ref().filter(|_| was_given)
+            && dict.contains(name)?
+        {
+            dict.del_item(name)?;
+        }
     }
     Ok(dict)
+}
+
+/// The bit of a column in `Totals::has_changed`.
+fn bit(column: usize) -> u64 {
+    1 << column.min(63)
 }
