@@ -28,7 +28,7 @@ from callfunnel.streams.rows import (
     encode_columns,
     encode_key,
 )
-from callfunnel.streams.sums import Dimensions, NotARow, Sums
+from callfunnel.streams.sums import Dimensions, Figures, NotARow, Sums
 from callfunnel.streams.tables import Archived, Effects, Tables, archived, crowded
 
 SOURCES: str = _core.SOURCES
@@ -37,6 +37,7 @@ SOURCES: str = _core.SOURCES
 
 _NAMES = {id_: name for name, id_ in COLUMNS.items()}
 _ROLLUP_IDS = {rollup.name: rollup.id for rollup in ROLLUPS}
+_DIMENSIONS = {rollup.name: len(rollup.dimensions) for rollup in ROLLUPS}
 
 
 class Verdicts:
@@ -185,9 +186,22 @@ class CoreSums(Sums):
         self._core.show(partition, generation)
 
     def total(
-        self, name: str, rollup: str, resolution: str, start: int, end: int
+        self, name: str, rollup: str, resolution: str, start: int, end: int, depth: int | None = None
     ) -> Mapping[Dimensions, Columns]:
-        return self._core.total(name, _table(rollup, resolution), start, end)
+        return self._core.total(name, _table(rollup, resolution), start, end, _depth(rollup, depth))
+
+    def figures(
+        self,
+        name: str,
+        rollup: str,
+        resolution: str,
+        start: int,
+        end: int,
+        columns: Sequence[Sequence[str]],
+        depth: int | None = None,
+    ) -> Mapping[Dimensions, Figures]:
+        ids = [[COLUMNS[column] for column in of_one] for of_one in columns]
+        return self._core.figures(name, _table(rollup, resolution), start, end, ids, _depth(rollup, depth))
 
     def seen(self, name: str, rollup: str, resolution: str, start: int, end: int) -> Set[Dimensions]:
         return self._core.seen(name, _table(rollup, resolution), start, end)
@@ -200,6 +214,10 @@ class CoreSums(Sums):
 
 def _table(rollup: str, resolution: str) -> tuple[int, int]:
     return _ROLLUP_IDS[rollup], BASE if resolution == "base" else RESOLUTIONS[resolution]
+
+
+def _depth(rollup: str, depth: int | None) -> int:
+    return _DIMENSIONS[rollup] if depth is None else depth
 
 
 def _as_of_today(key: bytes, value: bytes | None) -> tuple[bytes, bytes | None]:

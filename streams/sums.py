@@ -5,7 +5,7 @@ There are two kinds, which give the same: the one here adds up what it is asked 
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Protocol
 
 import msgspec
@@ -13,6 +13,7 @@ import msgspec
 from callfunnel.streams.rows import BASE, Columns, decode_columns, decode_key, generation_of
 
 Dimensions = tuple[str, ...]
+Figures = tuple[int, ...]
 
 
 class NotARow(ValueError):
@@ -40,9 +41,24 @@ class Sums(Protocol):
         """Sum these rows of the partition from now on; those that were summed before are gone."""
 
     def total(
-        self, name: str, rollup: str, resolution: str, start: int, end: int
+        self, name: str, rollup: str, resolution: str, start: int, end: int, depth: int | None = None
     ) -> Mapping[Dimensions, Columns]:
-        """The sums of the rows of a span."""
+        """The sums of the rows of a span, by the first `depth` values of their dimensions, or by all."""
+
+    def figures(
+        self,
+        name: str,
+        rollup: str,
+        resolution: str,
+        start: int,
+        end: int,
+        columns: Sequence[Sequence[str]],
+        depth: int | None = None,
+    ) -> Mapping[Dimensions, Figures]:
+        """As `total`, but of each row figures, each the sum of a few columns; no column is in two of them.
+
+        A row whose figures are all 0 is left out. The columns go with the name of the span.
+        """
 
     def seen(self, name: str, rollup: str, resolution: str, start: int, end: int) -> Set[Dimensions]:
         """The dimension values that have rows in a span."""
@@ -91,15 +107,31 @@ class PlainSums(Sums):
                     panes[pane] = {at: row for at, row in rows.items() if at[:2] != (partition, before)}
 
     def total(
-        self, name: str, rollup: str, resolution: str, start: int, end: int
+        self, name: str, rollup: str, resolution: str, start: int, end: int, depth: int | None = None
     ) -> Mapping[Dimensions, Columns]:
         sums: dict[Dimensions, Columns] = {}
         for _, dimensions, columns in self._rows(rollup, resolution, start, end):
-            into = sums.setdefault(dimensions, {})
+            into = sums.setdefault(dimensions[:depth], {})
             for column, n in columns.items():
                 into[column] = into.get(column, 0) + n
         found = {row: {column: n for column, n in columns.items() if n} for row, columns in sums.items()}
         return {row: columns for row, columns in found.items() if columns}
+
+    def figures(
+        self,
+        name: str,
+        rollup: str,
+        resolution: str,
+        start: int,
+        end: int,
+        columns: Sequence[Sequence[str]],
+        depth: int | None = None,
+    ) -> Mapping[Dimensions, Figures]:
+        found = {
+            row: tuple([sum(held.get(column, 0) for column in of_one) for of_one in columns])
+            for row, held in self.total(name, rollup, resolution, start, end, depth).items()
+        }
+        return {row: figures for row, figures in found.items() if any(figures)}
 
     def seen(self, name: str, rollup: str, resolution: str, start: int, end: int) -> Set[Dimensions]:
         return self.total(name, rollup, resolution, start, end).keys()

@@ -7,14 +7,14 @@ The law: every lead counts once in every figure, although each partition drops o
 from collections.abc import Mapping, Sequence, Set
 from datetime import tzinfo
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from msgspec import Struct
 
-from callfunnel.streams.measures import SEGMENT, UNCALLED
+from callfunnel.streams.measures import AWAITED, FIRST_DIAL, SEGMENT, UNCALLED
 from callfunnel.streams.panes import LENGTH_SECONDS, day_after, pane_start
 from callfunnel.streams.rows import Columns
-from callfunnel.streams.sums import Dimensions, Sums
+from callfunnel.streams.sums import Dimensions, Figures, Sums
 
 
 class Window(Struct, frozen=True):
@@ -46,6 +46,9 @@ DAYS_READ = max(window.panes for window in WINDOWS.values() if window.resolution
 
 DUE_SECONDS = 300
 """A new lead is to be called within five minutes."""
+
+_AWAITED = (AWAITED,)
+_MET = FIRST_DIAL.bins[: FIRST_DIAL.bounds.index(DUE_SECONDS) + 1]
 
 DUE, MET = "due", "met"
 """Figures that no row holds: of `due_panes`, the leads whose time has ended, and those called by then."""
@@ -104,30 +107,53 @@ def due_panes(window: str, now_s: int, zone: tzinfo) -> tuple[Panes, Panes]:
     return Panes(resolution, starts), Panes("1m", range(not_due, end, 60))
 
 
-def total(sums: Sums, name: str, rollup: str, panes: Panes) -> Mapping[Dimensions, Columns]:
+def total(
+    sums: Sums, name: str, rollup: str, panes: Panes, depth: int | None = None
+) -> Mapping[Dimensions, Columns]:
     """The rows of these panes, summed over time; of all time with what archived leads add.
 
-    `name` is that of the span (`Sums`).
+    `name` is that of the span (`Sums`), `depth` the number of dimension values by which rows are told apart.
     """
-    found = _total(sums, name, rollup, panes)
-    if panes.resolution != "all" or not (archived := of_archived(sums, rollup)):
+    found = sums.total(f"{name} of {rollup}", rollup, panes.resolution, *_from_to(panes), depth)
+    if panes.resolution != "all" or not (archived := of_archived(sums, rollup, depth)):
         return found
-    both = {row: columns.copy() for row, columns in found.items()}
+    both = dict(found)
     for row, columns in archived.items():
-        into = both.setdefault(row, {})
+        both[row] = (into := both.get(row, {}).copy())
         for column, n in columns.items():
             into[column] = into.get(column, 0) + n
     return both
 
 
-def of_archived(sums: Sums, rollup: str) -> Mapping[Dimensions, Columns]:
+def of_archived(sums: Sums, rollup: str, depth: int | None = None) -> Mapping[Dimensions, Columns]:
     """What archived leads add to all time. It has no age any more."""
-    return _total(sums, "archived", rollup, Panes("base", (0,)))
+    return sums.total(f"archived of {rollup}", rollup, "base", 0, 1, depth)
 
 
-def _total(sums: Sums, name: str, rollup: str, panes: Panes) -> Mapping[Dimensions, Columns]:
-    start, end = (panes.starts[0], panes.starts[-1] + 1) if panes.starts else (0, 0)
-    return sums.total(f"{name} of {rollup}", rollup, panes.resolution, start, end)
+def due(
+    sums: Sums, window: str, now_s: int, zone: tzinfo, depth: int | None = None
+) -> Mapping[Dimensions, tuple[int, int]]:
+    """Leads due in the window and those of them that were met, where there are any."""
+    created, not_due = due_panes(window, now_s, zone)
+    found = _due(sums, f"due {window}", created, depth)
+    parts = [(_due(sums, f"not due {window}", not_due, depth), -1)]
+    if window == "all":
+        parts.append((_due(sums, "due, archived", Panes("base", (0,)), depth), 1))
+    both = dict(found) if any(part for part, _ in parts) else found
+    for part, sign in parts:
+        for row, (due, met) in part.items():
+            its_due, its_met = both.get(row, (0, 0))
+            both[row] = its_due + sign * due, its_met + sign * met
+    return both
+
+
+def _due(sums: Sums, name: str, panes: Panes, depth: int | None) -> dict[Dimensions, tuple[int, int]]:
+    found = sums.figures(name, SEGMENT.name, panes.resolution, *_from_to(panes), (_AWAITED, _MET), depth)
+    return cast(dict[Dimensions, tuple[int, int]], found)
+
+
+def _from_to(panes: Panes) -> tuple[int, int]:
+    return (panes.starts[0], panes.starts[-1] + 1) if panes.starts else (0, 0)
 
 
 def seen(sums: Sums, rollup: str, now_s: int) -> Set[Dimensions]:
@@ -143,6 +169,7 @@ def uncalled(sums: Sums, now_s: int, days_kept_s: int) -> dict[Dimensions, Uncal
     hours, all), so no creation is counted twice or left out. A pane counts as a whole, a future one as new.
     """
     totals = _uncalled_since(sums, "all", 0)
+    none = (0,)
     spans = []
     for resolution, count in _YOUNGER:
         length = LENGTH_SECONDS[resolution]
@@ -151,19 +178,21 @@ def uncalled(sums: Sums, now_s: int, days_kept_s: int) -> dict[Dimensions, Uncal
     oldest = _oldest_uncalled(sums, totals, now_s - days_kept_s)
     result = {}
     for row, n in totals.items():
-        younger = (0, *(span.get(row, 0) for span in spans), n)
-        ages = tuple(after - before for before, after in pairwise(younger))
+        younger = [0, *[span.get(row, none)[0] for span in spans], *n]
+        ages = tuple([after - before for before, after in pairwise(younger)])
         result[row] = Uncalled(ages, oldest[row])
     return result
 
 
-def _uncalled_since(sums: Sums, resolution: str, first: int, name: str = "all") -> dict[Dimensions, int]:
-    rows = sums.total(f"uncalled, {name} {resolution}", SEGMENT.name, resolution, first, _EVER)
-    return {row: columns[UNCALLED] for row, columns in rows.items() if columns.get(UNCALLED)}
+def _uncalled_since(
+    sums: Sums, resolution: str, first: int, name: str = "all"
+) -> Mapping[Dimensions, Figures]:
+    span = f"uncalled, {name} {resolution}"
+    return sums.figures(span, SEGMENT.name, resolution, first, _EVER, ((UNCALLED,),))
 
 
 def _oldest_uncalled(
-    sums: Sums, totals: Mapping[Dimensions, int], days_begin_s: int
+    sums: Sums, totals: Mapping[Dimensions, Figures], days_begin_s: int
 ) -> dict[Dimensions, int]:
     """The start of each row's oldest pane with an uncalled lead, in the finest resolution that holds all.
 

@@ -8,11 +8,11 @@ import hmac
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import accumulate, chain, islice, repeat
-from operator import add
+from operator import add, sub
 from typing import Any, Literal, Self
 
 import prometheus_client
@@ -40,7 +40,6 @@ OTHER = "__other__"
 Labels = tuple[str, ...]
 Pairs = tuple[tuple[str, str], ...]
 Values = tuple[float, ...]
-_Rows = Iterable[tuple[Labels, Values]]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -85,9 +84,9 @@ def agent_labels(kind: Literal["id", "hashed", "off"], key: bytes = b"") -> Call
         return NONE if agent == NONE else hmac.new(key, agent.encode(), "sha256").hexdigest()[:12]
 
     def labels(row: Dimensions) -> Labels:
-        team, agent = row
         if kind == "off":
-            return (label_value(team),)
+            return (label_value(row[0]),)
+        team, agent = row
         return label_value(team), label_value(agent) if kind == "id" else hashed(agent)
 
     return labels
@@ -115,6 +114,7 @@ class Family:
     rows: Mapping[Labels, Values]
 
 
+_NO_LEADS = (0, 0)
 _ONE = (Sample(),)
 _BY_WINDOW = tuple(Sample("", (("window", window),)) for window in WINDOWS)
 _BY_OUTCOME = tuple(Sample("_total", (("outcome", outcome),)) for outcome in OUTCOMES)
@@ -145,6 +145,41 @@ def _samples(metric: Metric, figure: str | Histogram, labels: Pairs) -> Iterator
     yield Sample("_gsum", labels)
 
 
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """Label sets in the order of the page. It is made of the dimension values of rows alone, so it outlives
+    most snapshots."""
+
+    rows: Set[Dimensions]
+    active: Set[Dimensions]
+    rows_of: Mapping[Labels, Sequence[Dimensions]]
+    """By label set, the rows that are merged into it; of a family with less dimensions, their prefixes."""
+
+    @classmethod
+    def of(
+        cls,
+        rows: Set[Dimensions],
+        active: Set[Dimensions],
+        depth: int,
+        label: Callable[[Dimensions], Labels],
+    ) -> Self:
+        """Those with active rows come first. Keys are copied: a view of them would keep their snapshot."""
+        first = {row[:depth] for row in active & rows}
+        rows_of: dict[Labels, list[Dimensions]] = {}
+        for row in sorted({row[:depth] for row in rows}, key=lambda row: (row not in first, row)):
+            rows_of.setdefault(label(row), []).append(row)
+        return cls(frozenset(rows), frozenset(active), rows_of)
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """The label sets of a family that have series of their own, with their rows."""
+
+    order: _Order
+    admitted: Sequence[tuple[Labels, Sequence[Dimensions]]]
+    left_out: int
+
+
 class Exposition:
     """Renders the numbers, how the view stands, and the registry. Safe to call from any thread.
 
@@ -168,6 +203,8 @@ class Exposition:
         self._person_names = ("team",) if agent_label == "off" else ("team", "agent")
         self._series_limit = series_limit
         self._admitted: dict[str, set[Labels]] = {}
+        self._orders: dict[tuple[str, Labels, str], _Order] = {}
+        self._choices: dict[str, _Choice] = {}
         self._overflowed: dict[str, int] = {}
         self._templates: dict[tuple[str, str], dict[Labels, str]] = {}
         self._lock = threading.Lock()
@@ -223,22 +260,32 @@ class Exposition:
         for metric in CATALOGUE:
             if metric.reads:
                 yield self._sums(metric, metric.reads, at)
+        seen, names = at.seen[SEGMENT.name], ("campaign",)
+        campaigns = self._order("windows", SEGMENT, names, _all_labels, seen, seen)
+        due = [at.due_of_campaigns[window] for window in WINDOWS]
         for name, n in (("callfunnel_window_leads_due", 0), ("callfunnel_window_leads_met", 1)):
-            counts = (
-                (_campaign(row), tuple(at.due[window].get(row, (0, 0))[n] for window in WINDOWS))
-                for row in sorted(at.seen[SEGMENT.name])
-            )
-            yield self._family(BY_NAME[name], ("campaign",), _BY_WINDOW, counts)
+            counts = {
+                row: tuple([of_window.get(row, _NO_LEADS)[n] for of_window in due])
+                for rows in campaigns.rows_of.values()
+                for row in rows
+            }
+            yield self._family(BY_NAME[name], names, _BY_WINDOW, campaigns, counts.__getitem__)
 
+        ages: dict[Dimensions, Values] = {}
+        oldest: dict[Dimensions, Values] = {}
+        for (campaign, _), found in at.uncalled.items():
+            row = (campaign,)
+            before = ages.get(row)
+            ages[row] = found.by_age if before is None else tuple(map(add, before, found.by_age))
+            oldest[row] = (min(found.oldest_s, *oldest.get(row, ())),) if before else (found.oldest_s,)
         none: Values = (0,) * len(AGES)
-        ages = (
-            (_campaign(row), at.uncalled[row].by_age if row in at.uncalled else none)
-            for row in sorted(at.seen[SEGMENT.name] | at.uncalled.keys())
-        )
-        yield self._family(BY_NAME["callfunnel_leads_uncalled"], ("campaign",), _BY_AGE, ages)
-        oldest = ((_campaign(row), (found.oldest_s,)) for row, found in sorted(at.uncalled.items()))
+        known = seen | at.uncalled.keys()
+        campaigns = self._order("uncalled", SEGMENT, names, _all_labels, known, known)
+        metric = BY_NAME["callfunnel_leads_uncalled"]
+        yield self._family(metric, names, _BY_AGE, campaigns, lambda row: ages.get(row, none))
+        campaigns = self._order("oldest", SEGMENT, names, _all_labels, oldest.keys(), oldest.keys())
         metric = BY_NAME["callfunnel_oldest_uncalled_lead_timestamp_seconds"]
-        yield self._family(metric, ("campaign",), _ONE, oldest, min)
+        yield self._family(metric, names, _ONE, campaigns, oldest.__getitem__, merge=min)
 
         positions = {(str(partition),): at.positions[partition] for partition in sorted(at.positions)}
         yield _one(
@@ -255,29 +302,52 @@ class Exposition:
         yield _one("source_loss_timestamp_seconds", lost)
 
     def _sums(self, metric: Metric, reads: Reads, at: Snapshot) -> Family:
-        rollup = reads.rollup.name
-        rows: Iterable[Dimensions]
+        rollup, windows = reads.rollup, reads.windows or ("all",)
+        names, label = self._labels(reads)
+        seen = at.seen[rollup.name]
         if reads.windows:
-            tables = [at.windows[window][rollup] for window in reads.windows]
-            rows = sorted(at.seen[rollup])
+            order = self._order("windows", rollup, names, label, seen, seen)
         else:  # the active ones first: a limit of series cuts off the last
-            tables = [at.windows["all"][rollup]]
-            rows = sorted(tables[0], key=lambda row: (row not in at.seen[rollup], row))
-        names, labels = self._labels(reads)
+            order = self._order("all", rollup, names, label, at.windows["all"][rollup.name].keys(), seen)
+        depth = _depth(rollup, names)
+        if depth == len(rollup.dimensions):
+            tables = [at.windows[window][rollup.name] for window in windows]
+        else:
+            tables = [at.prefixes[window][rollup.name, depth] for window in windows]
+        totals = [at.prefixes[window][rollup.name, 0] for window in windows]
         pick = _picker(reads.figures)
-        found = (
-            (labels(row), tuple(chain.from_iterable([pick(table.get(row)) for table in tables])))
-            for row in rows
+        family = self._family(
+            metric,
+            names,
+            _layout(metric),
+            order,
+            lambda row: tuple(chain.from_iterable([pick(table.get(row)) for table in tables])),
+            lambda: tuple(chain.from_iterable([pick(total.get(())) for total in totals])),
         )
-        family = self._family(metric, names, _layout(metric), found)
         return _in_seconds(family) if metric.type == "gaugehistogram" else family
 
     def _labels(self, reads: Reads) -> tuple[Labels, Callable[[Dimensions], Labels]]:
         if reads.rollup is PERSON:
             return self._person_names, self._person
-        if reads.dimensions == reads.rollup.dimensions:
+        if _depth(reads.rollup, reads.dimensions) == len(reads.dimensions):
             return reads.dimensions, _all_labels
         return reads.dimensions, _some_labels(reads.rollup, reads.dimensions)
+
+    def _order(
+        self,
+        of: str,
+        rollup: Rollup,
+        names: Labels,
+        label: Callable[[Dimensions], Labels],
+        rows: Set[Dimensions],
+        active: Set[Dimensions],
+    ) -> _Order:
+        """The label sets of these rows, in order; that of the snapshot before where the rows are the same."""
+        key = rollup.name, names, of
+        known = self._orders.get(key)
+        if known is None or known.rows != rows or (known.active is not active and known.active != active):
+            known = self._orders[key] = _Order.of(rows, active, _depth(rollup, names), label)
+        return known
 
     def _about(self, at: Snapshot) -> Iterator[Family]:
         yield _one("view_rows", {(): (at.rows,)})
@@ -305,28 +375,47 @@ class Exposition:
         metric: Metric,
         labels: Labels,
         layout: tuple[Sample, ...],
-        rows: _Rows,
+        order: _Order,
+        values: Callable[[Dimensions], Values],
+        total: Callable[[], Values] | None = None,
         merge: Callable[[float, float], float] = add,
     ) -> Family:
-        """Rows with the same labels become one; rows above the limit become `__other__`."""
-        name = metric.name
-        merged: dict[Labels, Values] = {}
-        for row, values in rows:
-            before = merged.get(row)
-            merged[row] = values if before is None else tuple(map(merge, before, values))
-        room = max(1, self._series_limit // len(layout) - 1)
-        admitted = self._admitted.setdefault(name, set())
-        admitted.intersection_update(merged)
-        if len(admitted) < len(merged):
-            admitted.update(islice((row for row in merged if row not in admitted), room - len(admitted)))
-        self._overflowed[name] = (len(merged) - len(admitted)) * len(layout)
-        if self._overflowed[name]:
-            other = (OTHER,) * len(labels)
-            for row in merged.keys() - admitted - {other}:
-                values = merged.pop(row)
-                before = merged.get(other)
-                merged[other] = values if before is None else tuple(map(merge, before, values))
-        return Family(metric, labels, layout, merged)
+        """Rows with the same labels become one; rows above the limit become `__other__`.
+
+        `total` gives what all rows add up to, where that is known: then no row above the limit is looked at.
+        """
+
+        def merged(rows: Iterable[Dimensions]) -> Values:
+            return reduce(lambda one, other: tuple(map(merge, one, other)), map(values, rows))
+
+        choice = self._choose(metric.name, len(layout), order)
+        found = {
+            label: values(rows[0]) if len(rows) == 1 else merged(rows) for label, rows in choice.admitted
+        }
+        self._overflowed[metric.name] = choice.left_out * len(layout)
+        if choice.left_out:
+            if total is not None:
+                other: Values = tuple(map(sub, total(), map(sum, zip(*found.values(), strict=True))))
+            else:
+                other = merged(
+                    row for label, rows in order.rows_of.items() if label not in found for row in rows
+                )
+            found[(OTHER,) * len(labels)] = other
+        return Family(metric, labels, layout, found)
+
+    def _choose(self, name: str, samples: int, order: _Order) -> _Choice:
+        """Which label sets of a family have series of their own: first those that had them before."""
+        choice = self._choices.get(name)
+        if choice is None or choice.order is not order:
+            room = max(1, self._series_limit // samples - 1)
+            admitted = self._admitted.setdefault(name, set())
+            admitted.intersection_update(order.rows_of)
+            if len(admitted) < len(order.rows_of):
+                new = (label for label in order.rows_of if label not in admitted)
+                admitted.update(islice(new, room - len(admitted)))
+            chosen = [(label, rows) for label, rows in order.rows_of.items() if label in admitted]
+            choice = self._choices[name] = _Choice(order, chosen, len(order.rows_of) - len(chosen))
+        return choice
 
     def _render(self, families: Iterable[Family], openmetrics: bool) -> bytes:
         lines: list[str] = []
@@ -372,8 +461,10 @@ def _all_labels(row: Dimensions) -> Labels:
     return tuple(map(label_value, row))
 
 
-def _campaign(row: Dimensions) -> Labels:
-    return (label_value(row[0]),)
+def _depth(rollup: Rollup, names: Labels) -> int:
+    """How many dimension values of a row its labels need, where they are its first ones; else all."""
+    is_prefix = rollup.dimensions[: len(names)] == names
+    return len(names) if is_prefix else len(rollup.dimensions)
 
 
 def _some_labels(rollup: Rollup, dimensions: Labels) -> Callable[[Dimensions], Labels]:

@@ -40,7 +40,6 @@ from callfunnel.agents.view.arrivals import Arrivals, Source
 from callfunnel.agents.view.feed import Changes, Committed, Feed, Waiting
 from callfunnel.schemas.topics import funnel_changelog
 from callfunnel.streams import measures
-from callfunnel.streams.measures import FIRST_DIAL
 from callfunnel.streams.rows import (
     BASE,
     POSITION_KEY,
@@ -52,10 +51,10 @@ from callfunnel.streams.rows import (
 )
 from callfunnel.streams.sums import Dimensions, NotARow, PlainSums, Sums
 from callfunnel.streams.windows import (
-    DUE_SECONDS,
     WINDOWS,
+    WINDOWS_AND_ALL,
     Uncalled,
-    due_panes,
+    due,
     of_archived,
     seen,
     total,
@@ -65,7 +64,6 @@ from callfunnel.streams.windows import (
 
 SEGMENT, PERSON, LOCATION = ROLLUPS = tuple(rollup.name for rollup in measures.ROLLUPS)
 
-_MET = FIRST_DIAL.bins[: FIRST_DIAL.bounds.index(DUE_SECONDS) + 1]
 _LOOK_SECONDS = 5.0
 _RETRY_SECONDS = 1.0
 _RECORDS_AT_ONCE = 10_000
@@ -94,8 +92,12 @@ class Snapshot:
     """How far the rows of each source partition go."""
     windows: Mapping[str, Mapping[str, Mapping[Dimensions, Columns]]]
     """Window or `all`, rollup, dimension values, columns; `all` has only the rollup `campaign+source`."""
+    prefixes: Mapping[str, Mapping[tuple[str, int], Mapping[Dimensions, Columns]]]
+    """The same rows, summed by the first n dimension values: window, (rollup, n), those values, columns."""
     due: Mapping[str, Mapping[Dimensions, tuple[int, int]]]
     """Window or `all`, campaign and source: leads due, leads met."""
+    due_of_campaigns: Mapping[str, Mapping[Dimensions, tuple[int, int]]]
+    """The same by campaign alone."""
     uncalled: Mapping[Dimensions, Uncalled]
     seen: Mapping[str, set[Dimensions]]
     """Rollup: dimension values that were seen in the last 48 hours, or are in a window."""
@@ -259,18 +261,24 @@ class Funnel:
         self._settle()
         zone, days_kept_s = self._calendar()
         sums = self._sums
-        windows: dict[str, dict[str, Mapping[Dimensions, Columns]]] = {
-            window: {
-                rollup: total(sums, window, rollup, window_panes(window, now_s, zone)) for rollup in ROLLUPS
-            }
-            for window in WINDOWS
-        }
-        windows["all"] = {SEGMENT: total(sums, "all", SEGMENT, window_panes("all", now_s, zone))}
+        panes = {window: window_panes(window, now_s, zone) for window in WINDOWS_AND_ALL}
+        read = [(window, rollup) for window in WINDOWS for rollup in measures.ROLLUPS]
+        read.append(("all", measures.SEGMENT))
+        windows: dict[str, dict[str, Mapping[Dimensions, Columns]]] = {window: {} for window in panes}
+        prefixes: dict[str, dict[tuple[str, int], Mapping[Dimensions, Columns]]]
+        prefixes = {window: {} for window in panes}
+        for window, rollup in read:
+            name = rollup.name
+            windows[window][name] = total(sums, window, name, panes[window])
+            for depth in range(len(rollup.dimensions)):
+                prefixes[window][name, depth] = total(sums, window, name, panes[window], depth)
         return Snapshot(
             now_s=now_s,
             positions=dict(self.positions),
             windows=windows,
-            due={window: self._due(window, now_s, zone) for window in windows},
+            prefixes=prefixes,
+            due={window: due(sums, window, now_s, zone) for window in windows},
+            due_of_campaigns={window: due(sums, window, now_s, zone, 1) for window in windows},
             uncalled=uncalled(sums, now_s, days_kept_s),
             archived=of_archived(sums, SEGMENT),
             seen={
@@ -285,19 +293,6 @@ class Funnel:
             },
             turned=self.turned,
         )
-
-    def _due(self, window: str, now_s: int, zone: tzinfo) -> dict[Dimensions, tuple[int, int]]:
-        created, not_due = (
-            total(self._sums, f"{what} {window}", SEGMENT, panes)
-            for what, panes in zip(("due", "not due"), due_panes(window, now_s, zone), strict=True)
-        )
-        result = {}
-        for row, columns in created.items():
-            without = not_due.get(row, {})
-            due = columns.get("awaited", 0) - without.get("awaited", 0)
-            met = sum(columns.get(column, 0) - without.get(column, 0) for column in _MET)
-            result[row] = (due, met)
-        return result
 
 
 class View:

@@ -6,11 +6,15 @@ from hypothesis import strategies as st
 
 from callfunnel.agents.choice import not_built, sums_for
 from callfunnel.streams.rows import encode_base_key, encode_columns, encode_key
-from callfunnel.streams.sums import PlainSums
+from callfunnel.streams.sums import NotARow, PlainSums
 
 PANES = (0, 60, 120, 180)
 COLUMNS = ("events_dialed", "uncalled", "attempt_60")
-DIMENSIONS = {"campaign+source": [("spring", "web"), ("fall", "ü")], "location": [("Köln",)]}
+FIGURES = (("uncalled",), ("events_dialed", "attempt_60"))
+DIMENSIONS = {
+    "campaign+source": [("spring", "web"), ("spring", "mail"), ("fall", "ü")],
+    "location": [("Köln",)],
+}
 
 rollups = st.sampled_from(sorted(DIMENSIONS))
 numbers = st.integers(0, 1)
@@ -43,7 +47,11 @@ def answers(sums, name, rollup, resolution, span):
     table = f"{name} {rollup} {resolution}", rollup, resolution
     wanted = set(DIMENSIONS[rollup])
     first = sums.first(rollup, resolution, "uncalled", wanted) if resolution != "base" else {}
-    return sums.total(*table, *span), sums.seen(*table, *span), first, len(sums)
+    depths = (0, *range(1, len(DIMENSIONS[rollup][0])), None)
+    totals = [sums.total(*table, *span, depth) for depth in depths]
+    of_figures = (f"figures {table[0]}", *table[1:], *span, FIGURES)
+    figures = [sums.figures(*of_figures, depth) for depth in depths]
+    return totals, figures, sums.seen(*table, *span), first, len(sums)
 
 
 @pytest.mark.skipif(bool(not_built()), reason="the core is not built")
@@ -61,3 +69,30 @@ def test_both_kinds_give_the_same_whatever_came_and_wherever_a_span_was_before(s
             for sums in (plain, core):
                 getattr(sums, what)(*arguments)
     assert all(kept == as_it_was for kept, as_it_was in before)  # what was given does not change
+
+
+def rows_of(places, panes, n):
+    return {
+        encode_key(("1m", pane, "campaign+source", f"c{place % 7}", f"s{place}")): encode_columns(
+            {"events_dialed": n, "leads_won": place % 5 + 1, "attempt_60": pane + n, "attempt_ms": n << 33}
+        )
+        for place in range(places)
+        for pane in panes
+    }
+
+
+@pytest.mark.skipif(bool(not_built()), reason="the core is not built")
+def test_both_kinds_give_the_same_of_many_rows_at_once_and_up_to_one_that_is_none():
+    plain, core = PlainSums(), sums_for("core")()
+    at = "a span", "campaign+source", "1m", 60, 181
+    for rows in (rows_of(900, PANES, 1), rows_of(800, PANES[1:], 2), dict.fromkeys(rows_of(300, PANES, 0))):
+        for sums in (plain, core):
+            sums.apply(0, dict(rows))
+        assert [core.total(*at, depth) for depth in (0, 1, 2)] == [
+            plain.total(*at, depth) for depth in (0, 1, 2)
+        ]
+    for sums in (plain, core):
+        with pytest.raises(NotARow):
+            sums.apply(0, {**rows_of(30, PANES, 9), b"none": b"", **rows_of(40, PANES, 9)})
+    assert core.total(*at) == plain.total(*at)
+    assert len(core) == len(plain)

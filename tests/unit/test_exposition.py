@@ -219,6 +219,57 @@ def test_above_the_limit_the_sum_stays_right():
     assert value(page, "callfunnel_view_series_overflowed", family="callfunnel_window_events") == 7 * SERIES
 
 
+few_names = st.sampled_from(["a", "b", "c\x00", "c", "__other__"])
+few_rows = st.lists(st.tuples(few_names, few_names, st.integers(1, 3)), max_size=12)
+
+
+def merged(merge, rows, layout):
+    return [merge(values) for values in zip(*rows, strict=True)] or [0] * len(layout)
+
+
+@given(few_rows, few_rows, st.sampled_from(["id", "off"]), st.integers(1, 150))
+def test_what_is_above_the_limit_is_the_sum_of_the_rows_that_are_left_out(first, later, agent_label, limit):
+    funnel = funnel_of()
+    snapshots = []
+    pages = [
+        Exposition(
+            lambda: Standing("current", snapshots[-1]),
+            CollectorRegistry(),
+            agent_label=agent_label,
+            series_limit=series_limit,
+        )
+        for series_limit in (limit, 1_000_000)
+    ]
+    before = {}
+    for rows in (first, later):
+        for one, other, times in rows:
+            columns = {column: n * times for column, n in COLUMNS.items()}
+            for row in (("campaign+source", one, other), ("team+agent", one, other), ("location", one)):
+                write(funnel, *row, columns=columns, partition=times % 2)
+        snapshots.append(funnel.snapshot(NOW))
+        limited, whole = ({family.metric.name: family for family in page.families()} for page in pages)
+        for metric in CATALOGUE:
+            if metric.where != "view" or "partition" in metric.labels or "_view_" in metric.name:
+                continue
+            shown, everything = limited[metric.name].rows, whole[metric.name].rows
+            merge = min if metric.name.startswith("callfunnel_oldest") else sum
+            own = {row: values for row, values in shown.items() if OTHER not in row}
+            room = max(1, limit // len(limited[metric.name].layout) - 1)
+            old = [row for row in everything if row in before.get(metric.name, ())]
+            new = [row for row in everything if row not in old]
+            assert set(own) == {*old, *new[: room - len(old)]}
+            assert own == {row: values for row, values in everything.items() if row in own}
+            assert list(own) == [row for row in everything if row in own]
+            layout = limited[metric.name].layout
+            if "gaugehistogram" in metric.type:  # seconds are no whole numbers
+                assert merged(merge, shown.values(), layout) == pytest.approx(
+                    merged(merge, everything.values(), layout)
+                )
+            else:
+                assert merged(merge, shown.values(), layout) == merged(merge, everything.values(), layout)
+            before[metric.name] = own
+
+
 def test_a_campaign_that_is_called_as_the_overflow_is_not_mixed_with_it():
     names = ("__other__", "___other__", "_other__", "a", "b", "c", "d")
     page = exposition(
