@@ -171,7 +171,7 @@ def build(settings: Settings, count: int, tables: type[Tables], metrics: EngineM
         app_id=settings.app_id,
         source=Source(client, settings.source_topic, timeout_seconds),
         dead_letters=settings.dead_letter_topic,
-        transactions=Transactions(settings.app_id, client, timeout_seconds),
+        transactions=Transactions(settings.app_id, client, timeout_seconds, settings.changelog_compression),
         new_partition=partitions_of(settings, count, tables),
         partitioner=settings.partitioner,
         batch_events=settings.batch_events,
