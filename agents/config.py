@@ -62,6 +62,7 @@ Failpoint = Annotated[
     _allowed(f"POINT:HIT, with a POINT of {', '.join(POINTS)}"),
 ]
 Text = Annotated[str, Meta(min_length=1), _allowed("text")]
+Compression = Literal["none", "snappy", "lz4", "zstd"]
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -179,6 +180,13 @@ class Settings(Struct, frozen=True, kw_only=True):
             "earliest: more of it makes a small floor cheaper, and its numbers older"
         ),
     ] = 0.5
+    changelog_compression: Annotated[
+        Compression,
+        _doc(
+            "how a worker compresses what it writes to its changelogs; Kafka knows zstd since 2.1, and every "
+            "worker and view reads all of them"
+        ),
+    ] = "zstd"
     tables: Annotated[
         Choice,
         _doc(

@@ -48,7 +48,9 @@ async def writing(settings: Settings, rights: str) -> AsyncIterator[tuple[Transa
     """
     repair()
     client = aiokafka_options(settings)
-    transactions = Transactions(settings.app_id, client, settings.transaction_timeout_seconds)
+    transactions = Transactions(
+        settings.app_id, client, settings.transaction_timeout_seconds, settings.changelog_compression
+    )
     try:
         yield transactions, client
     except (KafkaError, TimeoutError) as error:

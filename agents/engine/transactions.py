@@ -24,18 +24,41 @@ from aiokafka.errors import (
 )
 
 from callfunnel.agents import failpoints
+from callfunnel.agents.config import Compression
 from callfunnel.agents.errors import TablesWrong, TakenOver, TopicsWrong, WriteFailed
 from callfunnel.agents.kafka import hanging
 from callfunnel.agents.kafka.batches import Headers
-from callfunnel.agents.kafka.producer import BATCH_BYTES, CONNECTIONS, Producer, Record, SharedClient, batches
+from callfunnel.agents.kafka.producer import (
+    BATCH_BYTES,
+    CONNECTIONS,
+    UNCOMPRESSED,
+    Compressor,
+    Producer,
+    Record,
+    SharedClient,
+    batches,
+)
 from callfunnel.agents.remedies import REMEDIES
+from callfunnel.schemas.topics import funnel_changelog, leads_changelog
 
 
 class Transactions:
-    """Writes the transactions of the partitions this worker owns."""
+    """Writes the transactions of the partitions this worker owns.
 
-    def __init__(self, app_id: str, client: Mapping[str, Any], transaction_timeout_seconds: float) -> None:
+    Only the changelogs are compressed: dead letters and events that are sent home have other readers, too.
+    """
+
+    def __init__(
+        self,
+        app_id: str,
+        client: Mapping[str, Any],
+        transaction_timeout_seconds: float,
+        compression: Compression = "none",
+    ) -> None:
         self._app_id = app_id
+        self._compressors = dict.fromkeys(
+            (funnel_changelog(app_id), leads_changelog(app_id)), Compressor(compression)
+        )
         self._client = client
         self._timeout_ms = int(transaction_timeout_seconds * 1000)
         self._clients: list[SharedClient] = []
@@ -96,7 +119,8 @@ class Transactions:
         await producer.add_partitions(records)
         sent = []
         for (topic, number), its_records in records.items():
-            for batch in batches(producer, its_records, now_ms):
+            compressor = self._compressors.get(topic, UNCOMPRESSED)
+            for batch in batches(producer, its_records, now_ms, compressor):
                 sent.append((batch, await producer.send_batch(batch, topic, partition=number)))
             failpoints.hit("sent")
         appended: dict[tuple[str, int], range] = {}

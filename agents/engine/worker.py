@@ -179,7 +179,7 @@ def build(
         app_id=settings.app_id,
         source=Source(client, settings.source_topic, timeout_seconds),
         dead_letters=settings.dead_letter_topic,
-        transactions=Transactions(settings.app_id, client, timeout_seconds),
+        transactions=Transactions(settings.app_id, client, timeout_seconds, settings.changelog_compression),
         new_partition=partitions_of(settings, count, tables),
         partitioner=settings.partitioner,
         batch_events=settings.batch_events,

@@ -2,9 +2,12 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from typing import get_args
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 
+from callfunnel.agents.config import Compression
 from callfunnel.agents.engine.transactions import Transactions
 from callfunnel.agents.errors import TakenOver, WriteFailed
 from callfunnel.agents.kafka import topics
@@ -23,8 +26,8 @@ def settings(broker):
 
 
 @asynccontextmanager
-async def owner(settings):
-    transactions = Transactions(settings.app_id, aiokafka_options(settings), transaction_timeout_seconds=15.0)
+async def owner(settings, compression="zstd"):
+    transactions = Transactions(settings.app_id, aiokafka_options(settings), 15.0, compression)
     await transactions.own([0])
     try:
         yield transactions
@@ -79,6 +82,25 @@ def test_how_many_partitions_there_are_is_asked_anew_each_time(settings):
                 await transactions.partitions(0, f"{source}?")
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("compression", get_args(Compression))
+def test_rows_come_back_to_any_client_however_they_were_compressed(settings, compression):
+    changelog = funnel_changelog(settings.app_id)
+    rows = [((b"row %d" % n, b"value " * 50), [], None) for n in range(1_000)]
+
+    async def write():
+        async with owner(settings, compression) as transactions:
+            await transactions.write(0, {(changelog, 0): rows})
+
+    asyncio.run(write())
+    consumer = Consumer({"bootstrap.servers": settings.broker, "group.id": "reader"})
+    consumer.assign([TopicPartition(changelog, 0, 0)])
+    try:
+        read = consumer.consume(len(rows), timeout=30)
+    finally:
+        consumer.close()
+    assert [((one.key(), one.value()), [], None) for one in read] == rows
 
 
 def test_of_what_hangs_the_last_record_is_found(settings):

@@ -177,7 +177,7 @@ class Producer:
 
         return await self._worker.call("asks for the number of partitions", ask)
 
-    def create_batch(self) -> RecordBatch:
+    def create_batch(self, compressor: Any) -> RecordBatch:
         return RecordBatch()
 
     async def begin_transaction(self) -> None:

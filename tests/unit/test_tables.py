@@ -1,5 +1,6 @@
 """The two kinds of tables beside each other, where a byte counts: long, odd and many."""
 
+import random
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +16,16 @@ from callfunnel.agents.engine.worker import fold_of, tables_of
 from callfunnel.agents.errors import SettingError
 from callfunnel.agents.kafka.topics import wanted
 from callfunnel.schemas.codec import Decoder, Limits
-from callfunnel.schemas.events import CallEnded, Connect, Dial, DmReached, LeadCreated, Lost, Won
+from callfunnel.schemas.events import (
+    CallEnded,
+    Connect,
+    Dial,
+    Disqualified,
+    DmReached,
+    LeadCreated,
+    Lost,
+    Won,
+)
 from callfunnel.schemas.topics import leads_changelog
 from callfunnel.streams import oracle
 from callfunnel.streams.by_definition import DefinedTables
@@ -61,6 +71,31 @@ def of_many_calls(calls):
         yield event(CallEnded, 2 * calls + number, **own, talk_seconds=talk_seconds, hangup_by=by)
 
 
+def of_many_agents(calls):
+    """Two leads that everybody calls, told in disorder, some twice, some otherwise than before."""
+    told = []
+    for number in range(calls):
+        own = {"lead_id": "lm"[number % 3 == 0], "agent": f"agent-{number}", "team": f"team-{number // 12}"}
+        of_call = own | {"call_id": f"c{number}", "at": T + number * 10}
+        told += [
+            event(Dial, number, **of_call, campaign=f"campaign-{number % 3}"),
+            event(DmReached, calls + number, **of_call),
+            event(CallEnded, 2 * calls + number, **of_call, talk_seconds=number % 30),
+            event(Lost, 3 * calls + number, **own, at=T + number * 10 + 1, reason=f"agent-{number // 2}"),
+        ]
+        if number % 5 == 0:
+            told += [
+                event(Dial, number, **of_call | {"agent": f"agent-{number + 1}"}),
+                event(Disqualified, 4 * calls + number, **of_call),
+                event(Disqualified, 4 * calls + number, **of_call | {"call_id": f"c{number + 1}"}),
+            ]
+    told += told[::7]
+    random.Random(7).shuffle(told)
+    half = len(told) // 2
+    yield from told[half:]
+    yield from sorted(told[:half], key=lambda one: one.occurred_at)
+
+
 def of_all_times():
     for number, at_ms in enumerate((0, 1, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, T)):
         at = EPOCH + timedelta(milliseconds=at_ms)  # as text: such whole numbers are seconds
@@ -75,10 +110,11 @@ def of_all_times():
         list(of_many_calls(15)),
         list(of_many_calls(16)),
         list(of_many_calls(100)),
+        list(of_many_agents(120)),
         [event(Dial, number, lead_id="l") for number in range(1_000)],
         list(of_all_times()),
     ],
-    ids=("odd texts", "15 calls", "16 calls", "100 calls", "1,000 events", "all times"),
+    ids=("odd texts", "15 calls", "16 calls", "100 calls", "120 agents", "1,000 events", "all times"),
 )
 @pytest.mark.parametrize("size", [7, 100_000])
 def test_what_is_long_odd_or_many_is_held_alike(tables, events, size):

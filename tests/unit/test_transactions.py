@@ -30,6 +30,7 @@ class Producer:
         self.offset = 0
         self.failure = False
         self.committed = 0
+        self.compressors = []
 
     async def start(self):
         """It is there."""
@@ -40,7 +41,8 @@ class Producer:
     async def add_partitions(self, partitions):
         """They are in it."""
 
-    def create_batch(self):
+    def create_batch(self, compressor):
+        self.compressors.append(compressor)
         return Batch()
 
     async def send_batch(self, batch, topic, partition):
@@ -80,6 +82,23 @@ def write(monkeypatch, ends, times=1, offset=0, failure=False, between=lambda pr
 
 def test_rows_that_continue_their_changelog_are_committed(monkeypatch):
     assert write(monkeypatch, {(ROWS, 0): 10}, times=3, offset=12) == ({(ROWS, 0): range(14, 15)}, 3)
+
+
+def test_the_changelogs_alone_are_compressed(monkeypatch):
+    monkeypatch.setattr(transactions, "Producer", Producer)
+    row = [((b"key", b"value"), [], None)]
+
+    async def main():
+        one = transactions.Transactions("app", {}, 0.05, "zstd")
+        await one.own([0])
+        for topic in ("app-funnel-changelog", "app-leads-changelog", "call-events", "call-events.dlq"):
+            await one.write(0, {(topic, 0): row})
+        return one._producers[0].compressors
+
+    rows, leads, events, letters = asyncio.run(main())
+    assert rows is leads
+    assert rows is not transactions.UNCOMPRESSED
+    assert events is letters is transactions.UNCOMPRESSED
 
 
 def test_rows_that_would_go_into_a_changelog_made_anew_are_not_committed(monkeypatch):

@@ -5,7 +5,7 @@ use crate::catalogue::{
     BY_AGENT, CALL_ENDED, CONNECT, DIAL, DISQUALIFIED, DM_REACHED, LEAD_CREATED, LOST, QUALIFIED, STAGES, WON,
 };
 use crate::log::{Dimensions, Entry, Log};
-use crate::texts::{MISSING, Text};
+use crate::texts::{MISSING, Text, Texts};
 
 /// Equal facts add the same to the rows.
 #[derive(Default)]
@@ -15,6 +15,7 @@ pub struct Facts {
     /// By stage.
     pub arrivals: [Option<Arrival>; STAGES],
     pub response: Option<Response>,
+    /// As in `Log::calls`.
     calls: Vec<Call>,
 }
 
@@ -52,8 +53,8 @@ impl Response {
     }
 }
 
+#[derive(Clone, Default)]
 struct Call {
-    id: u64,
     reach: Option<(i64, Dimensions)>,
     end: Option<End>,
     has_verdict: bool,
@@ -77,7 +78,8 @@ impl Facts {
         self.calls.clear();
     }
 
-    pub fn find(&mut self, log: &Log, hangup_ms: i64) {
+    /// Their texts are those of the batch.
+    pub fn find(&mut self, log: &mut Log, hangup_ms: i64, texts: &mut Texts) {
         self.clear();
         find_calls(log, &mut self.calls);
         for call in &mut self.calls {
@@ -89,18 +91,23 @@ impl Facts {
         self.origin = origin(log);
         self.arrivals = arrivals(log, &self.calls);
         self.response = response(log, &self.arrivals);
+
+        self.origin = self.origin.map(|text| log.number(text, texts));
+        for Arrival { team, agent, .. } in self.arrivals.iter_mut().flatten() {
+            *team = log.number(*team, texts);
+            *agent = log.number(*agent, texts);
+        }
+        for hangup in &mut self.hangups {
+            hangup.dimensions = hangup.dimensions.map(|text| log.number(text, texts));
+        }
     }
 }
 
 fn find_calls(log: &Log, calls: &mut Vec<Call>) {
+    calls.resize(log.calls(), Call::default());
     for entry in log.live() {
-        let (Some(id), DM_REACHED..=DISQUALIFIED) = (entry.call, entry.rank) else { continue };
-        // From the last: most entries are of the call of the one before.
-        let place = calls.iter().rposition(|call| call.id == id).unwrap_or_else(|| {
-            calls.push(Call { id, reach: None, end: None, has_verdict: false, is_void: false });
-            calls.len() - 1
-        });
-        let call = &mut calls[place];
+        let (Some(_), DM_REACHED..=DISQUALIFIED) = (entry.call, entry.rank) else { continue };
+        let call = &mut calls[entry.call_place as usize];
         match entry.rank {
             DM_REACHED => {
                 call.reach.get_or_insert((entry.at_ms, entry.dimensions));
@@ -163,7 +170,7 @@ fn arrivals(log: &Log, calls: &[Call]) -> [Option<Arrival>; STAGES] {
 }
 
 fn is_void(reach: &Entry, calls: &[Call]) -> bool {
-    reach.call.is_some_and(|id| calls.iter().any(|call| call.id == id && call.is_void))
+    reach.call.is_some() && calls[reach.call_place as usize].is_void
 }
 
 fn response(log: &Log, arrivals: &[Option<Arrival>; STAGES]) -> Option<Response> {

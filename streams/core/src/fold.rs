@@ -10,10 +10,14 @@ use crate::counts::{Cells, Counts};
 use crate::days::Days;
 use crate::facts::Facts;
 use crate::leads::Leads;
-use crate::log::{Added, Entry, Log};
+use crate::log::{Entry, Log, Place};
 use crate::measures::{count_activity, count_change, count_log};
 use crate::rows::{Changes, Name, Rows};
 use crate::texts::{MISSING, Text, Texts};
+
+/// So many leads are looked up before the first of them is folded: the processor then waits for the memory of
+/// several at the same time.
+const AT_ONCE: usize = 64;
 
 /// The events of a batch; none where a record is no event, or not yet.
 pub struct Batch {
@@ -55,8 +59,8 @@ pub struct Bounds {
 /// What came of a batch.
 pub struct Effects {
     pub rows: Changes,
-    /// Leads whose records changed.
-    pub leads: Vec<Text>,
+    /// Leads whose records changed, and where those are in `Fold::records`.
+    pub leads: Vec<(Text, Range<usize>)>,
     pub crowded: Vec<usize>,
     /// Events that are older than the horizon.
     pub old: Vec<usize>,
@@ -113,30 +117,50 @@ impl Fold {
         self.counts.clear();
         self.archived.clear();
         self.scratch.records.clear();
-        let mut records = Vec::new();
-        for &(lead, first) in &chains.leads {
-            let start = self.scratch.records.len();
-            let events = chains.from(first);
-            if self.add_to_lead(part, lead, events, bounds.horizon_ms, &mut effects)? {
-                effects.leads.push(lead);
-                records.push(start..self.scratch.records.len());
+        let (mut places, mut changed) = (Vec::with_capacity(AT_ONCE), Vec::new());
+        for some in chains.leads.chunks(AT_ONCE) {
+            places.clear();
+            places.extend(some.iter().map(|&(lead, _)| self.leads.place_of(part.batch.leads.get(lead))));
+            for (&(lead, first), &place) in some.iter().zip(&places) {
+                let start = self.scratch.records.len();
+                let events = chains.from(first);
+                if self.add_to_lead(part, place, events, bounds.horizon_ms, &mut effects)? {
+                    effects.leads.push((lead, start..self.scratch.records.len()));
+                    changed.push(place);
+                }
             }
         }
         effects.crowded.sort_unstable();
         let bounds = Bounds { watermark_ms: bounds.watermark_ms.max(effects.newest_ms), ..bounds };
         self.sum_up(&part.batch.texts, bounds, &mut effects.rows)?;
-        for (&lead, record) in effects.leads.iter().zip(records) {
-            self.leads.set(part.batch.leads.get(lead), &self.scratch.records[record]);
-        }
+        self.set_leads(&part.batch.leads, &effects.leads, &changed);
         Ok(effects)
+    }
+
+    /// The records that the last batch changed, one behind the other.
+    pub fn records(&self) -> &[u8] {
+        &self.scratch.records
+    }
+
+    fn set_leads(&mut self, ids: &Texts, leads: &[(Text, Range<usize>)], places: &[Option<usize>]) {
+        let records = &self.scratch.records;
+        for ((lead, record), place) in leads.iter().zip(places) {
+            if let Some(place) = *place {
+                self.leads.replace(place, ids.get(*lead), &records[record.clone()]);
+            }
+        }
+        // These after all others: places change when leads come.
+        for ((lead, record), _) in leads.iter().zip(places).filter(|(_, place)| place.is_none()) {
+            self.leads.set(ids.get(*lead), &records[record.clone()]);
+        }
     }
 
     /// Counts all that a log adds.
     pub fn count_record(&mut self, record: &[u8], texts: &mut Texts, catalogue: &Catalogue) -> PyResult<()> {
         let Scratch { log, after, .. } = &mut self.scratch;
         log.open(record, texts, catalogue)?;
-        after.find(log, self.limits.hangup_ms);
-        count_log(log, after, 1, &self.columns, &mut self.counts);
+        after.find(log, self.limits.hangup_ms, texts);
+        count_log(log, texts, after, 1, &self.columns, &mut self.counts);
         Ok(())
     }
 
@@ -162,9 +186,9 @@ impl Fold {
             if log.newest_ms() >= bounds.horizon_ms {
                 continue;
             }
-            before.find(log, self.limits.hangup_ms);
-            count_log(log, before, -1, &self.columns, &mut self.counts);
-            count_log(log, before, 1, &self.columns, &mut self.archived);
+            before.find(log, self.limits.hangup_ms, texts);
+            count_log(log, texts, before, -1, &self.columns, &mut self.counts);
+            count_log(log, texts, before, 1, &self.columns, &mut self.archived);
             ids.push(id.into());
         }
         self.sum_up(texts, bounds, changes)?;
@@ -184,38 +208,36 @@ impl Fold {
     fn add_to_lead(
         &mut self,
         part: &mut Part,
-        lead: Text,
+        place: Option<usize>,
         events: impl Iterator<Item = usize> + Clone,
         horizon_ms: i64,
         effects: &mut Effects,
     ) -> PyResult<bool> {
         let Scratch { log, before, after, records, .. } = &mut self.scratch;
         let (timestamps, catalogue) = (part.timestamps, part.catalogue);
-        let Batch { texts, leads, events: all } = &mut *part.batch;
-        match self.leads.get(leads.get(lead)) {
-            Some(record) => {
-                log.open(record, texts, catalogue)?;
-                before.find(log, self.limits.hangup_ms);
-                if log.newest_ms() < horizon_ms {
-                    count_log(log, before, -1, &self.columns, &mut self.counts);
-                    count_log(log, before, 1, &self.columns, &mut self.archived);
-                    log.clear();
-                    before.clear();
-                }
-            }
-            None => {
+        let Batch { texts, events: all, .. } = &mut *part.batch;
+        log.clear();
+        if let Some((_, record)) = place.and_then(|place| self.leads.at(place)) {
+            log.open(record, texts, catalogue)?;
+            if log.newest_ms() < horizon_ms {
+                before.find(log, self.limits.hangup_ms, texts);
+                count_log(log, texts, before, -1, &self.columns, &mut self.counts);
+                count_log(log, texts, before, 1, &self.columns, &mut self.archived);
                 log.clear();
-                before.clear();
             }
         }
         let mut has_changed = false;
         for at in events {
             let Some(event) = all[at] else { continue };
-            match log.add(event.entry, texts, catalogue, self.limits.lead_events) {
-                Added::Duplicate => effects.duplicates += 1,
-                Added::Crowded => effects.crowded.push(at),
-                Added::Entry => {
+            match log.place_for(&event.entry, texts, catalogue, self.limits.lead_events) {
+                Place::Taken => effects.duplicates += 1,
+                Place::Crowded => effects.crowded.push(at),
+                Place::Free(place) => {
+                    if !has_changed {
+                        before.find(log, self.limits.hangup_ms, texts);
+                    }
                     has_changed = true;
+                    log.insert(place, event.entry, texts, catalogue);
                     let at_ms = event.entry.at_ms;
                     effects.newest_ms = effects.newest_ms.max(at_ms);
                     effects.late += usize::from(timestamps[at].saturating_sub(at_ms) > self.limits.late_ms);
@@ -224,7 +246,7 @@ impl Fold {
             }
         }
         if has_changed {
-            after.find(log, self.limits.hangup_ms);
+            after.find(log, self.limits.hangup_ms, texts);
             count_change(before, after, &self.columns, &mut self.counts);
             log.write(records, texts, catalogue);
         }

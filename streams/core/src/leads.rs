@@ -19,15 +19,22 @@ impl Leads {
         self.leads.len()
     }
 
+    /// Where a lead is, until leads come or go.
     #[inline]
-    pub fn get(&self, id: &[u8]) -> Option<&[u8]> {
-        self.leads.find(self.hasher.hash_one(id), |lead| parts(lead).0 == id).map(|lead| parts(lead).1)
+    pub fn place_of(&self, id: &[u8]) -> Option<usize> {
+        self.leads.find_bucket_index(self.hasher.hash_one(id), |lead| parts(lead).0 == id)
+    }
+
+    /// The lead at a place has another record from now on.
+    pub fn replace(&mut self, place: usize, id: &[u8], record: &[u8]) {
+        let held = self.leads.get_bucket_mut(place).expect("`place_of` gave the place");
+        debug_assert_eq!(parts(held).0, id);
+        *held = lead(id, record).expect("it is held");
     }
 
     /// False where the id is longer than any lead's.
     pub fn set(&mut self, id: &[u8], record: &[u8]) -> bool {
-        let Ok(size) = u16::try_from(id.len()) else { return false };
-        let lead: Lead = [&size.to_le_bytes(), id, record].concat().into();
+        let Some(lead) = lead(id, record) else { return false };
         let hasher = &self.hasher;
         let is_it = |lead: &Lead| parts(lead).0 == id;
         match self.leads.entry(hasher.hash_one(id), is_it, |lead| hasher.hash_one(parts(lead).0)) {
@@ -56,6 +63,11 @@ impl Leads {
     pub fn all(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.leads.iter().map(|lead| parts(lead))
     }
+}
+
+fn lead(id: &[u8], record: &[u8]) -> Option<Lead> {
+    let size = u16::try_from(id.len()).ok()?;
+    Some([&size.to_le_bytes(), id, record].concat().into())
 }
 
 #[inline]

@@ -304,7 +304,7 @@ impl Tables {
         let ids = PySet::empty(py)?;
         for (lead, _) in has_event.iter().enumerate().filter(|(_, has_event)| **has_event) {
             let id = batch.leads.get(lead as Text);
-            if self.fold.leads.get(id).is_none() {
+            if self.fold.leads.place_of(id).is_none() {
                 ids.add(PyBytes::new(py, id))?;
             }
         }
@@ -341,10 +341,7 @@ impl Tables {
         let bytes = |bytes: &[u8]| PyBytes::new(py, bytes);
         let leads = leads
             .iter()
-            .map(|&lead| {
-                let id = batch.leads.get(lead);
-                (bytes(id), bytes(self.fold.leads.get(id).unwrap_or_default()))
-            })
+            .map(|(lead, record)| (bytes(batch.leads.get(*lead)), bytes(&self.fold.records()[record.clone()])))
             .collect();
         let archived = self.fold.archived(&batch.texts);
         Ok((changed(py, &rows), leads, crowded, old, foreign, duplicates, late, newest_ms, archived))

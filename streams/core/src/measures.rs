@@ -4,8 +4,9 @@ use crate::catalogue::{Columns, Histogram, STAGES};
 use crate::counts::{Counts, Place};
 use crate::facts::{Arrival, Facts, Hangup, Origin, Response};
 use crate::log::{Entry, Log};
+use crate::texts::Texts;
 
-/// Of every entry, in force or not.
+/// Of every entry, in force or not. Its dimensions are texts of the batch.
 pub fn count_activity(entry: &Entry, n: i64, columns: &Columns, counts: &mut Counts) {
     let column =
         if entry.is_machine() { Some(columns.machine_answers) } else { columns.activity[usize::from(entry.rank)] };
@@ -16,9 +17,11 @@ pub fn count_activity(entry: &Entry, n: i64, columns: &Columns, counts: &mut Cou
 }
 
 /// All that a lead adds, so many times. Its facts are those of its log.
-pub fn count_log(log: &Log, facts: &Facts, n: i64, columns: &Columns, counts: &mut Counts) {
-    for entry in log.entries() {
-        count_activity(entry, n, columns, counts);
+pub fn count_log(log: &mut Log, texts: &mut Texts, facts: &Facts, n: i64, columns: &Columns, counts: &mut Counts) {
+    for at in 0..log.entries().len() {
+        let mut entry = log.entries()[at];
+        entry.dimensions = entry.dimensions.map(|text| log.number(text, texts));
+        count_activity(&entry, n, columns, counts);
     }
     count_hangups(&facts.hangups, n, columns, counts);
     count_progress(&facts.arrivals, &facts.origin, [true; STAGES], n, columns, counts);

@@ -1,6 +1,5 @@
 //! The texts of a batch, each held once. Equal texts have equal numbers, so they are compared and hashed as numbers.
 
-use std::cmp::Ordering;
 use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
@@ -61,14 +60,6 @@ impl Texts {
     pub fn find(&self, text: &[u8]) -> Option<Text> {
         let hash = self.hasher.hash_one(text);
         self.index.find(hash, |&(other, number)| other == hash && self.get(number) == text).map(|&(_, number)| number)
-    }
-
-    /// By their bytes; a missing one comes first.
-    pub fn compare(&self, one: Text, other: Text) -> Ordering {
-        if one == other {
-            return Ordering::Equal;
-        }
-        (one != MISSING).cmp(&(other != MISSING)).then_with(|| self.get(one).cmp(self.get(other)))
     }
 
     fn append(&mut self, text: &[u8]) -> Text {

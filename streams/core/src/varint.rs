@@ -34,6 +34,20 @@ impl<'a> Bytes<'a> {
 
     #[inline]
     pub fn uvarint(&mut self) -> Result<u64, Corrupt> {
+        match *self.0 {
+            [byte @ ..0x80, ref rest @ ..] => {
+                self.0 = rest;
+                Ok(byte.into())
+            }
+            [low, high @ ..0x80, ref rest @ ..] => {
+                self.0 = rest;
+                Ok(u64::from(low & 0x7f) | u64::from(high) << 7)
+            }
+            _ => self.long_uvarint(),
+        }
+    }
+
+    fn long_uvarint(&mut self) -> Result<u64, Corrupt> {
         let mut n = 0;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;

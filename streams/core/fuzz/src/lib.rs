@@ -34,7 +34,7 @@ use std::sync::LazyLock;
 
 use catalogue::{Catalogue, KNOWN, MOST_OWN, Own, Resolution, rollups};
 use facts::Facts;
-use log::{Added, Dimensions, Entry, Log};
+use log::{Dimensions, Entry, Log, Place};
 use rows::{Changes, Rows};
 use texts::Texts;
 
@@ -63,7 +63,8 @@ pub fn record(json: &[u8]) {
         }
     }
     let mut log = Log::default();
-    assert!(log.add(entry, &texts, &CATALOGUE, 1) == Added::Entry);
+    assert_eq!(log.place_for(&entry, &texts, &CATALOGUE, 1), Place::Free(0));
+    log.insert(0, entry, &texts, &CATALOGUE);
     reopened(&mut log, &mut texts);
 }
 
@@ -73,7 +74,7 @@ pub fn log(record: &[u8]) {
     if log.open(record, &mut texts, &CATALOGUE).is_err() {
         return;
     }
-    Facts::default().find(&log, 15_000);
+    Facts::default().find(&mut log, 15_000, &mut texts);
     let (written, mut again) = reopened(&mut log, &mut texts);
     assert_eq!(reopened(&mut again, &mut texts).0, written);
 }
@@ -99,17 +100,26 @@ pub fn row(bytes: &[u8]) {
 
 fn reopened(log: &mut Log, texts: &mut Texts) -> (Vec<u8>, Log) {
     let (mut record, mut again) = (Vec::new(), Log::default());
-    log.write(&mut record, texts, &CATALOGUE);
+    log.write_whole(&mut record, texts, &CATALOGUE);
     assert!(again.open(&record, texts, &CATALOGUE).is_ok(), "what was written is refused");
-    assert!(again.entries().iter().map(fields).eq(log.entries().iter().map(fields)), "other entries come back");
+    assert!(fields(&mut again, texts) == fields(log, texts), "other entries come back");
     (record, again)
 }
 
 type Fields = (i64, u64, Option<u64>, Dimensions, u8, bool, [Option<i64>; MOST_OWN]);
 
-fn fields(entry: &Entry) -> Fields {
-    let own = std::array::from_fn(|field| entry.own(field));
-    (entry.at_ms, entry.mark, entry.call, entry.dimensions, entry.rank, entry.is_live, own)
+fn fields(log: &mut Log, texts: &mut Texts) -> Vec<Fields> {
+    let entries = log.entries().to_vec();
+    let of_entry = |entry: Entry| {
+        let kinds = &CATALOGUE.types[usize::from(entry.rank)];
+        let own = std::array::from_fn(|field| match (entry.own(field), kinds.get(field)) {
+            (Some(text), Some(Own::Text)) => Some(log.number(text as u32, texts).into()),
+            (value, _) => value,
+        });
+        let dimensions = entry.dimensions.map(|text| log.number(text, texts));
+        (entry.at_ms, entry.mark, entry.call, dimensions, entry.rank, entry.is_live, own)
+    };
+    entries.into_iter().map(of_entry).collect()
 }
 
 /// Of tables with the rollups and resolutions of `streams.measures` and `streams.panes`.
