@@ -88,10 +88,11 @@ class Feed:
         return max(0, self._end - self.position)
 
     def read(self, batch: MicroBatch | None, position: int, stable_end: int | None) -> Changes:
-        """Take what the broker sent, up to `position`; the rows of the batches that are whole by now.
+        """Take what the broker sent, up to `position`; the rows that change by it.
 
-        `stable_end` is where the broker said that what is committed ends. A reader may go back behind what
-        was taken, to see what became of a transaction: that is skipped.
+        Those of whole batches; until all is taken that there was at the start, and nothing is shown, those of
+        any batch without its position. `stable_end` is where the broker said that what is committed ends. A
+        reader may go back behind what was taken, to see what became of a transaction: that is skipped.
         """
         if position < self.position:
             return {}
@@ -99,10 +100,15 @@ class Feed:
             batch = batch.since(self.position)
         keys, values = (batch.keys, batch.values) if batch else ([], [])
         self.position = position
+        if self.is_behind and position < self._end:
+            rows: Changes = dict(zip(keys, values, strict=True))
+            if POSITION_KEY in rows:
+                self._unfinished[POSITION_KEY] = rows.pop(POSITION_KEY)
+            return rows
         # The end of a log that is read committed is the end of a batch.
         whole = position == stable_end or position == self._end
         end = len(keys) if whole else _end_of_batches(keys)
-        if (self.is_behind and position < self._end) or not (whole or end):
+        if not (whole or end):
             self._unfinished.update(zip(keys, values, strict=True))
             return {}
         finished, self._unfinished = self._unfinished, dict(zip(keys[end:], values[end:], strict=True))

@@ -15,12 +15,12 @@ import click
 import msgspec
 
 from bench import load, machine
-from bench.leads import Uuids, fold
+from bench.leads import Uuids, bytes_sent, fold
 from callfunnel.agents import memory
 from callfunnel.agents.choice import tables_for
 from callfunnel.agents.config import Compression
 from callfunnel.agents.demo import generator
-from callfunnel.agents.kafka.producer import Compressor, Producer, batches
+from callfunnel.agents.kafka.producer import Compressor
 from callfunnel.schemas.codec import Decoder, Limits
 from callfunnel.streams.engine import Partition
 from callfunnel.streams.funnel import Change
@@ -77,12 +77,8 @@ def kind_of(key: bytes) -> str:
 
 
 def packed(made: list[Written], compression: Compression, events: int) -> Figure:
-    producer, compressor = object.__new__(Producer), Compressor(compression)
-    size, began = 0, time.thread_time()
-    for changes in (changes for both in made for changes in both):
-        records = [(change, [], None) for change in changes]
-        for batch in batches(producer, records, load.START_MS, compressor):
-            size += len(batch._build())
+    compressor, began = Compressor(compression), time.thread_time()
+    size = sum(bytes_sent(changes, compressor) for both in made for changes in both)
     return Figure(size / events, (time.thread_time() - began) / events * 1e6)
 
 

@@ -6,7 +6,7 @@ The tables are the worker's own and are filled in this process; no broker is nee
 import random
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,15 @@ import click
 from bench import load, machine
 from callfunnel.agents import memory
 from callfunnel.agents.choice import tables_for
+from callfunnel.agents.config import Settings
 from callfunnel.agents.demo import generator
+from callfunnel.agents.kafka.producer import Compressor, Producer, batches
 from callfunnel.schemas.codec import Decoder, Limits
 from callfunnel.streams.engine import Partition
 from callfunnel.streams.fold import Fold
+from callfunnel.streams.funnel import Change
 from callfunnel.streams.panes import Bounds, resolutions
-from callfunnel.streams.tables import MOST_EVENTS, Effects, Tables
+from callfunnel.streams.tables import MOST_EVENTS, Tables
 from integration.workers import Event, Record, record
 
 SEED = 7
@@ -80,21 +83,24 @@ def of_a_hot_lead(events: int) -> list[Record]:
     return [record(uuids.of(event) | {"lead_id": lead_id}, at_ms) for at_ms, event in islice(floor, events)]
 
 
-def written(effects: Effects) -> int:
-    """Bytes of keys and values."""
-    return sum(len(key) + len(value or b"") for key, value in (*effects.funnel, *effects.leads))
+def bytes_sent(changes: Iterable[Change], compressor: Compressor) -> int:
+    """Of the record batches that are appended to a changelog."""
+    records = ((change, [], None) for change in changes)
+    sent = batches(object.__new__(Producer), records, load.START_MS, compressor)
+    return sum(len(batch._build()) for batch in sent)
 
 
 def hot_lead(events: int) -> dict[str, float]:
     """Batches of one event of the same lead."""
     records = of_a_hot_lead(events)
     partition = Partition(0, 1, fold(), Decoder(Limits(clock="event")), tables_for("auto"))
+    compressor = Compressor(Settings().changelog_compression)
     sizes, cpu_us = [], []
     for offset, (value, key, at_ms) in enumerate(records):
         began = time.thread_time_ns()
         effects = partition.apply([value], [key], [at_ms], offset + 1)
         cpu_us.append((time.thread_time_ns() - began) / 1000)
-        sizes.append(written(effects))
+        sizes.append(bytes_sent(effects.funnel, compressor) + bytes_sent(effects.leads, compressor))
     limit = min(events, MOST_EVENTS)
     return {
         "hot_lead_changelog_bytes": statistics.mean(sizes),
