@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 Choice = Literal["auto", "definition", "core"]
 
-SLOWER = 14.0
+SLOWER = 10.0
 """CPU of a worker that folds by the definition, in that of one with the core (README, How fast it is)."""
 
 _SOURCES = ("Cargo.lock", "Cargo.toml", "build.rs", "src/*.rs")

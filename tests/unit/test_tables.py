@@ -228,7 +228,7 @@ def test_a_worker_says_loudly_that_it_folds_by_the_definition_unless_it_was_told
         tables_of(Settings(tables="core"))
     (loud, quiet) = caplog.records
     assert loud.levelname == "WARNING"
-    assert "by the definition, which takes 14 times the CPU: the core is not built" in loud.message
+    assert "by the definition, which takes 10 times the CPU: the core is not built" in loud.message
     assert "`make core`" in loud.message
     assert quiet.levelname == "INFO"
 
