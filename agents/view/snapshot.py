@@ -14,7 +14,7 @@ import asyncio
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -296,7 +296,7 @@ class Funnel:
 
 
 class View:
-    """Tails the changelog of the funnel table in its own thread and keeps `snapshot` fresh.
+    """Tails the changelog of the funnel table in its own thread; `snapshot` has its newest numbers.
 
     `connection` holds the keyword arguments that any aiokafka client of this broker needs. `source` makes the
     object that asks about the source topic; without it, the source lag is unknown. Numbers are made anew
@@ -373,10 +373,10 @@ class View:
             async with asyncio.timeout(_FRESH_SECONDS):
                 await asyncio.wrap_future(answer)
 
-    def _answer(self) -> None:
+    @staticmethod
+    def _answer(asked: Iterable[Future[None]]) -> None:
         """Tell those who asked that there are no newer numbers."""
-        while self._asked:
-            answer = self._asked.pop()
+        for answer in asked:
             if answer.set_running_or_notify_cancel():
                 answer.set_result(None)
 
@@ -589,6 +589,7 @@ class View:
             pause = max(self._refresh_seconds, _SNAPSHOT_SPACING * self.snapshot_seconds)
             wait = _QUIET_TURN_SECONDS if is_quiet else self._refresh_seconds
             arrived = await fetch(consumer, _RECORDS_AT_ONCE, wait, self._is_asked)
+            asked = [self._asked.pop() for _ in range(len(self._asked))]
             polled = self._hear(consumer, partitions, polled)
             waiting = self._waiting.take()
             is_quiet = not (arrived or waiting)
@@ -616,15 +617,16 @@ class View:
             self._read = {partition: feed.position for partition, feed in feeds.items()}
             is_behind = any(feed.is_behind for feed in feeds.values())
             if is_behind:
+                self._answer(asked)
                 left = sum(feed.left for feed in feeds.values() if feed.is_behind)
                 self._why = f"catching up: {left} records of {self._topic} are left to read"
                 continue
             clock = time.monotonic()
-            spacing = pause if self._asked else max(pause, self._unasked_seconds)
+            spacing = pause if asked else max(pause, self._unasked_seconds)
             if self.not_ready() or clock - refreshed >= spacing:
                 refreshed = clock
                 changed &= not self._refresh(funnel, changed)
-            self._answer()
+            self._answer(asked)
             if clock - looked >= _LOOK_SECONDS:
                 looked = clock
                 await self._look(consumer, partitions)
