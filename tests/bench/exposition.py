@@ -176,11 +176,7 @@ def main(series: int, rounds: int, seconds: float, scrape: str | None, report: P
     figures |= rendering(funnel, rounds)
     click.echo(f"scraping for {seconds:g} s …", err=True)
     figures |= stalls(funnel, seconds)
-    for name, value in figures.items():
-        goal = GOALS.get(name)
-        told = "" if goal is None else f"  (goal {goal:g}: {'met' if value <= goal else 'missed'})"
-        click.echo(f"{name}={value:.1f}{told}")
-    machine.write(report, figures=figures)
+    machine.tell(figures, GOALS, report)
 
 
 if __name__ == "__main__":

@@ -188,11 +188,7 @@ def main(events: int, few: int, many: int, batches: int, report: Path | None) ->
     click.echo(f"filling tables with {few:,} and with {many:,} leads …", err=True)
     memory.collect_seldom()
     figures |= old_leads(few, many, batches)
-    for name, value in figures.items():
-        goal = GOALS.get(name)
-        told = "" if goal is None else f"  (goal {goal:,g}: {'met' if value <= goal else 'missed'})"
-        click.echo(f"{name}={value:,.1f}{told}")
-    machine.write(report, figures=figures)
+    machine.tell(figures, GOALS, report)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 import os
 import platform
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
 
 from callfunnel.agents.versions import installed_version
@@ -35,6 +37,15 @@ def memory_mib(pid: int, what: str) -> float:
     """`VmRSS`, the resident memory now, or `VmHWM`, the most there was; 0 of one that has just ended."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{what}:")), 0.0)
+
+
+def tell(figures: Mapping[str, float], goals: Mapping[str, float], report: Path | None) -> None:
+    """Print the figures, each with the goal that it is to stay below, if any; `write` them, too."""
+    for name, value in figures.items():
+        goal = goals.get(name)
+        told = "" if goal is None else f"  (goal {goal:,g}: {'met' if value <= goal else 'missed'})"
+        click.echo(f"{name}={value:,.1f}{told}")
+    write(report, figures=figures)
 
 
 def write(report: Path | None, **figures: Any) -> None:

@@ -132,11 +132,7 @@ def main(agents: int, report: Path | None) -> None:
         "resident_bytes_of_a_row": (full.memory_mib - empty.memory_mib) * 2**20 / written,
         "cpu_us_of_a_row": (full.cpu_seconds - empty.cpu_seconds) * 1e6 / written,
     }
-    for name, value in figures.items():
-        goal = GOALS.get(name)
-        told = "" if goal is None else f"  (goal {goal:g}: {'met' if value <= goal else 'missed'})"
-        click.echo(f"{name}={value:,.1f}{told}")
-    machine.write(report, figures=figures)
+    machine.tell(figures, GOALS, report)
 
 
 if __name__ == "__main__":

@@ -179,11 +179,7 @@ def measured(of_seed: int, warm: int, rate: int, rounds: int) -> dict[str, float
 def main(warm: int, rate: int, rounds: int, seed: int, report: Path | None) -> None:
     click.echo(f"folding the {warm:,} events of the hour before …", err=True)
     figures = measured(seed, warm, rate, rounds)
-    for name, value in figures.items():
-        goal = GOALS.get(name)
-        told = "" if goal is None else f"  (goal {goal:g}: {'met' if value <= goal else 'missed'})"
-        click.echo(f"{name}={value:.1f}{told}")
-    machine.write(report, figures=figures)
+    machine.tell(figures, GOALS, report)
 
 
 if __name__ == "__main__":
