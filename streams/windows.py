@@ -112,7 +112,7 @@ def total(
 ) -> Mapping[Dimensions, Columns]:
     """The rows of these panes, summed over time; of all time with what archived leads add.
 
-    `name` is that of the span (`Sums`), `depth` the number of dimension values by which rows are told apart.
+    `name` is that of the span (`Sums`), `depth` how many of the dimensions rows differ by.
     """
     found = sums.total(f"{name} of {rollup}", rollup, panes.resolution, *_from_to(panes), depth)
     if panes.resolution != "all" or not (archived := of_archived(sums, rollup, depth)):

@@ -147,7 +147,7 @@ class Ingest:
     """The partitions this worker owns and what happens to their batches.
 
     `group` is this worker's share of the consumer group; `new_partition` makes the empty state of a
-    partition; `fail` ends the process; `on_commit` is told the rows of each transaction. `resumed` says up to
+    partition; `fail` ends the process; `on_commit` gets the rows of each transaction. `resumed` says up to
     which offset an operator lets a poisoned partition go on; without it, none stops.
     """
 
@@ -536,7 +536,7 @@ class Ingest:
 
     async def _write_part(self, lane: Lane, part: Effects) -> None:
         number = lane.state.number
-        await asyncio.shield(self._write(number, part, self._rows(number, part)))
+        await asyncio.shield(self._write(number, part))
         lane.progress_at = time.monotonic()
 
     async def _write_down(self, lane: Lane) -> None:
@@ -546,13 +546,16 @@ class Ingest:
         """
         state = lane.state
         effects = state.apply([], [], [], state.offset)  # type: ignore[arg-type]
-        await asyncio.shield(self._write(state.number, effects, self._rows(state.number, effects)))
+        await asyncio.shield(self._write(state.number, effects))
         lane.durable, lane.owes = state.offset, False
 
-    async def _write(self, number: int, effects: Effects, records: Mapping[At, Iterable[Record]]) -> None:
+    async def _write(
+        self, number: int, effects: Effects, elsewhere: dict[At, Iterable[Record]] | None = None
+    ) -> None:
+        """What changes in the tables of a partition, and what goes to other topics, in one transaction."""
         funnel = self._funnel.changelog_topic_name, number
         after = self._transactions.ends.get(funnel)
-        written = await self._transactions.write(number, records)
+        written = await self._transactions.write(number, self._rows(number, effects) | (elsewhere or {}))
         for table in (self._funnel, self._leads):
             table.rows.wrote(number, written[table.changelog_topic_name, number].stop - 1)
         if self._on_commit and after is not None:
@@ -637,7 +640,7 @@ class Ingest:
         failpoints.hit("folded")
         if effects.foreign:
             self._check_source(await self._transactions.partitions(batch.partition, self._source))
-        await self._write(batch.partition, effects, self._records(batch, effects))
+        await self._write(batch.partition, effects, self._elsewhere(batch, effects))
         lane.durable, lane.owes = batch.end, False
         lane.progress_at = time.monotonic()
         self._observe(batch, effects, time.perf_counter() - started)
@@ -694,9 +697,9 @@ class Ingest:
         lane.state.lose(earliest, int(time.time() * 1000))
         lane.owes = True
 
-    def _records(self, batch: MicroBatch, effects: Effects) -> dict[At, Iterable[Record]]:
-        number = batch.partition
-        records = self._rows(number, effects)
+    def _elsewhere(self, batch: MicroBatch, effects: Effects) -> dict[At, Iterable[Record]]:
+        """The dead letters of a batch, and the events that are sent home."""
+        number, records = batch.partition, dict[At, Iterable[Record]]()
         if effects.rejected or batch.lumps:
             received_ms = int(time.time() * 1000)
             records[self._dead_letters, number] = dead_letters(

@@ -136,7 +136,7 @@ def build(
     datadir: str,
     on_commit: OnCommit | None = None,
 ) -> App:
-    """The Faust app for a source topic of `count` partitions; `on_commit` is told what it writes."""
+    """The Faust app for a source topic of `count` partitions; `on_commit` gets the rows that it commits."""
     read_committed.repair()
     answers = Answers(settings.stale_seconds)
     answers.hear({})  # it just said how many partitions there are

@@ -284,7 +284,7 @@ async def fetch_by(
 ) -> Fetched:
     """What `take` finds as soon as it finds something; nothing after so many seconds, or when `is_over`.
 
-    Whoever makes `is_over` true calls `wake`.
+    When `is_over` becomes true, call `wake`: it is not watched.
     """
     fetcher = consumer._fetcher
     if consumer._closed or fetcher._closed:

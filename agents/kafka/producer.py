@@ -64,9 +64,8 @@ class Compressor:
 
 
 def _zstd() -> Callable[[bytes], bytes]:
-    compressor = zstd.ZstdCompressor(
-        level=1
-    )  # one for all batches: a new one takes longer than a small batch
+    """With one compressor for all batches: making one takes longer than a small batch."""
+    compressor = zstd.ZstdCompressor(level=1)
     return lambda records: compressor.compress(records, zstd.ZstdCompressor.FLUSH_FRAME)
 
 

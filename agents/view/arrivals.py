@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 from callfunnel.agents.config import Settings
 from callfunnel.agents.errors import Failure
 from callfunnel.agents.kafka.connection import admin_client
+from callfunnel.agents.kafka.described import described
 from callfunnel.streams.rows import Position
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class Source:
         from kafka.errors import TopicAuthorizationFailedError, UnknownTopicOrPartitionError, for_code
 
         asked_at, offsets = time.monotonic(), self._offsets()
-        (topic,) = admin.describe_topics([self.topic])
+        (topic,) = described(admin, [self.topic])
         error = for_code(topic["error_code"])
         if error in (TopicAuthorizationFailedError, UnknownTopicOrPartitionError):
             self.told = None

@@ -597,15 +597,15 @@ class View:
                 feeds[TopicPartition(self._topic, committed.partition)].hand(committed)
             for partition, feed in feeds.items():
                 batch = arrived.get(partition)
-                read = feed.read(
+                changes = feed.read(
                     batch.whole() if batch else None,
                     await consumer.position(partition),
                     consumer.last_stable_offset(partition),
                 )
                 in_memory = feed.follow()
-                changed |= bool(read or in_memory)
-                await self._apply(funnel, partition, read, feed.position)
-                await self._apply(funnel, partition, in_memory, feed.position)
+                changes |= in_memory
+                changed |= bool(changes)
+                await self._apply(funnel, partition, changes, feed.position)
                 if in_memory:
                     consumer.pause(partition)
                     rests_until[partition] = time.monotonic() + _IN_MEMORY_SECONDS

@@ -180,7 +180,7 @@ def old_leads(few: int, many: int, batches: int) -> dict[str, float]:
 @click.option("--events", default=HOT_EVENTS, show_default=True, help="Events of the hot lead.")
 @click.option("--few", default=10_000, show_default=True, help="Leads in the small tables.")
 @click.option("--many", default=1_000_000, show_default=True, help="Leads in the large tables.")
-@click.option("--batches", default=15, show_default=True, help="Batches of old leads; medians are told.")
+@click.option("--batches", default=15, show_default=True, help="Batches of old leads; the medians are shown.")
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write all figures to a file.")
 def main(events: int, few: int, many: int, batches: int, report: Path | None) -> None:
     click.echo(f"{events:,} events of one lead …", err=True)

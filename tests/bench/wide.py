@@ -173,7 +173,9 @@ def measured(of_seed: int, warm: int, rate: int, rounds: int) -> dict[str, float
 @click.command(help=__doc__)
 @click.option("--warm", default=240_000, show_default=True, help="Events of the hour before.")
 @click.option("--rate", default=5_000, show_default=True, help="Events a second.")
-@click.option("--rounds", default=20, show_default=True, help="Seconds that are measured; medians are told.")
+@click.option(
+    "--rounds", default=20, show_default=True, help="Seconds that are measured; the medians are shown."
+)
 @click.option("--seed", default=20080505, show_default=True)
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write all figures to a file.")
 def main(warm: int, rate: int, rounds: int, seed: int, report: Path | None) -> None:

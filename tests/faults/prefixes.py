@@ -1,6 +1,6 @@
-"""What the pages that were scraped amid a run must say: of each partition, what was published first.
+"""What the pages scraped during a run must say: the totals of the first records of each partition.
 
-Of how many records, a page says itself (`callfunnel_source_records_total`).
+A page says itself how many of them it counts (`callfunnel_source_records_total`).
 """
 
 from collections import Counter, defaultdict

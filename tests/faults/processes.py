@@ -40,7 +40,7 @@ def kill_at_random(run: Run, size: Size) -> None:
 
 
 def views(lab: Lab, name: str, seed: int, size: Size) -> tuple[Verdict, dict[str, Any]]:
-    """Three views amid kills, joins and leaves: whatever was scraped is a prefix of what was published."""
+    """Three views during kills, joins and leaves: each page counts a prefix of what was published."""
     with lab.run(name, seed=seed, events=size.events, workers=3, static=False) as run:
         run.begin_oracle()
         run.start_workers()

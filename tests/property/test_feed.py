@@ -36,7 +36,7 @@ class Log:
                     self.handed.append(Committed(0, known_end, offsets, whole))
                 known_end = offsets.stop
             else:
-                known_end = None  # who takes the partition over asks where the log ends
+                known_end = None  # our writer has lost the partition: it does not know where the log ends
         self.end = at
 
     def state_at(self, position: int) -> dict[bytes, bytes | None]:

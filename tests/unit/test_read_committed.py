@@ -1,4 +1,4 @@
-"""How long an answer that holds nothing may take, without a broker; the rest is in the contract's tests."""
+"""How long the broker may hold back an empty answer. What is read is tested in `tests/contract`."""
 
 from types import SimpleNamespace
 
