@@ -130,17 +130,21 @@ def test_topics_of_two_tests_do_not_meet(broker):
 
 
 MEMBER = """
-import sys
-from kafka import KafkaConsumer
+import asyncio, signal, sys
+from aiokafka import AIOKafkaConsumer
 address, topic, group, instance = sys.argv[1:]
-options = {"group_id": group, "group_instance_id": instance or None, "metadata_max_age_ms": 1_000}
-consumer = KafkaConsumer(topic, bootstrap_servers=address, **options)  # it may join before it knows the topic
-while not consumer.assignment():
-    consumer.poll(100)
-print("joined", flush=True)
-while True:
-    consumer.poll(1000)
+async def member():
+    options = {"group_id": group, "group_instance_id": instance or None}
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=address, **options)
+    await consumer.start()  # it knows the topic before it joins
+    while not consumer.assignment():
+        await asyncio.sleep(0.1)
+    print("joined", flush=True)
+    await asyncio.Event().wait()
+signal.alarm(300)
+asyncio.run(member())
 """
+"""The client of the workers."""
 
 
 @pytest.mark.parametrize("instance", ["", "worker-1"])
