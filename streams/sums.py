@@ -134,7 +134,7 @@ class PlainSums(Sums):
         return {row: figures for row, figures in found.items() if any(figures)}
 
     def seen(self, name: str, rollup: str, resolution: str, start: int, end: int) -> Set[Dimensions]:
-        return self.total(name, rollup, resolution, start, end).keys()
+        return {dimensions for _, dimensions, _ in self._rows(rollup, resolution, start, end)}
 
     def first(
         self, rollup: str, resolution: str, column: str, wanted: Set[Dimensions]

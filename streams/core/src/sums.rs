@@ -22,65 +22,42 @@ const BASE: i64 = -1;
 /// The most dimensions that a rollup may have.
 const MOST: usize = 3;
 
-/// So many changes of columns are pending at most.
-const AT_ONCE: usize = 8_192;
+/// So many rows, or places that they are added to, are looked up before the first of them is changed.
+const LOOKED_UP: usize = 64;
 
-/// So many rows are looked up before the first of them is changed.
-const LOOKED_UP: usize = 16;
+/// After so many times as many, what they add is added to the spans.
+const SUMMED_UP: usize = 256;
 
 /// The ids of a rollup and of a resolution; base rows have a resolution of their own.
 type Table = (i64, i64);
 type Columns = Vec<(i64, i64)>;
 
-/// A row's key, taken apart.
-struct Key<'a> {
+/// A row's key and its newest value, if it has one.
+type Change<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>);
+
+/// What a row is known by within its pane.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Name {
+    partition: i32,
+    /// The number of the dimension values.
+    place: u32,
+    /// Of base rows, `BASE` less the number of the fold.
     generation: i64,
+}
+
+struct Row {
+    name: Name,
+    /// In msgpack.
+    columns: Box<[u8]>,
+}
+
+/// A change, taken apart: where the row is held, and what it is to be.
+struct Placed<'a> {
     table: Table,
     pane: i64,
-    /// The values of its dimensions in msgpack.
-    dimensions: &'a [u8],
-    /// Of base rows, the fold in msgpack.
-    fold: &'a [u8],
-}
-
-/// Partition, generation, the number of the dimension values, the size of the fold; the fold; the columns. One
-/// piece of memory for each row.
-type Row = Box<[u8]>;
-const HEAD: usize = 4 + 8 + 4 + 2;
-
-/// All of a row but the columns.
-fn put_identity(to: &mut Vec<u8>, partition: i32, generation: i64, place: u32, fold: &[u8]) -> Result<(), Malformed> {
-    to.clear();
-    to.extend_from_slice(&partition.to_le_bytes());
-    to.extend_from_slice(&generation.to_le_bytes());
-    to.extend_from_slice(&place.to_le_bytes());
-    to.extend_from_slice(&u16::try_from(fold.len()).map_err(|_| Malformed)?.to_le_bytes());
-    to.extend_from_slice(fold);
-    Ok(())
-}
-
-fn identity_size(row: &[u8]) -> usize {
-    HEAD + usize::from(u16::from_le_bytes([row[HEAD - 2], row[HEAD - 1]]))
-}
-
-fn identity(row: &[u8]) -> &[u8] {
-    &row[..identity_size(row)]
-}
-
-fn columns(row: &[u8]) -> &[u8] {
-    &row[identity_size(row)..]
-}
-
-fn partition(row: &[u8]) -> i32 {
-    i32::from_le_bytes(row[..4].try_into().expect("four bytes"))
-}
-
-fn generation(row: &[u8]) -> i64 {
-    i64::from_le_bytes(row[4..12].try_into().expect("eight bytes"))
-}
-
-fn place(row: &[u8]) -> u32 {
-    u32::from_le_bytes(row[12..16].try_into().expect("four bytes"))
+    name: Name,
+    hash: u64,
+    value: Option<&'a [u8]>,
 }
 
 /// By depth, the numbers of the first so many dimension values of a row.
@@ -163,15 +140,71 @@ struct Held {
     panes: BTreeMap<i64, HashTable<Row>>,
     spans: Vec<Span>,
     firsts: Vec<First>,
-    /// Of rows that changed, what the spans do not hold yet.
-    pending: Vec<Pending>,
+    /// What the spans do not hold yet.
+    pending: Additions,
 }
 
-struct Pending {
+/// What rows have more than before.
+#[derive(Default)]
+struct Additions {
+    rows: Vec<Addition>,
+    columns: Columns,
+}
+
+struct Addition {
     pane: i64,
     place: u32,
-    /// In `Scratch::differences`.
-    range: Range<usize>,
+    /// Whether a row comes, 1, or goes, -1.
+    rows: i64,
+    /// In the columns of all.
+    columns: Range<usize>,
+}
+
+impl Additions {
+    fn push(&mut self, pane: i64, place: u32, rows: i64, put: impl FnOnce(&mut Columns)) {
+        let start = self.columns.len();
+        put(&mut self.columns);
+        if self.columns.len() > start || rows != 0 {
+            self.rows.push(Addition { pane, place, rows, columns: start..self.columns.len() });
+        }
+    }
+
+    /// Those of the panes, with their columns.
+    fn within<'a>(
+        &'a self,
+        rows: &'a [Addition],
+        panes: &'a Range<i64>,
+    ) -> impl Iterator<Item = (u32, &'a [(i64, i64)])> {
+        let columns = |row: &Addition| &self.columns[row.columns.clone()];
+        let is_there = |row: &&Addition| !row.columns.is_empty() && panes.contains(&row.pane);
+        rows.iter().filter(is_there).map(move |row| (row.place, columns(row)))
+    }
+
+    /// What they are for a span that does not keep columns as they are.
+    fn kept_as(&self, kept: &Kept, panes: &Range<i64>) -> Additions {
+        let (mut made, mut sums) = (Additions::default(), Columns::new());
+        for row in self.rows.iter().filter(|row| panes.contains(&row.pane)) {
+            sums.clear();
+            match kept {
+                Kept::Rows => sums.push((0, row.rows)),
+                Kept::Columns => sums.extend_from_slice(&self.columns[row.columns.clone()]),
+                Kept::Figures(parts) => {
+                    for &(column, n) in &self.columns[row.columns.clone()] {
+                        if let Some(&Some(figure)) = parts.get(column as usize) {
+                            add(&mut sums, &[(figure, n)]);
+                        }
+                    }
+                }
+            }
+            made.push(row.pane, row.place, 0, |to| to.extend(sums.iter().filter(|(_, n)| *n != 0)));
+        }
+        made
+    }
+
+    fn clear(&mut self) {
+        self.rows.clear();
+        self.columns.clear();
+    }
 }
 
 /// By the number of the dimension values, in which panes how many rows have something in a column.
@@ -180,57 +213,82 @@ struct First {
     panes: HashMap<u32, BTreeMap<i64, usize>>,
 }
 
-/// The panes whose starts are in a range, and what their rows add up to.
+/// The panes whose starts are in a range, and what their rows add up to by the first so many dimension values.
 struct Span {
     name: String,
-    start: i64,
-    end: i64,
-    /// Columns and the figures that they are parts of; none where all columns are kept as they are.
-    parts: Option<Vec<(i64, i64)>>,
-    /// By depth.
-    levels: Vec<Totals>,
-    /// The dimension values that have rows, unless they have changed since they were asked for.
+    depth: usize,
+    panes: Range<i64>,
+    kept: Kept,
+    totals: Totals,
+    /// The dimension values that have something, unless they have changed since they were asked for.
     seen: Option<Py<PySet>>,
+}
+
+/// What is added up.
+#[derive(PartialEq)]
+enum Kept {
+    Columns,
+    /// By column, the figure that it is a part of.
+    Figures(Vec<Option<i64>>),
+    Rows,
+}
+
+impl Kept {
+    fn figures(figures: &[Vec<i64>]) -> Self {
+        let figure_of = |column| (0..).zip(figures).find(|(_, of)| of.contains(&column)).map(|(figure, _)| figure);
+        let columns = figures.iter().flatten().max().map_or(0, |&last| last + 1);
+        Kept::Figures((0..columns).map(figure_of).collect())
+    }
+}
+
+/// A span as it is asked for. Its panes may move; by the rest it is known.
+struct Asked<'a> {
+    name: &'a str,
+    table: Table,
+    panes: Range<i64>,
+    depth: usize,
+    kept: Kept,
 }
 
 /// By the number of dimension values, a sum for each column or figure: in one piece of memory, because a row that
 /// changes is added to many of them, and each is somewhere else.
 struct Totals {
     width: usize,
-    sums: Vec<i64>,
-    /// How many of its sums are not 0.
-    filled: Vec<u16>,
-    /// A bit for each column that has changed since Python was given it; the last one is for those beyond it, too.
-    has_changed: Vec<u64>,
-    /// Those of which something has changed.
+    /// For each number its head and its sums: which columns have changed since Python was given them, a bit for each
+    /// (the last one is for those beyond it, too), and how many of the sums are not 0.
+    cells: Vec<i64>,
+    /// The numbers of which something has changed.
     changed: Vec<u32>,
     given: Py<PyDict>,
 }
 
+const CHANGED: usize = 0;
+const FILLED: usize = 1;
+const SUMS: usize = 2;
+
 impl Span {
-    fn add(&mut self, path: &Path, difference: &[(i64, i64)]) {
-        let figures: Columns;
-        let difference = match &self.parts {
-            None => difference,
-            Some(parts) => {
-                let mut sums = Columns::new();
-                for (column, n) in difference {
-                    if let Some(&(_, figure)) = parts.iter().find(|(part, _)| part == column) {
-                        add(&mut sums, &[(figure, *n)]);
-                    }
-                }
-                figures = sums;
-                &figures[..]
+    /// Adds what rows of these panes have more.
+    fn add(&mut self, rollup: &Rollup, more: &Additions, panes: &Range<i64>) {
+        let made;
+        let more = match &self.kept {
+            Kept::Columns => more,
+            kept => {
+                made = more.kept_as(kept, panes);
+                &made
             }
         };
-        if difference.is_empty() {
-            return;
-        }
-        for (totals, &number) in self.levels.iter_mut().zip(path) {
-            let was_filled = totals.is_filled(number);
-            totals.add(number, difference);
-            if totals.is_filled(number) != was_filled {
-                self.seen = None;
+        // Where it goes is looked up for many before the first is added, so that the processor waits for all those
+        // places in memory at once.
+        for some in more.rows.chunks(LOOKED_UP) {
+            let mut seen = 0;
+            for (place, columns) in more.within(some, panes) {
+                seen ^= self.totals.look_up(rollup.path(place)[self.depth], columns);
+            }
+            black_box(seen);
+            for (place, columns) in more.within(some, panes) {
+                if self.totals.add(rollup.path(place)[self.depth], columns) {
+                    self.seen = None;
+                }
             }
         }
     }
@@ -238,46 +296,51 @@ impl Span {
 
 impl Totals {
     fn new(py: Python<'_>) -> Self {
-        let (sums, filled, has_changed, changed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Totals { width: 0, sums, filled, has_changed, changed, given: PyDict::new(py).unbind() }
+        Totals { width: 0, cells: Vec::new(), changed: Vec::new(), given: PyDict::new(py).unbind() }
+    }
+
+    fn stride(&self) -> usize {
+        SUMS + self.width
     }
 
     /// Makes room for a column: rows of few columns are not to take the memory of all.
     fn widen(&mut self, width: usize) {
-        let mut sums = vec![0; self.filled.len() * width];
-        if self.width > 0 {
-            for (wide, narrow) in sums.chunks_exact_mut(width).zip(self.sums.chunks_exact(self.width)) {
-                wide[..self.width].copy_from_slice(narrow);
-            }
+        let mut cells = vec![0; self.cells.len() / self.stride() * (SUMS + width)];
+        for (wide, narrow) in cells.chunks_exact_mut(SUMS + width).zip(self.cells.chunks_exact(self.stride())) {
+            wide[..narrow.len()].copy_from_slice(narrow);
         }
-        (self.sums, self.width) = (sums, width);
+        (self.cells, self.width) = (cells, width);
     }
 
-    fn is_filled(&self, number: u32) -> bool {
-        self.filled.get(number as usize).is_some_and(|&count| count > 0)
+    fn look_up(&self, number: u32, difference: &[(i64, i64)]) -> i64 {
+        let start = number as usize * self.stride();
+        let sum = |&(column, _): &(i64, i64)| self.cells.get(start + SUMS + column as usize);
+        difference.iter().filter_map(sum).fold(self.cells.get(start).copied().unwrap_or(0), |seen, n| seen ^ n)
     }
 
-    fn add(&mut self, number: u32, difference: &[(i64, i64)]) {
-        let (place, last) = (number as usize, difference[difference.len() - 1].0 as usize);
+    /// Whether there was nothing but zeros before, or is now.
+    fn add(&mut self, number: u32, difference: &[(i64, i64)]) -> bool {
+        let last = difference[difference.len() - 1].0 as usize;
         if last >= self.width {
             self.widen(last + 1);
         }
-        if self.filled.len() <= place {
-            self.sums.resize((place + 1) * self.width, 0);
-            self.filled.resize(place + 1, 0);
-            self.has_changed.resize(place + 1, 0);
+        let (start, stride) = (number as usize * self.stride(), self.stride());
+        if self.cells.len() < start + stride {
+            self.cells.resize(start + stride, 0);
         }
-        let sums = &mut self.sums[place * self.width..][..self.width];
+        let (head, sums) = self.cells[start..start + stride].split_at_mut(SUMS);
+        let was_filled = head[FILLED] > 0;
+        if head[CHANGED] == 0 {
+            self.changed.push(number);
+        }
         for &(column, n) in difference {
             let sum = &mut sums[column as usize];
-            let was_filled = *sum != 0;
-            *sum = sum.wrapping_add(n);
-            self.filled[place] = self.filled[place] + u16::from(*sum != 0) - u16::from(was_filled);
-            if self.has_changed[place] == 0 {
-                self.changed.push(number);
-            }
-            self.has_changed[place] |= bit(column as usize);
+            let before = *sum;
+            *sum = before.wrapping_add(n);
+            head[FILLED] += i64::from(*sum != 0) - i64::from(before != 0);
+            head[CHANGED] |= bit(column as usize);
         }
+        was_filled != (head[FILLED] > 0)
     }
 
     /// What Python gets: what it was given before where nothing has changed, else a new dict.
@@ -285,22 +348,22 @@ impl Totals {
         &mut self,
         py: Python<'py>,
         places: &[Place],
-        value_of: impl Fn(&[i64], u64, Option<Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>>,
+        value_of: impl Fn(&[i64], i64, Option<Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>>,
     ) -> PyResult<Py<PyDict>> {
         if !self.changed.is_empty() {
             let given = self.given.bind(py).copy()?;
+            let stride = self.stride();
             for &number in &self.changed {
                 let values = &places[number as usize].values;
-                if self.is_filled(number) {
-                    let sums = &self.sums[number as usize * self.width..][..self.width];
-                    let value = value_of(sums, self.has_changed[number as usize], given.get_item(values)?)?;
-                    given.set_item(values, value)?;
+                let (head, sums) = self.cells[number as usize * stride..][..stride].split_at(SUMS);
+                if head[FILLED] > 0 {
+                    given.set_item(values, value_of(sums, head[CHANGED], given.get_item(values)?)?)?;
                 } else if given.contains(values)? {
                     given.del_item(values)?;
                 }
             }
             for number in self.changed.drain(..) {
-                self.has_changed[number as usize] = 0;
+                self.cells[number as usize * stride + CHANGED] = 0;
             }
             self.given = given.unbind();
         }
@@ -317,6 +380,8 @@ pub struct Sums {
     tables: HashMap<Table, Held>,
     /// By partition, the generation of the rows that are summed.
     shown: HashMap<i32, i64>,
+    /// Of which there are base rows.
+    folds: Vec<Box<str>>,
     hasher: DefaultHashBuilder,
     count: usize,
     scratch: Scratch,
@@ -325,11 +390,8 @@ pub struct Sums {
 /// Memory that is used again and again.
 #[derive(Default)]
 struct Scratch {
-    identity: Vec<u8>,
     columns: Columns,
-    difference: Columns,
-    /// Of all rows that are pending.
-    differences: Columns,
+    before: Columns,
 }
 
 #[pymethods]
@@ -354,6 +416,7 @@ impl Sums {
             names: by_id,
             tables: HashMap::new(),
             shown: HashMap::new(),
+            folds: Vec::new(),
             hasher: DefaultHashBuilder::default(),
             count: 0,
             scratch: Scratch::default(),
@@ -366,19 +429,15 @@ impl Sums {
 
     /// Takes the newest value of each row; None deletes it.
     fn apply(&mut self, py: Python<'_>, partition: i32, changes: &Bound<'_, PyDict>) -> PyResult<()> {
-        let mut applied = Ok(());
         let changes: Vec<_> = changes.iter().collect();
-        'all: for some in changes.chunks(LOOKED_UP) {
-            for (key, _) in some {
-                self.look_up(partition, key.extract().unwrap_or_default());
+        let mut applied = Ok(());
+        for (number, some) in changes.chunks(LOOKED_UP).enumerate() {
+            if let Err(wrong) = self.apply_some(py, partition, some) {
+                let key = some[wrong].0.clone().unbind();
+                applied = Err(PyValueError::new_err(("not a row of the tables", key)));
+                break;
             }
-            for (key, value) in some {
-                applied = self.apply_given(py, partition, key, value);
-                if applied.is_err() {
-                    break 'all;
-                }
-            }
-            if self.scratch.differences.len() > AT_ONCE {
+            if number % SUMMED_UP == SUMMED_UP - 1 {
                 self.sum_up();
             }
         }
@@ -393,30 +452,28 @@ impl Sums {
             return;
         }
         let mut columns_of_row = Columns::new();
-        for (table, held) in &mut self.tables {
-            let rollup = &self.rollups[&table.0];
-            let Held { panes, spans, firsts, .. } = held;
+        for held in self.tables.values_mut() {
+            let Held { panes, firsts, pending, .. } = held;
             for (&pane, rows) in panes {
                 rows.retain(|row| {
-                    if partition(row) != number || generation(row) == BASE {
+                    if row.name.partition != number || row.name.generation <= BASE {
                         return true;
                     }
-                    let n = i64::from(generation(row) == shown) - i64::from(generation(row) == before);
+                    let Name { place, generation, .. } = row.name;
+                    let n = i64::from(generation == shown) - i64::from(generation == before);
                     if n != 0 {
                         read_held(row, &mut columns_of_row);
                         for first in firsts.iter_mut() {
-                            first.count(place(row), pane, &columns_of_row, n > 0);
+                            first.count(place, pane, &columns_of_row, n > 0);
                         }
-                        columns_of_row.iter_mut().for_each(|(_, sum)| *sum = sum.wrapping_mul(n));
-                        for span in spans.iter_mut().filter(|span| (span.start..span.end).contains(&pane)) {
-                            span.add(rollup.path(place(row)), &columns_of_row);
-                        }
+                        pending.push(pane, place, n, |to| put_times(to, &columns_of_row, n));
                     }
-                    self.count -= usize::from(generation(row) == before);
-                    generation(row) != before
+                    self.count -= usize::from(generation == before);
+                    generation != before
                 });
             }
         }
+        self.sum_up();
     }
 
     /// The sums of the rows whose panes begin in the range, by the first so many values of their dimensions.
@@ -431,10 +488,10 @@ impl Sums {
         end: i64,
         depth: usize,
     ) -> PyResult<Py<PyDict>> {
-        let names = &self.names;
-        let span = span(&mut self.tables, &self.rollups, &self.shown, py, name, table, start..end, None)?;
-        let (totals, places) = at_depth(span, &self.rollups, table, depth)?;
-        totals.give(py, places, |sums, changed, before| Ok(named(py, sums, names, changed, before)?.into_any()))
+        let asked = Asked { name, table, panes: start..end, depth, kept: Kept::Columns };
+        let (names, (span, places)) = (&self.names, span(&mut self.tables, &self.rollups, &self.shown, py, asked)?);
+        let named = |sums: &_, changed, before| Ok(named(py, sums, names, changed, before)?.into_any());
+        span.totals.give(py, places, named)
     }
 
     /// As `total`, but of each row figures, each the sum of a few columns. A row whose figures are all 0 is left out.
@@ -449,10 +506,9 @@ impl Sums {
         figures: Vec<Vec<i64>>,
         depth: usize,
     ) -> PyResult<Py<PyDict>> {
-        let (count, parts) = (figures.len(), Some(&figures[..]));
-        let span = span(&mut self.tables, &self.rollups, &self.shown, py, name, table, start..end, parts)?;
-        let (totals, places) = at_depth(span, &self.rollups, table, depth)?;
-        totals.give(py, places, |sums, _, _| {
+        let asked = Asked { name, table, panes: start..end, depth, kept: Kept::figures(&figures) };
+        let (count, (span, places)) = (figures.len(), span(&mut self.tables, &self.rollups, &self.shown, py, asked)?);
+        span.totals.give(py, places, |sums, _, _| {
             let mut figures = vec![0; count];
             figures[..sums.len()].copy_from_slice(sums);
             Ok(PyTuple::new(py, figures)?.into_any())
@@ -461,14 +517,14 @@ impl Sums {
 
     /// The values of the dimensions of the rows whose panes begin in the range.
     fn seen(&mut self, py: Python<'_>, name: &str, table: Table, start: i64, end: i64) -> PyResult<Py<PySet>> {
-        let span = span(&mut self.tables, &self.rollups, &self.shown, py, name, table, start..end, None)?;
-        let places = places(&self.rollups, table)?;
+        let depth = self.rollups.get(&table.0).map_or(0, Rollup::depth);
+        let asked = Asked { name, table, panes: start..end, depth, kept: Kept::Rows };
+        let (span, places) = span(&mut self.tables, &self.rollups, &self.shown, py, asked)?;
         if let Some(seen) = &span.seen {
             return Ok(seen.clone_ref(py));
         }
-        let seen = PySet::empty(py)?;
-        let filled = &span.levels[span.levels.len() - 1].filled;
-        for (_, place) in filled.iter().zip(places).filter(|&(&count, _)| count > 0) {
+        let (seen, cells) = (PySet::empty(py)?, span.totals.cells.chunks_exact(span.totals.stride()));
+        for (_, place) in cells.zip(places).filter(|(cell, _)| cell[FILLED] > 0) {
             seen.add(&place.values)?;
         }
         Ok(span.seen.insert(seen.unbind()).clone_ref(py))
@@ -497,51 +553,67 @@ impl Sums {
 }
 
 impl Sums {
-    fn apply_given(
-        &mut self,
-        py: Python<'_>,
-        partition: i32,
-        key: &Bound<'_, PyAny>,
-        value: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
-        let value: Option<&[u8]> = value.extract()?;
-        let applied = self.apply_one(py, partition, key.extract()?, value);
-        applied.map_err(|Malformed| PyValueError::new_err(("not a row of the tables", key.clone().unbind())))
-    }
-
-    /// Has a row in the processor's cache before it is changed: it then waits for several at a time.
-    fn look_up(&mut self, partition: i32, key: &[u8]) -> Option<()> {
-        let key = self.taken_apart(key).ok()?;
-        let name = &mut self.scratch.identity;
-        let place = self.rollups.get(&key.table.0)?.find(key.dimensions, self.hasher.hash_one(key.dimensions))?;
-        put_identity(name, partition, key.generation, place, key.fold).ok()?;
-        let rows = self.tables.get(&key.table)?.panes.get(&key.pane)?;
-        black_box(rows.find(self.hasher.hash_one(&name[..]), |held| identity(held) == &name[..]));
-        Some(())
-    }
-
-    /// Adds what is pending, span by span: the processor then waits for many places in memory at a time.
-    fn sum_up(&mut self) {
-        for (table, held) in &mut self.tables {
-            if held.pending.is_empty() {
-                continue;
+    /// Takes rows in steps, each for all of them before the next: the processor then waits for many places in memory
+    /// at a time. Where one of them is no row, its number: those before it have been taken.
+    fn apply_some(&mut self, py: Python<'_>, partition: i32, changes: &[Change<'_>]) -> Result<(), usize> {
+        let mut placed = Vec::with_capacity(changes.len());
+        for change in changes {
+            match self.placed(py, partition, change) {
+                Ok(row) => placed.push(row),
+                Err(Malformed) => break,
             }
-            let rollup = &self.rollups[&table.0];
-            for span in &mut held.spans {
-                for Pending { pane, place, range } in &held.pending {
-                    if (span.start..span.end).contains(pane) {
-                        span.add(rollup.path(*place), &self.scratch.differences[range.clone()]);
-                    }
-                }
-            }
-            held.pending.clear();
         }
-        self.scratch.differences.clear();
+        let mut seen = None; // the row, then its columns, which are elsewhere
+        for touch in [|_: &Row| None, |row: &Row| row.columns.first().copied()] {
+            for row in &placed {
+                let rows = self.tables.get(&row.table).and_then(|held| held.panes.get(&row.pane));
+                rows.and_then(|rows| {
+                    rows.find(row.hash, |held| {
+                        seen = seen.max(touch(held));
+                        false
+                    })
+                });
+            }
+        }
+        black_box(seen);
+        let count = placed.len();
+        for (number, row) in placed.into_iter().enumerate() {
+            self.apply_one(row).map_err(|Malformed| number)?;
+        }
+        if count == changes.len() { Ok(()) } else { Err(count) }
     }
 
-    fn apply_one(&mut self, py: Python<'_>, partition: i32, key: &[u8], value: Option<&[u8]>) -> Result<(), Malformed> {
-        let key = self.taken_apart(key)?;
-        let Scratch { identity: name, columns: more, difference, differences } = &mut self.scratch;
+    fn placed<'a>(&mut self, py: Python<'_>, partition: i32, change: &'a Change<'_>) -> Result<Placed<'a>, Malformed> {
+        let mut key = Reader::new(change.0.extract().map_err(|_| Malformed)?);
+        let value = change.1.extract().map_err(|_| Malformed)?;
+        let (size, generation, rollup) = (key.array()?, key.integer()?, key.integer()?);
+        let of_rollup = self.rollups.get_mut(&rollup).ok_or(Malformed)?;
+        let (generation, resolution, pane, others) = match generation {
+            BASE => (BASE - number_of(&mut self.folds, key.text()?)?, BASE, 0, 3),
+            0.. => (generation, key.integer()?, key.integer()?, 4),
+            _ => return Err(Malformed),
+        };
+        if size != others + of_rollup.depth() {
+            return Err(Malformed);
+        }
+        let place = of_rollup.number(py, key.rest(), &self.hasher)?;
+        let name = Name { partition, place, generation };
+        Ok(Placed { table: (rollup, resolution), pane, name, hash: self.hasher.hash_one(name), value })
+    }
+
+    /// Adds what is pending, span by span.
+    fn sum_up(&mut self) {
+        for (table, Held { spans, pending, .. }) in &mut self.tables {
+            for span in spans {
+                span.add(&self.rollups[&table.0], pending, &span.panes.clone());
+            }
+            pending.clear();
+        }
+    }
+
+    fn apply_one(&mut self, row: Placed<'_>) -> Result<(), Malformed> {
+        let Placed { table, pane, name, hash, value } = row;
+        let Scratch { columns: more, before } = &mut self.scratch;
         more.clear();
         if let Some(value) = value {
             read(value, more)?;
@@ -552,72 +624,43 @@ impl Sums {
         {
             return Err(Malformed);
         }
-        let hasher = &self.hasher;
-        let rollup = self.rollups.get_mut(&key.table.0).ok_or(Malformed)?;
-        let place = rollup.number(py, key.dimensions, hasher)?;
-        put_identity(name, partition, key.generation, place, key.fold)?;
-        let Held { panes, firsts, pending, .. } = self.tables.entry(key.table).or_default();
-        let rows = panes.entry(key.pane).or_default();
-        let is_it = |held: &Row| identity(held) == &name[..];
-        let hash_of = |row: &Row| hasher.hash_one(identity(row));
-        difference.clear();
-        match (rows.entry(hasher.hash_one(&name[..]), is_it, hash_of), value) {
+        let Held { panes, firsts, pending, .. } = self.tables.entry(table).or_default();
+        let rows = panes.entry(pane).or_default();
+        let hash_of = |row: &Row| self.hasher.hash_one(row.name);
+        before.clear();
+        let count = self.count;
+        match (rows.entry(hash, |row| row.name == name, hash_of), value) {
             (Entry::Occupied(mut held), Some(value)) => {
                 let row = held.get_mut();
-                read_held(row, difference);
-                if columns(row).len() == value.len() {
-                    row[name.len()..].copy_from_slice(value);
+                read_held(row, before);
+                if row.columns.len() == value.len() {
+                    row.columns.copy_from_slice(value);
                 } else {
-                    *row = [name, value].concat().into();
+                    row.columns = value.into();
                 }
             }
             (Entry::Occupied(held), None) => {
                 self.count -= 1;
-                read_held(&held.remove().0, difference);
+                read_held(&held.remove().0, before);
             }
             (Entry::Vacant(free), Some(value)) => {
                 self.count += 1;
-                free.insert([name, value].concat().into());
+                free.insert(Row { name, columns: value.into() });
             }
             (Entry::Vacant(_), None) => {}
         }
         if rows.is_empty() {
-            panes.remove(&key.pane);
+            panes.remove(&pane);
         }
-        if key.generation == BASE || key.generation == self.shown.get(&partition).copied().unwrap_or(0) {
+        if is_shown(&self.shown, name) {
             for first in firsts {
-                first.count(place, key.pane, difference, false);
-                first.count(place, key.pane, more, true);
+                first.count(name.place, pane, before, false);
+                first.count(name.place, pane, more, true);
             }
-            let start = differences.len();
-            put_difference(differences, difference, more);
-            if differences.len() > start {
-                pending.push(Pending { pane: key.pane, place, range: start..differences.len() });
-            }
+            let comes = self.count as i64 - count as i64;
+            pending.push(pane, name.place, comes, |to| put_difference(to, before, more));
         }
         Ok(())
-    }
-
-    fn taken_apart<'a>(&self, key: &'a [u8]) -> Result<Key<'a>, Malformed> {
-        let mut from = Reader::new(key);
-        let size = from.array()?;
-        let generation = from.integer()?;
-        let rollup = from.integer()?;
-        let count = self.rollups.get(&rollup).ok_or(Malformed)?.depth();
-        let (mut resolution, mut pane, mut fold) = (BASE, 0, &[][..]);
-        if generation == BASE {
-            let rest = from.rest();
-            from.text()?;
-            fold = &rest[..rest.len() - from.rest().len()];
-        } else {
-            (resolution, pane) = (from.integer()?, from.integer()?);
-        }
-        let is_whole = size == count + if generation == BASE { 3 } else { 4 };
-        if is_whole {
-            Ok(Key { generation, table: (rollup, resolution), pane, dimensions: from.rest(), fold })
-        } else {
-            Err(Malformed)
-        }
     }
 }
 
@@ -628,9 +671,9 @@ impl Held {
         let number = known.unwrap_or_else(|| {
             let (mut first, mut columns) = (First { column, panes: HashMap::new() }, Columns::new());
             for (&pane, rows) in &self.panes {
-                for row in rows.iter().filter(|row| is_shown(shown, row)) {
+                for row in rows.iter().filter(|row| is_shown(shown, row.name)) {
                     read_held(row, &mut columns);
-                    first.count(place(row), pane, &columns, true);
+                    first.count(row.name.place, pane, &columns, true);
                 }
             }
             self.firsts.push(first);
@@ -661,73 +704,58 @@ impl First {
     }
 }
 
-fn is_shown(shown: &HashMap<i32, i64>, row: &[u8]) -> bool {
-    generation(row) == BASE || generation(row) == shown.get(&partition(row)).copied().unwrap_or(0)
+fn is_shown(shown: &HashMap<i32, i64>, Name { partition, generation, .. }: Name) -> bool {
+    generation <= BASE || generation == shown.get(&partition).copied().unwrap_or(0)
 }
 
-/// The span of this name, where it is by now.
-#[expect(clippy::too_many_arguments, reason = "parts of `Sums` that are borrowed apart")]
+/// The number of a fold: there are few.
+fn number_of(folds: &mut Vec<Box<str>>, fold: &str) -> Result<i64, Malformed> {
+    let number = folds.iter().position(|known| **known == *fold).unwrap_or_else(|| {
+        folds.push(fold.into());
+        folds.len() - 1
+    });
+    i64::try_from(number).map_err(|_| Malformed)
+}
+
+/// The span that is asked for, where it is by now, and the dimension values that its totals are of.
 fn span<'a>(
     tables: &'a mut HashMap<Table, Held>,
-    rollups: &HashMap<i64, Rollup>,
+    rollups: &'a HashMap<i64, Rollup>,
     shown: &HashMap<i32, i64>,
     py: Python<'_>,
-    name: &str,
-    table: Table,
-    range: Range<i64>,
-    figures: Option<&[Vec<i64>]>,
-) -> PyResult<&'a mut Span> {
+    asked: Asked<'_>,
+) -> PyResult<(&'a mut Span, &'a [Place])> {
+    let Asked { name, table, panes: is, depth, kept } = asked;
     let rollup = rollups.get(&table.0).ok_or_else(|| PyValueError::new_err("no such rollup"))?;
+    let level = rollup.levels.get(depth).ok_or_else(|| PyValueError::new_err("the rollup has fewer dimensions"))?;
     let Held { panes, spans, .. } = tables.entry(table).or_default();
-    let known = spans.iter().position(|span| span.name == name);
+    let known = spans.iter().position(|span| span.name == name && span.depth == depth && span.kept == kept);
     let number = known.unwrap_or_else(|| {
-        let parts = figures.map(|figures| {
-            (0..).zip(figures).flat_map(|(figure, columns)| columns.iter().map(move |&id| (id, figure))).collect()
-        });
-        let levels = rollup.levels.iter().map(|_| Totals::new(py));
-        let (start, end) = (range.start, range.start);
-        spans.push(Span { name: name.into(), start, end, parts, levels: levels.collect(), seen: None });
+        let (name, panes, totals) = (name.into(), is.start..is.start, Totals::new(py));
+        spans.push(Span { name, depth, panes, kept, totals, seen: None });
         spans.len() - 1
     });
     let span = &mut spans[number];
-    if span.parts.is_some() != figures.is_some() {
-        return Err(PyValueError::new_err("a span goes on to be asked for the same"));
-    }
-    let (was, is) = (span.start..span.end, range.start..range.end.max(range.start));
+    let (was, is) = (span.panes.clone(), is.start..is.end.max(is.start));
     let moves = [
         (was.start..was.end.min(is.start), -1),
         (was.start.max(is.end)..was.end, -1),
         (is.start..is.end.min(was.start), 1),
         (is.start.max(was.end)..is.end, 1),
     ];
-    let mut columns = Columns::new();
+    let (mut columns, mut more) = (Columns::new(), Additions::default());
     for (range, n) in moves.into_iter().filter(|(range, _)| !range.is_empty()) {
-        for row in panes.range(range).flat_map(|(_, rows)| rows).filter(|row| is_shown(shown, row)) {
-            read_held(row, &mut columns);
-            columns.iter_mut().for_each(|(_, sum)| *sum = sum.wrapping_mul(n));
-            span.add(rollup.path(place(row)), &columns);
+        for (&pane, rows) in panes.range(range.clone()) {
+            for row in rows.iter().filter(|row| is_shown(shown, row.name)) {
+                read_held(row, &mut columns);
+                more.push(pane, row.name.place, n, |to| put_times(to, &columns, n));
+            }
+            span.add(rollup, &more, &range);
+            more.clear();
         }
     }
-    (span.start, span.end) = (is.start, is.end);
-    Ok(span)
-}
-
-fn at_depth<'a>(
-    span: &'a mut Span,
-    rollups: &'a HashMap<i64, Rollup>,
-    table: Table,
-    depth: usize,
-) -> PyResult<(&'a mut Totals, &'a [Place])> {
-    let level = rollups.get(&table.0).and_then(|rollup| rollup.levels.get(depth));
-    match (span.levels.get_mut(depth), level) {
-        (Some(totals), Some(level)) => Ok((totals, &level.places)),
-        _ => Err(PyValueError::new_err("the rollup has fewer dimensions")),
-    }
-}
-
-fn places(rollups: &HashMap<i64, Rollup>, table: Table) -> PyResult<&[Place]> {
-    let rollup = rollups.get(&table.0).ok_or_else(|| PyValueError::new_err("no such rollup"))?;
-    Ok(&rollup.levels[rollup.depth()].places)
+    span.panes = is;
+    Ok((span, &level.places))
 }
 
 /// The columns of a value, in ascending order.
@@ -742,8 +770,13 @@ fn read(value: &[u8], columns: &mut Columns) -> Result<(), Malformed> {
     if columns.is_sorted_by(|(one, _), (other, _)| one < other) { Ok(()) } else { Err(Malformed) }
 }
 
-fn read_held(row: &[u8], into: &mut Columns) {
-    read(columns(row), into).expect("it was read before it was held");
+fn read_held(row: &Row, into: &mut Columns) {
+    read(&row.columns, into).expect("it was read before it was held");
+}
+
+/// Columns so many times.
+fn put_times(to: &mut Columns, columns: &[(i64, i64)], n: i64) {
+    to.extend(columns.iter().map(|&(id, sum)| (id, sum.wrapping_mul(n))));
 }
 
 /// What a row adds more than before, where that is not 0.
@@ -794,13 +827,13 @@ fn named<'py>(
     py: Python<'py>,
     sums: &[i64],
     names: &[Option<Py<PyString>>],
-    changed: u64,
+    changed: i64,
     before: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let was_given = before.is_some();
     let (dict, changed) = match before {
         Some(before) => (before.cast::<PyDict>()?.copy()?, changed),
-        None => (PyDict::new(py), u64::MAX),
+        None => (PyDict::new(py), !0),
     };
     for (column, (name, &n)) in names.iter().zip(sums).enumerate() {
         if changed & bit(column) == 0 {
@@ -817,7 +850,7 @@ fn named<'py>(
     Ok(dict)
 }
 
-/// The bit of a column in `Totals::has_changed`.
-fn bit(column: usize) -> u64 {
+/// The bit of a column in the head of a cell.
+fn bit(column: usize) -> i64 {
     1 << column.min(63)
 }
