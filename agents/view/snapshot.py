@@ -69,6 +69,8 @@ _RETRY_SECONDS = 1.0
 _RECORDS_AT_ONCE = 10_000
 _FRESH_SECONDS = 0.5
 """So long somebody who asks waits for newer numbers at most."""
+_JUDGE_SECONDS = 2.0
+"""How often it is judged whether the numbers are complete, where nobody asks."""
 _QUIET_TURN_SECONDS = 1.0
 """How often it looks for what the worker has committed, where there was nothing the last time."""
 _SNAPSHOT_SPACING = 5
@@ -314,7 +316,7 @@ class View:
         new_sums: Callable[[], Sums] = PlainSums,
         clock: Literal["wall", "event"] = "wall",
         refresh_seconds: float = 0.2,
-        unasked_seconds: float = 2.0,
+        unasked_seconds: float = 10.0,
         stale_seconds: float = 15.0,
         source: Callable[[Callable[[], Mapping[int, int]], Callable[[], object]], Source] | None = None,
         now: Callable[[], float] = time.time,
@@ -582,7 +584,7 @@ class View:
         polled: dict[TopicPartition, int | None] = {}
         changed = is_behind = True
         is_quiet = False
-        refreshed = looked = time.monotonic()
+        refreshed = taken = looked = time.monotonic()
         self._waiting.open()
         self._wake = partial(asyncio.get_running_loop().call_soon_threadsafe, wake, consumer)
         while True:
@@ -622,10 +624,12 @@ class View:
                 self._why = f"catching up: {left} records of {self._topic} are left to read"
                 continue
             clock = time.monotonic()
-            spacing = pause if asked else max(pause, self._unasked_seconds)
+            spacing = pause if asked else max(pause, min(_JUDGE_SECONDS, self._unasked_seconds))
             if self.not_ready() or clock - refreshed >= spacing:
                 refreshed = clock
-                changed &= not self._refresh(funnel, changed)
+                is_due = bool(asked) or clock - taken >= self._unasked_seconds
+                if self._refresh(funnel, changed and is_due) and is_due:
+                    changed, taken = False, clock
             self._answer(asked)
             if clock - looked >= _LOOK_SECONDS:
                 looked = clock
