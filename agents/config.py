@@ -145,7 +145,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     pane_retention_minute_hours: Annotated[
         int,
         Meta(ge=5, le=876_000),
-        _doc("hours that minute rows are kept: ages read 4 of them, events may be 1 ahead of the clock"),
+        _doc(
+            "hours that minute rows are kept: ages read 4 of them, events may be 1 ahead of the clock; "
+            "those of agents and places for 2 at most"
+        ),
     ] = 6
     pane_retention_hour_days: Annotated[
         int,

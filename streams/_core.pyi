@@ -58,7 +58,7 @@ class Tables:
         *,
         types: list[tuple[str, list[tuple[str, str, list[str]]]]],
         columns: dict[str, int],
-        rollups: list[tuple[int, list[str], bool]],
+        rollups: list[tuple[int, list[str], bool, int]],
         resolutions: list[tuple[int, str, int, int]],
         activity: dict[str, str],
         histograms: list[tuple[str, list[int], list[str], str]],

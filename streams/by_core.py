@@ -63,7 +63,10 @@ class CoreTables(Tables):
                 for name, kind in TYPES.items()
             ],
             columns=dict(COLUMNS),
-            rollups=[(rollup.id, list(rollup.dimensions), rollup.of_all_time) for rollup in ROLLUPS],
+            rollups=[
+                (rollup.id, list(rollup.dimensions), rollup.of_all_time, rollup.minutes_kept_s)
+                for rollup in ROLLUPS
+            ],
             resolutions=[(RESOLUTIONS[each.name], *astuple(each)) for each in fold.resolutions],
             activity=dict(ACTIVITY),
             histograms=[(each.name, list(each.bounds), list(each.bins), each.sum) for each in HISTOGRAMS],

@@ -18,10 +18,10 @@ Change = tuple[bytes, bytes | None]
 Cell = tuple[int, str, tuple[str, ...], str]
 """The start of a minute, the name of a rollup with the values of its dimensions, a column."""
 
-_OF_ALL_TIME = {rollup.name for rollup in ROLLUPS if rollup.of_all_time}
+_ROLLUPS = {rollup.name: rollup for rollup in ROLLUPS}
 
-Pane = tuple[str, int]
-"""Resolution and start."""
+Pane = tuple[str, int, str]
+"""Resolution, start and rollup."""
 
 
 class Funnel:
@@ -36,7 +36,7 @@ class Funnel:
     def restore(self, rows: Mapping[bytes, bytes]) -> None:
         for data, value in rows.items():
             key = decode_key(data)
-            self._panes.setdefault(key[:2], {})[key] = decode_columns(value)
+            self._panes.setdefault(key[:3], {})[key] = decode_columns(value)
 
     def rows(self) -> dict[RowKey, Columns]:
         """Every row held. For tests and comparisons: the tables of a worker are large."""
@@ -60,7 +60,7 @@ class Funnel:
         """
         changes: list[Change] = []
         for key, more in self._by_row(sums, bounds).items():
-            rows = self._panes.setdefault(key[:2], {})
+            rows = self._panes.setdefault(key[:3], {})
             columns = rows.get(key, {})
             held = columns | {column: columns.get(column, 0) + n for column, n in more.items()}
             if 0 in held.values():
@@ -81,23 +81,28 @@ class Funnel:
         changed = [(cell, n) for cell, n in sums.items() if n]
         minutes = {minute for (minute, *_), _ in changed}
         for resolution in self._resolutions:
-            gone, name = expired_until(resolution, watermark_s), resolution.name
+            gone, name = _expired_until(resolution, watermark_s), resolution.name
             panes = {minute: pane_start(name, minute, self._zone) for minute in minutes}
             for (minute, rollup, dimensions, column), n in changed:
                 pane = panes[minute]
-                is_known = pane > gone and minute >= horizon_s
-                if is_known if resolution.length else rollup in _OF_ALL_TIME:
+                is_known = pane > gone[rollup] and minute >= horizon_s
+                if is_known if resolution.length else _ROLLUPS[rollup].of_all_time:
                     columns = by_row[name, pane, rollup, *dimensions]
                     columns[column] = columns.get(column, 0) + n
         return by_row
 
     def _expire(self, watermark_s: int) -> Iterator[Change]:
         for resolution in self._resolutions:
-            gone = expired_until(resolution, watermark_s)
+            gone = _expired_until(resolution, watermark_s)
             for pane in self._of(resolution):
-                if pane[1] <= gone:
+                if pane[1] <= gone[pane[2]]:
                     for key in self._panes.pop(pane):
                         yield encode_key(key, self._generation), None
 
     def _of(self, resolution: Resolution) -> Iterable[Pane]:
         return [pane for pane in self._panes if pane[0] == resolution.name]
+
+
+def _expired_until(resolution: Resolution, watermark_s: int) -> Mapping[str, int]:
+    """By rollup."""
+    return {name: expired_until(resolution, rollup, watermark_s) for name, rollup in _ROLLUPS.items()}

@@ -20,11 +20,16 @@ class Rollup(Struct, frozen=True):
     dimensions: tuple[str, ...]
     of_all_time: bool = False
     """Whether it has rows without a date, too: of agents and places, nobody asks for more than a day."""
+    minutes_kept_s: int = 1 << 40
+    """For how many seconds rows of minutes are kept at most."""
 
+
+_AN_HOUR_S = 2 * 3_600
+"""Of agents and places, minutes are read for an hour, which may end an hour behind the newest event."""
 
 SEGMENT = Rollup(0, "campaign+source", ("campaign", "source"), of_all_time=True)
-PERSON = Rollup(1, "team+agent", ("team", "agent"))
-PLACE = Rollup(2, "location", ("location",))
+PERSON = Rollup(1, "team+agent", ("team", "agent"), minutes_kept_s=_AN_HOUR_S)
+PLACE = Rollup(2, "location", ("location",), minutes_kept_s=_AN_HOUR_S)
 ROLLUPS = (SEGMENT, PERSON, PLACE)
 
 

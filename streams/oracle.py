@@ -42,12 +42,17 @@ def tables_of(
     hangup_ms: int = 15_000,
     timezone: str = "UTC",
     minute_hours: float = 6,
+    minute_hours_of_people: float = 2,
     hour_days: float = 3,
     day_days: float = 400,
 ) -> Tables:
-    """The rows of one source partition, from the logs of its leads."""
+    """The rows of one source partition, from the logs of its leads.
+
+    Rows of minutes of agents and places are kept for `minute_hours_of_people` at most.
+    """
     watermark_ms = max((entry.at_ms for log in logs for entry in log), default=0)
     kept_seconds = {"1m": minute_hours * 3_600, "1h": hour_days * 86_400, "1d": day_days * 86_400}
+    kept_of_people = kept_seconds | {"1m": min(minute_hours, minute_hours_of_people) * 3_600}
     zone = ZoneInfo(timezone)
     rows: defaultdict[RowKey, Counter[str]] = defaultdict(Counter)
     for log in logs:
@@ -57,7 +62,7 @@ def tables_of(
     return {
         key: {column: n for column, n in columns.items() if n}
         for key, columns in rows.items()
-        if is_kept(key, kept_seconds, watermark_ms)
+        if is_kept(key, kept_seconds if key[2] == SEGMENT.name else kept_of_people, watermark_ms)
     }
 
 

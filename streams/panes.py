@@ -5,6 +5,8 @@ from functools import lru_cache
 
 from msgspec import Struct
 
+from callfunnel.streams.measures import Rollup
+
 
 class Resolution(Struct, frozen=True, array_like=True):
     """The length of a resolution's panes and how long its rows are kept; both in seconds, 0 for ever."""
@@ -61,9 +63,12 @@ def day_after(day: int, zone: tzinfo) -> int:
     return pane_start("1d", day + 36 * 3_600, zone)
 
 
-def expired_until(resolution: Resolution, watermark_s: int) -> int:
-    """Panes that start here or before have expired. A day counts as 86,400 s."""
-    return watermark_s - resolution.kept - resolution.length if resolution.kept else -(1 << 62)
+def expired_until(resolution: Resolution, rollup: Rollup, watermark_s: int) -> int:
+    """The rollup's panes that start here or before have expired. A day counts as 86,400 s."""
+    if not resolution.kept:
+        return -(1 << 62)
+    kept = min(resolution.kept, rollup.minutes_kept_s) if resolution.name == "1m" else resolution.kept
+    return watermark_s - kept - resolution.length
 
 
 def oldest_day(kept_s: int, watermark_s: int, zone: tzinfo) -> int:

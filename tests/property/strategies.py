@@ -166,5 +166,10 @@ settings: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 )
 """What `streams.oracle.tables` takes besides events, all of it optional."""
 
-keep_everything = {"minute_hours": 10**6, "hour_days": 10**6, "day_days": 10**6}
+keep_everything = {
+    "minute_hours": 10**6,
+    "minute_hours_of_people": 10**6,
+    "hour_days": 10**6,
+    "day_days": 10**6,
+}
 """Settings under which no pane is dropped."""

@@ -118,10 +118,10 @@ def test_days_begin_at_midnight_in_the_time_zone():
 
 @pytest.mark.parametrize(
     ("resolution", "pane", "ends_s"),
-    [("1m", MINUTE, 60 + 6 * 3_600), ("1h", HOUR, 3_600 + 3 * 86_400), ("1d", DAY, 86_400 + 400 * 86_400)],
+    [("1m", MINUTE, 60 + 2 * 3_600), ("1h", HOUR, 3_600 + 3 * 86_400), ("1d", DAY, 86_400 + 400 * 86_400)],
 )
 def test_a_pane_is_deleted_row_by_row_once_the_watermark_has_passed_it(resolution, pane, ends_s):
-    state = funnel()
+    state = funnel(minute_hours=2)
     add(state, cells(events_dialed=1))
     assert only(resolution, add(state, {}, pane + ends_s - 1)) == {}
     assert only(resolution, add(state, {}, pane + ends_s)) == {
@@ -137,6 +137,18 @@ def test_what_is_kept_is_a_setting():
     state = funnel(minute_hours=1)
     add(state, cells(events_dialed=1))
     assert len(only("1m", add(state, {}, MINUTE + 60 + 3_600))) == 3
+
+
+def test_minutes_of_agents_and_places_are_kept_for_two_hours_at_most():
+    state = funnel()
+    add(state, cells(events_dialed=1))
+    assert only("1m", add(state, {}, MINUTE + 60 + 2 * 3_600)) == {
+        (MINUTE, "team+agent", "north", "ann"): None,
+        (MINUTE, "location", "Köln"): None,
+    }
+    assert only("1m", add(state, cells(events_dialed=1), MINUTE + 60 + 2 * 3_600)) == {
+        (MINUTE, "campaign+source", "spring", "web"): {"events_dialed": 2}
+    }
 
 
 def test_a_cell_of_an_expired_pane_counts_in_the_coarser_rows_alone():

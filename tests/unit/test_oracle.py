@@ -607,14 +607,23 @@ def test_hour_panes_begin_at_the_hour_of_utc_in_every_zone():
     ],
 )
 def test_a_pane_is_dropped_once_the_watermark_is_past_what_is_kept(resolution, kept):
-    old = event(Dial, 0, location="old")
+    old = event(Dial, 0, campaign="old")
 
     def is_held(watermark_ms: int) -> bool:
         new = Lost(event_id="z", lead_id="l2", occurred_at=watermark_ms)
-        return any(key[0] == resolution and key[3:] == ("old",) for key in tables([old, new]))
+        return any(key[0] == resolution and key[3:] == ("old", "none") for key in tables([old, new]))
 
     assert is_held(kept * 1000 - 1)
     assert not is_held(kept * 1000)
+
+
+def test_minutes_of_agents_and_places_are_kept_for_two_hours_at_most():
+    old, new = event(Dial, 0, agent="ann", location="old"), event(Dial, 7_260)
+    held = {(pane, rollup) for resolution, pane, rollup, *_ in tables([old, new]) if resolution == "1m"}
+    assert {rollup for pane, rollup in held if pane == TEN} == {"campaign+source"}
+    just_before = tables([old, event(Dial, 7_259)])
+    assert ("1m", TEN, "location", "old") in just_before
+    assert ("1m", TEN, "location", "old") not in tables([old, event(Dial, 3_660)], minute_hours=1)
 
 
 def test_a_late_event_for_a_dropped_pane_counts_in_the_coarser_rows():

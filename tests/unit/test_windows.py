@@ -7,7 +7,7 @@ import pytest
 from callfunnel.agents.choice import not_built, sums_for
 from callfunnel.agents.config import in_force
 from callfunnel.streams import windows
-from callfunnel.streams.measures import SEGMENT
+from callfunnel.streams.measures import ROLLUPS, SEGMENT
 from callfunnel.streams.panes import expired_until, pane_start, resolutions
 from callfunnel.streams.rows import encode_columns, encode_key
 from callfunnel.streams.sums import PlainSums
@@ -233,7 +233,7 @@ def test_the_least_retention_keeps_what_is_read_while_a_watermark_is_an_hour_ahe
     everything = {"all": {0: {SPRING: {"uncalled": 3 * 1_440 + 1}}}}
     kept = dict(everything)
     for resolution in least_kept()[:3]:
-        name, gone = resolution.name, expired_until(resolution, now + 3_600)
+        name, gone = resolution.name, expired_until(resolution, SEGMENT, now + 3_600)
         starts = {pane_start(name, now - 60 * minutes, BERLIN) for minutes in range(3 * 1_440)}
         if name == "1d":
             starts |= {pane_start(name, now - 86_400 * days, BERLIN) for days in range(DAYS_READ + 2)}
@@ -247,6 +247,14 @@ def test_the_least_retention_keeps_what_is_read_while_a_watermark_is_an_hour_ahe
     for window in WINDOWS:
         panes = window_panes(window, now, BERLIN), *due_panes(window, now, BERLIN)
         assert [total(kept, each) for each in panes] == [total(everything, each) for each in panes]
+
+
+@pytest.mark.parametrize("rollup", ROLLUPS, ids=lambda rollup: rollup.name)
+@pytest.mark.parametrize("now", [HOUR - 1, HOUR, MINUTE - 1, MINUTE])
+def test_minutes_are_kept_that_a_window_is_made_of_which_ends_an_hour_behind_the_newest_event(now, rollup):
+    gone = {each.name: expired_until(each, rollup, now + 3_600) for each in least_kept()}
+    read = [window_panes(window, now, BERLIN) for window in WINDOWS]
+    assert min(panes.starts[0] - gone[panes.resolution] for panes in read) > 0
 
 
 def test_a_called_lead_is_not_among_the_uncalled():

@@ -215,16 +215,19 @@ pub struct Rollup {
     /// One or two places among an entry's dimensions.
     pub dimensions: Vec<usize>,
     pub of_all_time: bool,
+    minutes_kept_s: i64,
 }
 
-pub fn rollups(declared: Vec<(i64, Vec<String>, bool)>) -> Result<Vec<Rollup>, String> {
+pub fn rollups(declared: Vec<(i64, Vec<String>, bool, i64)>) -> Result<Vec<Rollup>, String> {
     let rollups: Vec<Rollup> = declared
         .into_iter()
-        .map(|(id, names, of_all_time)| {
+        .map(|(id, names, of_all_time, minutes_kept_s)| {
             let place = |name| DIMENSIONS.iter().position(|known| *known == name);
             let dimensions: Option<Vec<usize>> = names.iter().map(place).collect();
             match dimensions {
-                Some(dimensions) if matches!(dimensions.len(), 1 | 2) => Ok(Rollup { id, dimensions, of_all_time }),
+                Some(dimensions) if matches!(dimensions.len(), 1 | 2) => {
+                    Ok(Rollup { id, dimensions, of_all_time, minutes_kept_s })
+                }
                 _ => Err(format!("a rollup has one or two of the dimensions, and not {}", names.join("+"))),
             }
         })
@@ -246,7 +249,9 @@ pub enum Length {
 pub struct Resolution {
     pub id: i64,
     pub length: Length,
-    expires_after_s: Option<i64>,
+    length_s: i64,
+    /// None for ever.
+    kept_s: Option<i64>,
 }
 
 impl Resolution {
@@ -257,11 +262,15 @@ impl Resolution {
             (_, 1..) if length_s % 60 == 0 => Length::Seconds(length_s),
             _ => return Err(format!("panes are whole minutes long, and {name} is not")),
         };
-        Ok(Resolution { id, length, expires_after_s: (kept_s > 0).then_some(kept_s + length_s) })
+        Ok(Resolution { id, length, length_s, kept_s: (kept_s > 0).then_some(kept_s) })
     }
 
-    /// The last pane that is expired then.
-    pub fn gone(&self, watermark_ms: i64) -> Option<i64> {
-        self.expires_after_s.map(|after| watermark_ms.div_euclid(1000) - after)
+    /// The rollup's last pane that is expired then; before all panes where none expires.
+    pub fn gone(&self, rollup: &Rollup, watermark_ms: i64) -> i64 {
+        let Some(mut kept_s) = self.kept_s else { return i64::MIN };
+        if self.length == Length::Seconds(60) {
+            kept_s = kept_s.min(rollup.minutes_kept_s);
+        }
+        watermark_ms.div_euclid(1000) - kept_s - self.length_s
     }
 }

@@ -253,12 +253,11 @@ impl Fold {
         Ok(has_changed)
     }
 
-    /// By resolution, the pane of each minute of the batch; none where it has expired.
+    /// By resolution, the pane of each minute of the batch; none before the horizon.
     fn panes(&mut self, bounds: Bounds) -> PyResult<Vec<Vec<Option<i64>>>> {
         let mut panes = Vec::new();
         let first_minute = bounds.horizon_ms.div_euclid(1000);
         for resolution in self.rows.resolutions() {
-            let gone = resolution.gone(bounds.watermark_ms);
             let mut of_minutes = Vec::with_capacity(self.counts.minutes.len());
             for &minute in &self.counts.minutes {
                 let pane = match resolution.length {
@@ -266,8 +265,8 @@ impl Fold {
                     Length::Day => self.days.start_of(minute)?,
                     Length::AllTime => 0,
                 };
-                let is_known = minute >= first_minute && gone.is_none_or(|gone| pane > gone);
-                of_minutes.push((is_known || resolution.length == Length::AllTime).then_some(pane));
+                let is_known = minute >= first_minute || resolution.length == Length::AllTime;
+                of_minutes.push(is_known.then_some(pane));
             }
             panes.push(of_minutes);
         }
@@ -291,7 +290,9 @@ impl Fold {
             })
             .collect();
         for (resolution, of_minutes) in panes.iter().enumerate() {
-            let is_all_time = self.rows.resolutions()[resolution].length == Length::AllTime;
+            let (its, rollups) = (&self.rows.resolutions()[resolution], self.rows.rollups());
+            let is_all_time = its.length == Length::AllTime;
+            let gone: Vec<i64> = rollups.iter().map(|rollup| its.gone(rollup, watermark_ms)).collect();
             let (mut starts, mut index) = (Vec::new(), HashMap::new());
             let mut place_of = |pane: i64| {
                 *index.entry(pane).or_insert_with(|| {
@@ -300,18 +301,20 @@ impl Fold {
                 })
             };
             let places: Vec<Option<u32>> = of_minutes.iter().map(|pane| pane.map(&mut place_of)).collect();
-            let is_counted = |group: u32| {
-                let rollup = self.counts.groups[group as usize].rollup;
-                !is_all_time || self.rows.rollups()[rollup as usize].of_all_time
+            let is_counted = |group: u32, pane: u32| {
+                let rollup = self.counts.groups[group as usize].rollup as usize;
+                if is_all_time { rollups[rollup].of_all_time } else { starts[pane as usize] > gone[rollup] }
             };
-            let each_its_own = !is_all_time && places.iter().copied().eq((0..places.len() as u32).map(Some));
+            let each_its_own = !is_all_time
+                && places.iter().copied().eq((0..places.len() as u32).map(Some))
+                && starts.iter().min() > gone.iter().max();
             let cells = if each_its_own {
                 &self.counts.cells
             } else {
                 let sums = &mut self.scratch.sums;
                 sums.clear();
                 for (group, minute, cell) in self.counts.cells.iter() {
-                    if let Some(pane) = places[minute as usize].filter(|_| is_counted(group)) {
+                    if let Some(pane) = places[minute as usize].filter(|&pane| is_counted(group, pane)) {
                         sums.add(group, pane, cell);
                     }
                 }

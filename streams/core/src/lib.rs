@@ -187,7 +187,7 @@ impl Tables {
     fn new(
         types: Vec<DeclaredType>,
         columns: BTreeMap<String, i64>,
-        rollups: Vec<(i64, Vec<String>, bool)>,
+        rollups: Vec<(i64, Vec<String>, bool, i64)>,
         resolutions: Vec<(i64, String, i64, i64)>,
         activity: BTreeMap<String, String>,
         histograms: Vec<DeclaredHistogram>,

@@ -1,6 +1,7 @@
 //! The rows, held as the bytes of their values, by resolution and pane.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::OccupiedEntry;
 use std::hash::BuildHasher;
 
 use hashbrown::hash_table::Entry;
@@ -50,7 +51,8 @@ pub struct Rows {
     generation: i64,
     rollups: Vec<Rollup>,
     resolutions: Vec<Resolution>,
-    panes: Vec<BTreeMap<i64, Pane>>,
+    /// By resolution and rollup.
+    panes: Vec<Vec<BTreeMap<i64, Pane>>>,
     hasher: DefaultHashBuilder,
     sum: Vec<u8>,
 }
@@ -68,7 +70,8 @@ impl From<Malformed> for NotRestored {
 
 impl Rows {
     pub fn new(generation: i64, rollups: Vec<Rollup>, resolutions: Vec<Resolution>) -> Self {
-        let panes = resolutions.iter().map(|_| BTreeMap::new()).collect();
+        let of_resolution = || rollups.iter().map(|_| BTreeMap::new()).collect();
+        let panes = resolutions.iter().map(|_| of_resolution()).collect();
         Rows { generation, rollups, resolutions, panes, hasher: DefaultHashBuilder::default(), sum: Vec::new() }
     }
 
@@ -109,7 +112,7 @@ impl Rows {
         check_value(value)?;
         let name = self.name(rollup, dimensions.iter().map(|dimension| dimension.as_bytes()));
         let row = row_of(&name.bytes, value);
-        match find(self.panes[resolution].entry(pane).or_default(), &name, &self.hasher) {
+        match find(self.panes[resolution][rollup].entry(pane).or_default(), &name, &self.hasher) {
             Entry::Occupied(mut held) => *held.get_mut() = row,
             Entry::Vacant(place) => _ = place.insert(row),
         }
@@ -117,12 +120,12 @@ impl Rows {
     }
 
     pub fn count(&self) -> usize {
-        self.panes.iter().flat_map(BTreeMap::values).map(HashTable::len).sum()
+        self.panes.iter().flatten().flat_map(BTreeMap::values).map(HashTable::len).sum()
     }
 
     pub fn all(&self) -> impl Iterator<Item = (Vec<u8>, &[u8])> {
         self.panes.iter().enumerate().flat_map(move |(resolution, panes)| {
-            panes.iter().flat_map(move |(&pane, rows)| {
+            panes.iter().flatten().flat_map(move |(&pane, rows)| {
                 rows.iter().map(move |row| {
                     let (name, value) = parts(row);
                     let mut key = Vec::with_capacity(16 + name.len());
@@ -146,8 +149,8 @@ impl Rows {
         if cell.changes().next().is_none() {
             return Ok(());
         }
-        let sum = &mut self.sum;
-        match find(self.panes[resolution].entry(pane).or_default(), name, &self.hasher) {
+        let (sum, rollup) = (&mut self.sum, usize::from(name.bytes[0]));
+        match find(self.panes[resolution][rollup].entry(pane).or_default(), name, &self.hasher) {
             Entry::Occupied(mut held) => {
                 add_to_value(parts(held.get()).1, cell, columns, sum)?;
                 if sum.is_empty() {
@@ -169,13 +172,16 @@ impl Rows {
     /// Deletes the rows of panes that have expired.
     pub fn expire(&mut self, watermark_ms: i64, changes: &mut Changes) {
         for resolution in 0..self.resolutions.len() {
-            let Some(gone) = self.resolutions[resolution].gone(watermark_ms) else { continue };
-            while let Some(first) = self.panes[resolution].first_entry().filter(|first| *first.key() <= gone) {
-                let (pane, rows) = first.remove_entry();
-                let mut names: Vec<&[u8]> = rows.iter().map(|row| parts(row).0).collect();
-                names.sort_unstable();
-                for name in names {
-                    changes.push(None, |to| self.put_key(to, resolution, pane, name));
+            for rollup in 0..self.rollups.len() {
+                let gone = self.resolutions[resolution].gone(&self.rollups[rollup], watermark_ms);
+                let is_gone = |first: &OccupiedEntry<'_, _, _>| *first.key() <= gone;
+                while let Some(first) = self.panes[resolution][rollup].first_entry().filter(is_gone) {
+                    let (pane, rows) = first.remove_entry();
+                    let mut names: Vec<&[u8]> = rows.iter().map(|row| parts(row).0).collect();
+                    names.sort_unstable();
+                    for name in names {
+                        changes.push(None, |to| self.put_key(to, resolution, pane, name));
+                    }
                 }
             }
         }

@@ -125,7 +125,7 @@ fn fields(log: &mut Log, texts: &mut Texts) -> Vec<Fields> {
 /// Of tables with the rollups and resolutions of `streams.measures` and `streams.panes`.
 fn no_rows() -> Rows {
     let declared: [(i64, &[&str]); 3] = [(0, &["campaign", "source"]), (1, &["team", "agent"]), (2, &["location"])];
-    let rollups = rollups(declared.map(|(id, names)| (id, owned(names), id == 0)).into());
+    let rollups = rollups(declared.map(|(id, names)| (id, owned(names), id == 0, 7_200)).into());
     let resolutions =
         [(0, "1m", 60, 21_600), (1, "1h", 3_600, 259_200), (2, "1d", 86_400, 34_560_000), (3, "all", 0, 0)]
             .map(|(id, name, length_s, kept_s)| Resolution::new(id, name, length_s, kept_s));
