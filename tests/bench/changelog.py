@@ -1,13 +1,15 @@
 """What a worker writes to its changelogs for an event, and what each compression makes of it.
 
 The floor has 5,000 seats, all ids are UUIDs. The tables and the record batches are the worker's own; no
-broker is needed, and what it keeps beside the batches is in no figure.
+broker is needed, and what it keeps beside the batches is in no figure. `--month` tells instead what a floor
+of 200 seats leaves on a broker's disk in 22 days of 8 hours.
 """
 
 import random
 import time
 from collections import Counter
-from itertools import islice
+from collections.abc import Iterator
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import get_args
 
@@ -32,6 +34,8 @@ BEFORE = 100_000
 """So many events are in the tables before: a floor has leads that are called again."""
 SIZES = {20_000: 200_000, 2_000: 100_000, 100: 20_000, 5: 5_000}
 """Events of a batch, and how many of them are measured."""
+HOURS, DAYS = 8, 22
+"""Of a month of work."""
 GOALS = {20_000: 80.0}
 """Bytes of an event, by the size of a batch, with the compression that is the default."""
 DEFAULT: Compression = "zstd"
@@ -46,16 +50,16 @@ class Figure(msgspec.Struct):
     """To make the record batches."""
 
 
-def written(records: list[Record], size: int) -> list[Written]:
+def written(records: list[Record], size: int, before: int = BEFORE) -> list[Written]:
     """By transaction, behind the first records."""
     partition = Partition(0, 1, fold(), Decoder(Limits(clock="event")), tables_for("auto"))
     offset, made = 0, []
     while offset < len(records):
-        batch = records[offset : offset + (size if offset >= BEFORE else 20_000)]
+        batch = records[offset : offset + (size if offset >= before else 20_000)]
         offset += len(batch)
         values, keys, timestamps = map(list, zip(*batch, strict=True))
         effects = partition.apply(values, keys, timestamps, offset)
-        if offset > BEFORE:
+        if offset > before:
             made.append((effects.funnel, effects.leads))
     return made
 
@@ -82,13 +86,50 @@ def packed(made: list[Written], compression: Compression, events: int) -> Figure
     return Figure(size / events, (time.thread_time() - began) / events * 1e6)
 
 
-@click.command(help=__doc__)
-@click.option("--json", "report", type=click.Path(path_type=Path), help="Write all figures to a file.")
-def main(report: Path | None) -> None:
-    memory.collect_seldom()
+def a_month() -> dict[str, float]:
+    """MB of one copy. A day is folded on one partition, in batches that gathered for half a second.
+
+    In a changelog that is compacted the last record of each key is left, in a record batch with what was
+    written at the same time and is left, too; here it is alone in one, which is the most that it can take.
+    What was written within the last two hours is there as it was written.
+    """
+    end_ms = load.START_MS + HOURS * 3_600_000
+    records = list(takewhile(lambda one: one.at_ms < end_ms, floor_of(200)))
+    compressor, sent, tables = Compressor(DEFAULT), 0, {}
+    size = max(1, len(records) // (HOURS * 3_600 * 2))
+    for funnel, leads in written(records, size, before=0):
+        sent += bytes_sent(funnel, compressor) + bytes_sent(leads, compressor)
+        tables |= dict(funnel) | dict(leads)
+    left = [(key, value) for key, value in tables.items() if value is not None]
+    by_day = Counter[str]()
+    for change in left:
+        kind = kind_of(change[0])
+        kept_days = DAYS if kind in ("leads", "rows of 1d") else 1
+        by_day[kind.partition(" ")[0]] += bytes_sent([change], compressor) * kept_days
+    return {
+        "events_of_a_month": len(records) * DAYS,
+        "source_mb": sum(len(one.value) + len(one.key) for one in records) * DAYS / 1e6,
+        "leads_mb": by_day["leads"] / 1e6,
+        "rows_mb": by_day["rows"] / 1e6,
+        "not_compacted_mb": sent / HOURS * 2 / 1e6,
+    }
+
+
+def floor_of(seats: int) -> Iterator[Record]:
     uuids = Uuids(random.Random(SEED))
-    floor = generator.live(SEED, generator.FloorSettings(seats=5_000), load.START_MS)
-    records = [record(uuids.of(event), at_ms) for at_ms, event in islice(floor, BEFORE + max(SIZES.values()))]
+    live = generator.live(SEED, generator.FloorSettings(seats=seats), load.START_MS)
+    return (record(uuids.of(event), at_ms) for at_ms, event in live)
+
+
+@click.command(help=__doc__)
+@click.option("--month", is_flag=True, help="What is on the disk after a month of a floor of 200 seats.")
+@click.option("--json", "report", type=click.Path(path_type=Path), help="Write all figures to a file.")
+def main(month: bool, report: Path | None) -> None:
+    memory.collect_seldom()
+    if month:
+        machine.tell(a_month(), {}, report)
+        return
+    records = list(islice(floor_of(5_000), BEFORE + max(SIZES.values())))
     figures: dict[int, dict[str, Figure]] = {}
     for size, events in SIZES.items():
         made = written(records[: BEFORE + events], size)
