@@ -128,11 +128,11 @@ def pace(its: Any, seconds: float) -> None:
         log.info("an answer took %.1f s: asking for %s KiB at once", seconds, its._fetch_max_bytes // 1024)
 
 
-QUIET_WAIT_MS = 500
+QUIET_WAIT_MS = 1_000
 
 
 def rest(its: Any, reader: Reader, something_came: bool) -> None:
-    """Let the broker hold an empty answer for longer each time, up to half a second, until something comes.
+    """Let the broker hold an empty answer for longer each time, up to a second, until something comes.
 
     Records end the wait at once. On a quiet topic this saves client and broker most of their empty answers.
     """

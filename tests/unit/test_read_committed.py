@@ -9,7 +9,7 @@ from callfunnel.agents.kafka.read_committed import QUIET_WAIT_MS, Reader, rest
 
 @pytest.mark.parametrize(
     ("usual_ms", "longer"),
-    [(100, [200, 400, QUIET_WAIT_MS, QUIET_WAIT_MS]), (1_500, [1_500, 1_500])],
+    [(100, [200, 400, 800, QUIET_WAIT_MS, QUIET_WAIT_MS]), (1_500, [1_500, 1_500])],
     ids=["a short wait", "a wait that is longer already"],
 )
 def test_on_a_quiet_topic_empty_answers_take_longer_until_something_comes(usual_ms, longer):
