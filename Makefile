@@ -9,6 +9,7 @@ READY := $(VENV)/ready
 TOOLS := $(VENV)/tools
 ENGINE := deploy/requirements-engine.txt deploy/requirements-demo.txt
 PEERS := $(VENV)/peers/ready
+STREAMS := $(VENV)/kafka_streams/ready
 CORE := $(VENV)/core
 
 .PHONY: help demo stack core test test-long drill faults-ci faults soak fuzz lint files rules-test dashboards-check screenshots kafka \
@@ -71,7 +72,7 @@ screenshots: $(TOOLS) ## The pictures of the README, taken anew of a floor that 
 kafka: $(READY) ## Apache Kafka on loopback, without Docker, until Ctrl-C (ARGS="--port 9092")
 	@$(BIN)/python deploy/kafka/kraft.py run $(ARGS)
 
-bench: $(CORE) $(PEERS) ## CPU, rate and memory of callfunnel and its peers, in one run (ARGS="--json FILE")
+bench: $(CORE) $(PEERS) $(STREAMS) ## CPU, rate and memory of callfunnel and its peers, in one run (ARGS="--json FILE")
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m bench $(ARGS)
 
 bench-quick: $(CORE) ## The same of callfunnel and the bare loop alone, within a minute
@@ -118,3 +119,8 @@ $(PEERS): tests/bench/peers.txt | $(READY)
 	@echo "Setting up $(VENV)/peers …" >&2
 	@$(PYTHON) -m venv --clear $(VENV)/peers
 	@$(VENV)/peers/bin/pip install -q --disable-pip-version-check -r tests/bench/peers.txt && touch $(PEERS)
+
+$(STREAMS): tests/bench/kafka_streams/pom.xml $(wildcard tests/bench/kafka_streams/*.java) | $(READY)
+	@echo "Setting up $(VENV)/kafka_streams …" >&2
+	@rm -f $@; mvn --quiet --batch-mode --strict-checksums -f $< compiler:compile dependency:copy-dependencies >&2 && touch $@ || \
+		echo "Kafka Streams is not built: it takes a JDK 17 and Maven, which fetches 95 MB once." >&2

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ import click
 import msgspec
 
 from bench import machine
+from bench.kafka_streams import left
 from callfunnel.agents import memory
 from callfunnel.agents.choice import Choice, tables_for
 from callfunnel.agents.config import Settings
@@ -38,6 +39,7 @@ from integration.workers import PARTITIONS, Record, Workers, home, publish, reco
 ROOT = Path(__file__).parents[2]
 PEERS = Path(os.environ.get("FUNNEL_PEERS_PYTHON", ROOT / ".venv/peers/bin/python"))
 """Quix Streams pins an older librdkafka client than ours: it has an environment of its own."""
+KAFKA_STREAMS = ROOT / ".venv/kafka_streams"
 SEED = 7
 START_MS = 1_780_300_800_000
 SECONDS_AT_MOST = 600
@@ -57,17 +59,27 @@ class Run(msgspec.Struct):
 
 
 class Contender(msgspec.Struct, frozen=True):
-    """`command` follows the interpreter; without one it is callfunnel itself."""
+    """`command` is a module and its options, or a class of Java; without one it is callfunnel itself."""
 
     name: str
     does: str
     command: tuple[str, ...] = ()
     python: Path = Path(sys.executable)
+    built: Path | None = None
+    """Where Maven has put the classes, if it is in Java."""
     tables: Choice = "auto"
     view: bool = False
     is_slow: bool = False
     """Then it gets the small topic."""
     counts: bool = True
+
+    @property
+    def lacks(self) -> str:
+        """What keeps it from running here, in a sentence, or nothing."""
+        needed = self.built / "ready" if self.built else self.python
+        if not needed.exists():
+            return f"{needed} does not exist; `make bench` sets it up"
+        return kraft.lacking() if self.built else ""
 
 
 OURS = Contender("callfunnel", "the whole job as it starts, exact and durable, with its view", view=True)
@@ -82,6 +94,12 @@ CONTENDERS = (
     LOOP,
     Contender("bare loop, orjson", DICTS, ("bench.bare_loop", "orjson")),
     Contender("librdkafka", "hands out the records, no job", ("bench.consume_only",), counts=False),
+    Contender(
+        "Kafka Streams",
+        "the job alone on RocksDB, exact and durable, each event by itself",
+        ("Funnel",),
+        built=KAFKA_STREAMS,
+    ),
     Contender("Quix Streams", "one rollup by the minute", ("bench.quix_streams",), PEERS, is_slow=True),
     Contender("plain Faust", "three rollups by the minute", ("bench.plain_faust",), is_slow=True),
 )
@@ -126,34 +144,53 @@ def floor(seats: int, events: int) -> list[Record]:
 
 
 def run_once(contender: Contender, topic: Filled) -> Run:
-    take = run_peer if contender.command else run_callfunnel
+    take = run_java if contender.built else run_peer if contender.command else run_callfunnel
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         return take(contender, topic, Path(folder))
 
 
 def run_peer(contender: Contender, topic: Filled, folder: Path) -> Run:
     module, *options = contender.command
-    command = [contender.python, "-m", module, topic.settings.broker, topic.settings.source_topic]
+    run, told = run_program([contender.python, "-m", module], topic, folder, options or [str(folder)])
+    if not run.wrong and contender.counts:
+        found = {(a, b, kind): n for a, b, kind, n in json.loads(told[-1] if told else "[]")}
+        off = sum(abs(found.get(key, 0) - n) for key, n in topic.totals.items())
+        run.wrong = f"totals are off by {off}" if found != topic.totals else ""
+    return run
+
+
+def run_java(contender: Contender, topic: Filled, folder: Path) -> Run:
+    """Its app id is the folder's name; what it has committed is read after its end, as a worker's is."""
+    program = (
+        *(*kraft.find_java(), "-XX:+UseSerialGC", "-Xmx1g", "-XX:-UsePerfData"),
+        *(f"-Djava.io.tmpdir={folder}", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"),
+        *("-cp", f"{contender.built}/classes:{contender.built}/dependency/*", *contender.command),
+    )
+    run, _ = run_program(program, topic, folder, [str(folder), topic.settings.dead_letter_topic])
+    if not run.wrong:
+        run.wrong = wrong_cells(topic.tables, left.tables(topic.settings.broker, folder.name))
+    return run
+
+
+def run_program(
+    program: Sequence[str | Path], topic: Filled, folder: Path, options: Sequence[str]
+) -> tuple[Run, list[str]]:
+    """Run it on the topic to its end; what it took, and its lines on stdout."""
     with open(folder / "out", "w+") as out, open(folder / "err", "w+") as err:
         began = time.monotonic()
         process = subprocess.Popen(
-            [*map(str, command), str(topic.events), *(options or [str(folder)])],
+            [*program, topic.settings.broker, topic.settings.source_topic, str(topic.events), *options],
             stdout=out,
             stderr=err,
             cwd=ROOT / "tests",
             env=os.environ | {"PYTHONPATH": f"{ROOT / 'tests'}"},
         )
         run = measured(process, began)
-        out.seek(0)
-        lines = out.read().splitlines()
-        if process.returncode or not lines:
+        if process.returncode:
             err.seek(0)
             run.wrong = f"ended with {process.returncode}: {err.read()[-500:]}"
-        elif contender.counts:
-            found = {(a, b, kind): n for a, b, kind, n in json.loads(lines[-1])}
-            off = sum(abs(found.get(key, 0) - n) for key, n in topic.totals.items())
-            run.wrong = f"totals are off by {off}" if found != topic.totals else ""
-    return run
+        out.seek(0)
+        return run, out.read().splitlines()
 
 
 def run_callfunnel(contender: Contender, topic: Filled, folder: Path) -> Run:
@@ -177,9 +214,13 @@ def run_callfunnel(contender: Contender, topic: Filled, folder: Path) -> Run:
         worker.send(signal.SIGTERM)
         run = measured(worker.process, began)
         tables = oracle.total(crew.wait(topic.events).tables)
-    wrong = oracle.differences(topic.tables, tables)
-    run.wrong = f"{len(wrong)} cells differ, the first: {wrong[0]}" if wrong else ""
+    run.wrong = wrong_cells(topic.tables, tables)
     return run
+
+
+def wrong_cells(expected: oracle.Tables, actual: oracle.Tables) -> str:
+    wrong = oracle.differences(expected, actual)
+    return f"{len(wrong)} cells differ, the first: {wrong[0]}" if wrong else ""
 
 
 def measured(process: subprocess.Popen[bytes] | subprocess.Popen[str], began: float) -> Run:
@@ -274,11 +315,12 @@ def main(
     events: int, slow_events: int, seats: int, rounds: int, quick: bool, broker: str | None, report: Path
 ) -> None:
     """callfunnel and its peers on one topic of one broker: CPU, rate, memory, once the totals are right."""
-    contenders = [one for one in CONTENDERS if one.python.exists()]
-    for absent in set(CONTENDERS) - set(contenders):
-        click.echo(
-            f"{absent.name} is left out: {absent.python} does not exist; `make bench` sets it up", err=True
-        )
+    contenders = []
+    for one in CONTENDERS:
+        if one.lacks:
+            click.echo(f"{one.name} is left out: {one.lacks}", err=True)
+        else:
+            contenders.append(one)
     if tables_for("auto") is DefinedTables:
         contenders.remove(PLAIN)
         click.echo("no core here: callfunnel folds by the definition (make core)", err=True)
