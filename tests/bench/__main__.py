@@ -22,6 +22,7 @@ import click
 import msgspec
 
 from bench import machine
+from bench.starts import settings_of
 from callfunnel.agents import memory
 from callfunnel.agents.choice import Choice, tables_for
 from callfunnel.agents.config import Settings
@@ -288,17 +289,7 @@ def main(
     memory.collect_seldom()
     with broker_of(broker) as running:
         prefix = f"bench-{os.getpid()}"
-        settings = Settings.from_environ(
-            {},
-            broker=running.address,
-            profile="development",
-            clock="event",
-            partitions=PARTITIONS,
-            view=False,
-            app_id=prefix,
-            source_topic=prefix,
-            dead_letter_topic=f"{prefix}.dlq",
-        )
+        settings = settings_of(running.address, prefix, clock="event", partitions=PARTITIONS, view=False)
         click.echo(f"filling a topic with {events:,} events …", err=True)
         records = floor(seats, events)
         few = msgspec.structs.replace(settings, app_id=f"{prefix}-few", source_topic=f"{prefix}-few")

@@ -22,6 +22,7 @@ import click
 import msgspec
 
 from bench import load, machine
+from bench.starts import settings_of
 from callfunnel.agents.config import Settings
 from callfunnel.agents.kafka import topics
 from callfunnel.agents.kafka.changelog import read_tables
@@ -265,7 +266,7 @@ def main(events: int, full: bool, only: tuple[str, ...], report: Path | None, pi
     expected = expected_tables({stream for case in cases for stream in streams_of(case, events)})
     with kraft.Cluster() as kafka:
         for number, case in enumerate(cases, 1):
-            runs[case] = measure(case, settings_of(case, kafka.address, number), events, expected)
+            runs[case] = measure(case, installation(case, kafka.address, number), events, expected)
             about = ", ".join(f"{value:,} {name}" for name, value in msgspec.structs.asdict(case).items())
             click.echo(f"{number}/{len(cases)} {about}: {told(runs[case])}", err=True)
     found = {axis: [runs[case] for case in cases] for axis, cases in chosen.items()}
@@ -277,19 +278,14 @@ def main(events: int, full: bool, only: tuple[str, ...], report: Path | None, pi
         sys.exit(1)
 
 
-def settings_of(case: Case, broker: str, number: int) -> Settings:
-    name = f"growth-{number}"
-    return Settings.from_environ(
-        {},
-        broker=broker,
-        profile="development",
+def installation(case: Case, broker: str, number: int) -> Settings:
+    return settings_of(
+        broker,
+        f"growth-{number}",
         clock="event",
         partitions=case.partitions,
         batch_events=case.batch_events,
         view=False,
-        app_id=name,
-        source_topic=name,
-        dead_letter_topic=f"{name}.dlq",
         session_timeout_seconds=SILENT_SECONDS,
         stall_seconds=2 * SILENT_SECONDS,
     )

@@ -21,6 +21,7 @@ import msgspec
 from confluent_kafka import Producer
 
 from bench import load, machine
+from bench.starts import settings_of
 from callfunnel.agents.config import Settings
 from callfunnel.agents.kafka import topics
 from deploy.kafka import kraft
@@ -195,16 +196,7 @@ def main(rates: tuple[int, ...], seconds: float, report: Path | None) -> None:
     runs = []
     with kraft.Cluster() as kafka:
         for rate in rates:
-            name = f"latency-{rate}"
-            settings = Settings.from_environ(
-                {},
-                broker=kafka.address,
-                profile="development",
-                partitions=PARTITIONS,
-                app_id=name,
-                source_topic=name,
-                dead_letter_topic=f"{name}.dlq",
-            )
+            settings = settings_of(kafka.address, f"latency-{rate}", partitions=PARTITIONS)
             click.echo(f"{rate:,} events/s for {seconds:g} s …", err=True)
             runs.append(measure(settings, rate, seconds))
             click.echo(told(runs[-1]))
