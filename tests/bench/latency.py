@@ -53,7 +53,7 @@ class Floor(msgspec.Struct, frozen=True):
     is_wide: bool = False
 
 
-USUAL = Floor((1_000, 10_000, 50_000), 10_000, poll_seconds=0.02)
+USUAL = Floor((100, 1_000, 10_000, 50_000), 10_000, poll_seconds=0.02)
 WIDE = Floor((5_000,), 5_000, poll_seconds=0.25, is_wide=True)
 """Its page has 9 MB. A worker that is asked for it every 20 ms makes pages and does little else."""
 
@@ -235,7 +235,7 @@ def main(rates: tuple[int, ...], is_wide: bool, seconds: float, report: Path | N
     """From `occurred_at` of a published event to its presence in `/metrics`, on Apache Kafka.
 
     \b
-      python -m bench.latency                   1,000, 10,000 and 50,000 events a second, 30 s each
+      python -m bench.latency                   100, 1,000, 10,000 and 50,000 events a second, 30 s each
       python -m bench.latency --rate 20000      one rate
       python -m bench.latency --wide            5,000 events a second of 10,000 segments
 
