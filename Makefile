@@ -77,7 +77,7 @@ bench: $(CORE) $(PEERS) ## CPU, rate and memory of callfunnel and its peers, in 
 bench-quick: $(CORE) ## The same of callfunnel and the bare loop alone, within a minute
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m bench --quick $(ARGS)
 
-bench-growth: $(CORE) $(VENV)/plots ## How cost grows with leads, agents, workers and batches, as a table and a picture
+bench-growth: $(CORE) $(VENV)/plots ## How cost grows with leads, agents, segments, workers and batches, as a table and a picture
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m bench.growth $(ARGS)
 
 bench-latency bench-recovery bench-leads bench-changelog bench-exposition bench-small bench-rows bench-wide: bench-%: $(CORE)
