@@ -4,12 +4,14 @@ The law: no more is held than a piece and what the format itself looks back at. 
 is checked before anything is allocated for it.
 """
 
+import threading
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from struct import unpack_from
 
 import cramjam
-from backports import zstd
+import zstandard
 from lz4.frame import LZ4FrameDecompressor
 
 PIECE_BYTES = 1 << 20
@@ -37,7 +39,7 @@ class TooLarge(Unreadable):
     """The bytes unpack to more than can be held, and the format has no smaller pieces."""
 
 
-ERRORS = (Unreadable, zlib.error, RuntimeError, zstd.ZstdError, cramjam.DecompressionError)
+ERRORS = (Unreadable, zlib.error, RuntimeError, zstandard.ZstdError, cramjam.DecompressionError)
 """What is raised by damaged bytes: that of lz4 has no name of its own."""
 
 
@@ -86,10 +88,16 @@ def _lz4(packed: memoryview, size: int) -> Iterator[bytes]:
 
 
 def _zstd(packed: memoryview, size: int) -> Iterator[bytes]:
-    pieces = _zstd_pieces(packed, size, _WINDOW_LOG)
+    near = _near()
+    with suppress(zstandard.ZstdError):  # it has several frames, unpacks to more, or is damaged
+        declared = zstandard.frame_content_size(packed)  # -1: it does not say, 0: what follows counts
+        if declared and declared <= PIECE_BYTES:
+            yield near.decompress(packed, max_output_size=size, allow_extra_data=False)
+            return
+    pieces = _zstd_pieces(near, packed, size)
     try:
         first = next(pieces, b"")
-    except zstd.ZstdError as error:
+    except zstandard.ZstdError as error:
         if _LOOKS_BACK_FARTHER not in str(error):
             raise
     else:
@@ -97,7 +105,7 @@ def _zstd(packed: memoryview, size: int) -> Iterator[bytes]:
         yield from pieces
         return
     held, total = [], 0
-    for piece in _zstd_pieces(packed, size, _WINDOW_LOG_AT_MOST):
+    for piece in _zstd_pieces(_decompressor(_WINDOW_LOG_AT_MOST), packed, size):
         held.append(piece)
         total += len(piece)
         if total > LARGEST_BYTES:
@@ -108,22 +116,31 @@ def _zstd(packed: memoryview, size: int) -> Iterator[bytes]:
     yield from held
 
 
-def _zstd_pieces(packed: memoryview, size: int, window_log: int) -> Iterator[bytes]:
-    frame = None
-    for at in range(0, len(packed), _FEED_BYTES):
-        rest = bytes(packed[at : at + _FEED_BYTES])
-        while rest or (frame and not frame.needs_input):
-            frame = frame or zstd.ZstdDecompressor(
-                options={zstd.DecompressionParameter.window_log_max: window_log}
-            )
-            if piece := frame.decompress(rest, size):
-                yield piece
-                size = PIECE_BYTES
-            rest = b""
-            if frame.eof:
-                rest, frame = frame.unused_data, None
-    if frame:
-        raise Unreadable("zstd ends in the middle")
+def _zstd_pieces(decompressor: zstandard.ZstdDecompressor, packed: memoryview, size: int) -> Iterator[bytes]:
+    """Where it ends in the middle of a frame, so do the pieces: the records in them are then too few."""
+    with decompressor.stream_reader(packed, read_across_frames=True) as reader:
+        while piece := reader.read(size):
+            yield piece
+            size = PIECE_BYTES
+
+
+def _decompressor(window_log: int) -> zstandard.ZstdDecompressor:
+    return zstandard.ZstdDecompressor(max_window_size=1 << window_log)
+
+
+_threads = threading.local()
+
+
+def _near() -> zstandard.ZstdDecompressor:
+    """The decompressor of this thread: to make one takes longer than to unpack a small batch.
+
+    It asks the processor what it can do, and virtual machines are slow to answer for it.
+    """
+    try:
+        return _threads.near  # type: ignore[no-any-return]
+    except AttributeError:
+        _threads.near = _decompressor(_WINDOW_LOG)
+        return _threads.near  # type: ignore[no-any-return]
 
 
 def _snappy(packed: memoryview, size: int) -> Iterator[bytes]:
