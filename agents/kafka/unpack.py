@@ -7,7 +7,6 @@ is checked before anything is allocated for it.
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from struct import unpack_from
 
 import cramjam
@@ -48,8 +47,28 @@ def unpack(codec: int, packed: memoryview) -> Iterator[bytes]:
 
     Asking for the next piece raises one of `ERRORS` where the bytes are damaged.
     """
-    size = min(max(len(packed) * 8, 1 << 14), PIECE_BYTES)  # of the first piece, mostly the only one
-    return _CODECS.get(codec, _unknown)(packed, size)
+    return _CODECS.get(codec, _unknown)(packed, _first(packed))
+
+
+def whole(codec: int, packed: memoryview, most: int) -> bytes | None:
+    """This function gives all that the bytes unpack to; None where that is more than `most`, or damaged."""
+    held, size = [], 0
+    try:
+        if codec == _ZSTD and (unpacked := _zstd_frame(packed, most)) is not None:
+            return unpacked
+        for piece in unpack(codec, packed):
+            size += len(piece)
+            if size > most:
+                return None
+            held.append(piece)
+    except ERRORS:
+        return None
+    return b"".join(held)
+
+
+def _first(packed: memoryview) -> int:
+    """The size of the first piece, which mostly is the only one."""
+    return min(max(len(packed) * 8, 1 << 14), PIECE_BYTES)
 
 
 def _unknown(packed: memoryview, size: int) -> Iterator[bytes]:
@@ -88,13 +107,7 @@ def _lz4(packed: memoryview, size: int) -> Iterator[bytes]:
 
 
 def _zstd(packed: memoryview, size: int) -> Iterator[bytes]:
-    near = _near()
-    with suppress(zstandard.ZstdError):  # it has several frames, unpacks to more, or is damaged
-        declared = zstandard.frame_content_size(packed)  # -1: it does not say, 0: what follows counts
-        if declared and declared <= PIECE_BYTES:
-            yield near.decompress(packed, max_output_size=size, allow_extra_data=False)
-            return
-    pieces = _zstd_pieces(near, packed, size)
+    pieces = _zstd_pieces(_near(), packed, size)
     try:
         first = next(pieces, b"")
     except zstandard.ZstdError as error:
@@ -114,6 +127,17 @@ def _zstd(packed: memoryview, size: int) -> Iterator[bytes]:
                 f"{LARGEST_BYTES} bytes"
             )
     yield from held
+
+
+def _zstd_frame(packed: memoryview, most: int) -> bytes | None:
+    """What one frame unpacks to; None where it is more than `most`, or not one whole frame."""
+    declared = zstandard.frame_content_size(packed)  # -1 where it does not say, 0 where others may follow
+    if not declared or declared > most:
+        return None
+    try:  # a frame that does not say its size gets so much at most
+        return _near().decompress(packed, max_output_size=_first(packed), allow_extra_data=False)
+    except zstandard.ZstdError:
+        return None
 
 
 def _zstd_pieces(decompressor: zstandard.ZstdDecompressor, packed: memoryview, size: int) -> Iterator[bytes]:
@@ -171,4 +195,10 @@ def _snappy_block(block: memoryview) -> bytes:
     return bytes(cramjam.snappy.decompress_raw(block))
 
 
-_CODECS: dict[int, Callable[[memoryview, int], Iterator[bytes]]] = {1: _gzip, 2: _snappy, 3: _lz4, 4: _zstd}
+_ZSTD = 4
+_CODECS: dict[int, Callable[[memoryview, int], Iterator[bytes]]] = {
+    1: _gzip,
+    2: _snappy,
+    3: _lz4,
+    _ZSTD: _zstd,
+}
