@@ -13,8 +13,8 @@ STREAMS := $(VENV)/kafka_streams/ready
 CORE := $(VENV)/core
 
 .PHONY: help demo stack core test test-long drill faults-ci faults soak fuzz lint files rules-test dashboards-check screenshots kafka \
-	bench bench-quick bench-growth bench-latency bench-state bench-leads bench-changelog bench-exposition bench-small \
-	bench-rows bench-wide lock clean
+	bench bench-quick bench-growth bench-latency bench-recovery bench-leads bench-changelog bench-exposition \
+	bench-small bench-rows bench-wide lock clean
 
 help: ## What there is to do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -78,10 +78,10 @@ bench: $(CORE) $(PEERS) $(STREAMS) ## CPU, rate and memory of callfunnel and its
 bench-quick: $(CORE) ## The same of callfunnel and the bare loop alone, within a minute
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m bench --quick $(ARGS)
 
-bench-growth: $(CORE) $(VENV)/plots ## How cost grows with leads, agents, workers and batches, as a table and a picture
+bench-growth: $(CORE) $(VENV)/plots ## How cost grows with leads, agents, segments, workers and batches, as a table and a picture
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m bench.growth $(ARGS)
 
-bench-latency bench-state bench-leads bench-changelog bench-exposition bench-small bench-rows bench-wide: bench-%: $(CORE)
+bench-latency bench-recovery bench-leads bench-changelog bench-exposition bench-small bench-rows bench-wide: bench-%: $(CORE)
 	@cd tests && PYTHONPATH=.. ../$(BIN)/python -m bench.$* $(ARGS)
 
 PIN := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -q

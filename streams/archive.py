@@ -57,7 +57,7 @@ class BaseRows:
     """What archived leads add, by the fold that counted it; a batch adds to it."""
 
     def __init__(self, funnel: dict[bytes, bytes]) -> None:
-        """Takes its rows out of those of the funnel changelog."""
+        """Takes base rows out of these rows of the funnel changelog."""
         keys = [key for key in funnel if generation_of(key) == BASE]
         self._rows = {key: decode_columns(funnel.pop(key)) for key in keys}
 

@@ -28,7 +28,7 @@ from callfunnel.streams.rows import (
     Witness,
     decode_position,
     encode_position,
-    generation_of,
+    of_others,
 )
 from callfunnel.streams.tables import Effects, Tables
 
@@ -133,10 +133,9 @@ class Partition:
             )
         self.written = replace(position, replay_until_ms=self._bound(position))
         self.offset = position.offset
-        self.base = BaseRows(funnel)
-        self._superseded = [key for key in funnel if generation_of(key) != position.generation]
-        for key in self._superseded:
-            del funnel[key]
+        others = {key: funnel.pop(key) for key in of_others(funnel, position.generation)}
+        self.base = BaseRows(others)
+        self._superseded = list(others)
         self._archiving = 0 if position.horizon_ms else None
         if is_ours:
             self.written = replace(

@@ -19,7 +19,7 @@ from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatch
 
-from callfunnel.agents.kafka.unpack import ERRORS, PIECE_BYTES, TooLarge, Unreadable, unpack
+from callfunnel.agents.kafka.unpack import ERRORS, PIECE_BYTES, TooLarge, Unreadable, unpack, whole
 from callfunnel.schemas.codec import UNREADABLE, Limits
 from callfunnel.schemas.topics import LARGEST_MESSAGE
 
@@ -224,18 +224,17 @@ class RecordBatch:
     # format 2
 
     def _read(self, position: int) -> Iterator[Portion]:
-        codec, size = self._attributes & _CODEC, len(self.data)
-        records = None
-        if codec:
-            stream = _Stream(unpack(codec, self.data[_V2.size :]))
-            if self.count <= PORTION_RECORDS and stream.is_all_within(PORTION_BYTES):
-                size = stream.received
-                records = self._parsed(DefaultRecordBatch(self._unpacked(stream.buffer, self.count)))
-        elif size <= PORTION_BYTES and self.count <= PORTION_RECORDS:
-            records = self._parsed(self._as_it_is or DefaultRecordBatch(self.data))
+        codec, records, size = self._attributes & _CODEC, None, len(self.data)
+        if self.count <= PORTION_RECORDS:
+            if not codec and size <= PORTION_BYTES:
+                records = self._parsed(self._as_it_is or DefaultRecordBatch(self.data))
+            elif codec and (unpacked := whole(codec, self.data[_V2.size :], PORTION_BYTES)) is not None:
+                size = len(unpacked)
+                records = self._parsed(DefaultRecordBatch(self._unpacked(unpacked, self.count)))
         if records is None:
+            packed = self.data[_V2.size :]
             return self._read_stream(
-                stream if codec else _Stream(_pieces_of(self.data[_V2.size :])), position
+                _Stream(unpack(codec, packed) if codec else _pieces_of(packed)), position
             )
         if records and records[0].offset < position:
             records = [record for record in records if record.offset >= position]
@@ -244,7 +243,7 @@ class RecordBatch:
     def _unpacked(self, data: bytes, count: int) -> bytes:
         """A batch that is not compressed, of `count` records in `data`."""
         header = bytearray(self.data[: _V2.size])
-        pack_into(">h", header, _ATTRIBUTES_AT, self._attributes & ~_CODEC)
+        header[_ATTRIBUTES_AT + 1] &= ~_CODEC
         pack_into(">i", header, _COUNT_AT, count)
         return b"".join((header, data))
 
@@ -483,13 +482,6 @@ class _Stream:
         self.buffer, self.at = b"".join(pieces), 0
         self.received += size
         return size > 0
-
-    def is_all_within(self, size: int) -> bool:
-        """Whether that is all there is, and undamaged; then it is in the buffer."""
-        while self.received <= size:
-            if not self.more():
-                return self.failure is None
-        return False
 
     def more_than(self, size: int) -> bool:
         while len(self.buffer) - self.at <= size:

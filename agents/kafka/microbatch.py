@@ -112,14 +112,17 @@ class MicroBatch:
             return
         if type(records[0]) is Record and records[0].left_out is not None:
             self.left_out[len(self)] = records[0].left_out
-        self.offsets += [record.offset for record in records]
-        self.timestamps += [record.timestamp for record in records]
-        self.keys += [record.key for record in records]
-        self.values += [record.value for record in records]
-        headers = [record.headers for record in records]
-        self.headers += headers
+        before = len(self)
+        offsets, timestamps, keys = self.offsets, self.timestamps, self.keys
+        values, headers = self.values, self.headers
+        for record in records:  # one loop: half the time of one for each field where they are few
+            offsets.append(record.offset)
+            timestamps.append(record.timestamp)
+            keys.append(record.key)
+            values.append(record.value)
+            headers.append(record.headers)
         if size > LOOK_FOR_HEADERS_BYTES:
-            self.size += HEADER_BYTES * sum(map(len, headers))
+            self.size += HEADER_BYTES * sum(map(len, headers[before:]))
 
     def joined(self, following: Sequence["MicroBatch"]) -> "MicroBatch":
         """This batch and those that begin where the one before them ends, as one."""

@@ -9,6 +9,7 @@ from itertools import chain
 from struct import pack_into, unpack_from
 from typing import Any
 
+import zstandard
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.cluster import ClusterMetadata
@@ -17,7 +18,6 @@ from aiokafka.errors import UnknownTopicOrPartitionError
 from aiokafka.producer import producer as client
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.util import calc_crc32c
-from backports import zstd
 
 from callfunnel.agents.config import Compression
 
@@ -65,8 +65,7 @@ class Compressor:
 
 def _zstd() -> Callable[[bytes], bytes]:
     """With one compressor for all batches: making one takes longer than a small batch."""
-    compressor = zstd.ZstdCompressor(level=1)
-    return lambda records: compressor.compress(records, zstd.ZstdCompressor.FLUSH_FRAME)
+    return zstandard.ZstdCompressor(level=1).compress
 
 
 _CODECS: Mapping[Compression, Callable[[], tuple[int, Callable[[bytes], bytes]]]] = {

@@ -4,12 +4,13 @@ The law: no more is held than a piece and what the format itself looks back at. 
 is checked before anything is allocated for it.
 """
 
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from struct import unpack_from
 
 import cramjam
-from backports import zstd
+import zstandard
 from lz4.frame import LZ4FrameDecompressor
 
 PIECE_BYTES = 1 << 20
@@ -37,7 +38,7 @@ class TooLarge(Unreadable):
     """The bytes unpack to more than can be held, and the format has no smaller pieces."""
 
 
-ERRORS = (Unreadable, zlib.error, RuntimeError, zstd.ZstdError, cramjam.DecompressionError)
+ERRORS = (Unreadable, zlib.error, RuntimeError, zstandard.ZstdError, cramjam.DecompressionError)
 """What is raised by damaged bytes: that of lz4 has no name of its own."""
 
 
@@ -46,8 +47,28 @@ def unpack(codec: int, packed: memoryview) -> Iterator[bytes]:
 
     Asking for the next piece raises one of `ERRORS` where the bytes are damaged.
     """
-    size = min(max(len(packed) * 8, 1 << 14), PIECE_BYTES)  # of the first piece, mostly the only one
-    return _CODECS.get(codec, _unknown)(packed, size)
+    return _CODECS.get(codec, _unknown)(packed, _first(packed))
+
+
+def whole(codec: int, packed: memoryview, most: int) -> bytes | None:
+    """This function gives all that the bytes unpack to; None where that is more than `most`, or damaged."""
+    held, size = [], 0
+    try:
+        if codec == _ZSTD and (unpacked := _zstd_frame(packed, most)) is not None:
+            return unpacked
+        for piece in unpack(codec, packed):
+            size += len(piece)
+            if size > most:
+                return None
+            held.append(piece)
+    except ERRORS:
+        return None
+    return b"".join(held)
+
+
+def _first(packed: memoryview) -> int:
+    """The size of the first piece, which mostly is the only one."""
+    return min(max(len(packed) * 8, 1 << 14), PIECE_BYTES)
 
 
 def _unknown(packed: memoryview, size: int) -> Iterator[bytes]:
@@ -86,10 +107,10 @@ def _lz4(packed: memoryview, size: int) -> Iterator[bytes]:
 
 
 def _zstd(packed: memoryview, size: int) -> Iterator[bytes]:
-    pieces = _zstd_pieces(packed, size, _WINDOW_LOG)
+    pieces = _zstd_pieces(_near(), packed, size)
     try:
         first = next(pieces, b"")
-    except zstd.ZstdError as error:
+    except zstandard.ZstdError as error:
         if _LOOKS_BACK_FARTHER not in str(error):
             raise
     else:
@@ -97,7 +118,7 @@ def _zstd(packed: memoryview, size: int) -> Iterator[bytes]:
         yield from pieces
         return
     held, total = [], 0
-    for piece in _zstd_pieces(packed, size, _WINDOW_LOG_AT_MOST):
+    for piece in _zstd_pieces(_decompressor(_WINDOW_LOG_AT_MOST), packed, size):
         held.append(piece)
         total += len(piece)
         if total > LARGEST_BYTES:
@@ -108,22 +129,42 @@ def _zstd(packed: memoryview, size: int) -> Iterator[bytes]:
     yield from held
 
 
-def _zstd_pieces(packed: memoryview, size: int, window_log: int) -> Iterator[bytes]:
-    frame = None
-    for at in range(0, len(packed), _FEED_BYTES):
-        rest = bytes(packed[at : at + _FEED_BYTES])
-        while rest or (frame and not frame.needs_input):
-            frame = frame or zstd.ZstdDecompressor(
-                options={zstd.DecompressionParameter.window_log_max: window_log}
-            )
-            if piece := frame.decompress(rest, size):
-                yield piece
-                size = PIECE_BYTES
-            rest = b""
-            if frame.eof:
-                rest, frame = frame.unused_data, None
-    if frame:
-        raise Unreadable("zstd ends in the middle")
+def _zstd_frame(packed: memoryview, most: int) -> bytes | None:
+    """What one frame unpacks to; None where it is more than `most`, or not one whole frame."""
+    declared = zstandard.frame_content_size(packed)  # -1 where it does not say, 0 where others may follow
+    if not declared or declared > most:
+        return None
+    try:  # a frame that does not say its size gets so much at most
+        return _near().decompress(packed, max_output_size=_first(packed), allow_extra_data=False)
+    except zstandard.ZstdError:
+        return None
+
+
+def _zstd_pieces(decompressor: zstandard.ZstdDecompressor, packed: memoryview, size: int) -> Iterator[bytes]:
+    """Where it ends in the middle of a frame, so do the pieces: the records in them are then too few."""
+    with decompressor.stream_reader(packed, read_across_frames=True) as reader:
+        while piece := reader.read(size):
+            yield piece
+            size = PIECE_BYTES
+
+
+def _decompressor(window_log: int) -> zstandard.ZstdDecompressor:
+    return zstandard.ZstdDecompressor(max_window_size=1 << window_log)
+
+
+_threads = threading.local()
+
+
+def _near() -> zstandard.ZstdDecompressor:
+    """The decompressor of this thread: to make one takes longer than to unpack a small batch.
+
+    It asks the processor what it can do, and virtual machines are slow to answer for it.
+    """
+    try:
+        return _threads.near  # type: ignore[no-any-return]
+    except AttributeError:
+        _threads.near = _decompressor(_WINDOW_LOG)
+        return _threads.near  # type: ignore[no-any-return]
 
 
 def _snappy(packed: memoryview, size: int) -> Iterator[bytes]:
@@ -154,4 +195,10 @@ def _snappy_block(block: memoryview) -> bytes:
     return bytes(cramjam.snappy.decompress_raw(block))
 
 
-_CODECS: dict[int, Callable[[memoryview, int], Iterator[bytes]]] = {1: _gzip, 2: _snappy, 3: _lz4, 4: _zstd}
+_ZSTD = 4
+_CODECS: dict[int, Callable[[memoryview, int], Iterator[bytes]]] = {
+    1: _gzip,
+    2: _snappy,
+    3: _lz4,
+    _ZSTD: _zstd,
+}

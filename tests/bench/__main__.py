@@ -23,6 +23,7 @@ import msgspec
 
 from bench import machine
 from bench.kafka_streams import left
+from bench.starts import settings_of
 from callfunnel.agents import memory
 from callfunnel.agents.choice import Choice, tables_for
 from callfunnel.agents.config import Settings
@@ -330,17 +331,7 @@ def main(
     memory.collect_seldom()
     with broker_of(broker) as running:
         prefix = f"bench-{os.getpid()}"
-        settings = Settings.from_environ(
-            {},
-            broker=running.address,
-            profile="development",
-            clock="event",
-            partitions=PARTITIONS,
-            view=False,
-            app_id=prefix,
-            source_topic=prefix,
-            dead_letter_topic=f"{prefix}.dlq",
-        )
+        settings = settings_of(running.address, prefix, clock="event", partitions=PARTITIONS, view=False)
         click.echo(f"filling a topic with {events:,} events …", err=True)
         records = floor(seats, events)
         few = msgspec.structs.replace(settings, app_id=f"{prefix}-few", source_topic=f"{prefix}-few")

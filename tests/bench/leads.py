@@ -69,10 +69,9 @@ class Uuids(dict[str, str]):
         return uuid
 
     def of(self, event: Any) -> Event:
-        """The event with other ids."""
-        return event | {
-            name: self[event[name]] for name in ("event_id", "lead_id", "call_id") if name in event
-        }
+        """The event with other ids, its own among them, which no second event has."""
+        ids = {name: self[event[name]] for name in ("lead_id", "call_id") if name in event}
+        return event | ids | {"event_id": new_uuid(self._chance)}
 
 
 def of_a_hot_lead(events: int) -> list[Record]:

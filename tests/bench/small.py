@@ -16,6 +16,7 @@ import msgspec
 from confluent_kafka import Producer
 
 from bench import load, machine
+from bench.starts import settings_of
 from callfunnel.agents.config import Settings
 from callfunnel.agents.kafka import topics
 from deploy.kafka import kraft
@@ -82,15 +83,7 @@ def main(rate: int, seconds: float, report: Path | None) -> None:
     Scraped every 15 s, as Prometheus does. Ends with 1 when an event was not counted.
     """
     with kraft.Cluster() as kafka, tempfile.TemporaryDirectory(prefix="small-") as folder:
-        settings = Settings.from_environ(
-            {},
-            broker=kafka.address,
-            profile="development",
-            partitions=PARTITIONS,
-            app_id="small",
-            source_topic="small",
-            dead_letter_topic="small.dlq",
-        )
+        settings = settings_of(kafka.address, "small", partitions=PARTITIONS)
         topics.create(settings)
         with redirect_stdout(None), Workers(settings, Path(folder)) as crew:
             worker = crew.start().wait_until_ready()

@@ -9,12 +9,12 @@ import random
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC
+from itertools import count, islice
 from pathlib import Path
 
 import click
-import msgspec
 
 from bench import machine
 from bench.exposition import series_of
@@ -26,6 +26,7 @@ from callfunnel.schemas.codec import Decoder, Limits
 from callfunnel.streams.fold import Fold
 from callfunnel.streams.panes import Bounds, resolutions
 from callfunnel.streams.rows import POSITION_KEY, Position, encode_position
+from integration.workers import Event, Record, record
 
 GOALS = {
     "fold_us_an_event": 10.0,
@@ -38,57 +39,47 @@ GOALS = {
 START_S = 1_780_300_800
 CAMPAIGNS, SOURCES, AGENTS, PLACES = 500, 20, 5_000, 50
 PARTITIONS = 2
-WARM_SECONDS = 3_600
+WARM_EVENTS, WARM_SECONDS = 240_000, 3_600
 LIFE = ("lead_created", "dial", "connect", "dm_reached", "call_ended")
 MOST = 1_000_000
 """A limit that no family reaches."""
 
 
-class Record(msgspec.Struct):
-    partition: int
-    key: bytes
-    value: bytes
-    at_ms: int
-
-
-def floor(seed: int) -> Callable[[int, float], Iterator[Record]]:
-    """A function that goes on with the floor: so many events, from a second on and within so many seconds."""
+def events(seed: int) -> Iterator[Event]:
+    """What happens on the floor, without end and without times."""
     chance = random.Random(seed)
-    encode = msgspec.json.encode
     leads: list[tuple[int, int]] = []
-    ids = iter(range(1 << 40))
-    clock = float(START_S)
+    numbers = count()
+    while True:
+        place = chance.randrange(20_000)
+        if place >= len(leads):
+            place = len(leads)
+            leads.append((next(numbers), 0))
+        lead, step = leads[place]
+        leads[place] = (lead, step + 1) if step + 1 < len(LIFE) else (next(numbers), 0)
+        segment = lead // PARTITIONS * 7_919 % (CAMPAIGNS * SOURCES)
+        agent = chance.randrange(AGENTS)
+        yield {
+            "event_id": f"{lead}-{step}", "type": LIFE[step],
+            "lead_id": f"lead-{lead:09d}", "call_id": f"call-{lead}",
+            "campaign": f"campaign-{segment // SOURCES}", "source": f"source-{segment % SOURCES}",
+            "agent": f"agent-{agent}", "team": f"team-{agent // 12}",
+            "location": f"place-{agent % PLACES}",
+        }  # fmt: skip
 
-    def go_on(events: int, seconds: float) -> Iterator[Record]:
-        nonlocal clock
-        for _ in range(events):
-            clock += seconds / events
-            place = chance.randrange(20_000)
-            if place >= len(leads):
-                place = len(leads)
-                leads.append((next(ids), 0))
-            lead, step = leads[place]
-            leads[place] = (lead, step + 1) if step + 1 < len(LIFE) else (next(ids), 0)
-            segment = lead // PARTITIONS * 7_919 % (CAMPAIGNS * SOURCES)
-            agent = chance.randrange(AGENTS)
-            at_ms = int(clock * 1000)
-            event = {
-                "event_id": f"{lead}-{step}", "type": LIFE[step], "occurred_at": at_ms,
-                "lead_id": f"lead-{lead:09d}", "call_id": f"call-{lead}",
-                "campaign": f"campaign-{segment // SOURCES}", "source": f"source-{segment % SOURCES}",
-                "agent": f"agent-{agent}", "team": f"team-{agent // 12}",
-                "location": f"place-{agent % PLACES}",
-            }  # fmt: skip
-            yield Record(lead % PARTITIONS, event["lead_id"].encode(), encode(event), at_ms)
 
-    return go_on
+def at(happened: Iterable[Event], n: int, start_s: float, seconds: float) -> Iterator[Record]:
+    """The next `n` of these events, evenly over so many seconds from a moment on."""
+    for number, event in enumerate(islice(happened, n), start=1):
+        yield record(event | {"occurred_at": int((start_s + seconds * number / n) * 1000)})
 
 
 class Floor:
     """The tables of the partitions, the view's table that follows them, and what both cost."""
 
     def __init__(self, seed: int) -> None:
-        self._go_on = floor(seed)
+        self._events = events(seed)
+        self._clock_s: float = START_S
         fold = Fold(15_000, 600_000, 1_000, "UTC", "murmur2", resolutions())
         decoder = Decoder(Limits(clock="event", until_ms=(START_S + 86_400) * 1000))
         self._tables = [tables_for("auto")(fold, decoder) for _ in range(PARTITIONS)]
@@ -102,12 +93,12 @@ class Floor:
     def happen(self, events: int, seconds: float) -> tuple[float, float]:
         """Fold the next events and take their rows; CPU seconds of each."""
         batches = defaultdict[int, list[Record]](list)
-        for record in self._go_on(events, seconds):
-            batches[record.partition].append(record)
+        for one in at(self._events, events, self._clock_s, seconds):
+            batches[one.key[-1] % PARTITIONS].append(one)  # by the last digit of the lead
+        self._clock_s += seconds
         self.rows, folding, taking = 0, 0.0, 0.0
         for partition, batch in sorted(batches.items()):
-            values, keys = [record.value for record in batch], [record.key for record in batch]
-            timestamps = [record.at_ms for record in batch]
+            values, keys, timestamps = map(list, zip(*batch, strict=True))
             tables, bounds = self._tables[partition], self._bounds[partition]
             began = time.process_time()
             verdicts = tables.decode(values, keys, timestamps)
@@ -171,7 +162,7 @@ def measured(of_seed: int, warm: int, rate: int, rounds: int) -> dict[str, float
 
 
 @click.command(help=__doc__)
-@click.option("--warm", default=240_000, show_default=True, help="Events of the hour before.")
+@click.option("--warm", default=WARM_EVENTS, show_default=True, help="Events of the hour before.")
 @click.option("--rate", default=5_000, show_default=True, help="Events a second.")
 @click.option(
     "--rounds", default=20, show_default=True, help="Seconds that are measured; the medians are shown."

@@ -11,7 +11,7 @@ from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
-from backports.zstd import CompressionParameter, ZstdCompressor
+from zstandard import ZstdCompressionParameters, ZstdCompressor
 
 from callfunnel.agents.kafka import read_committed
 from callfunnel.agents.kafka.batches import Batches
@@ -90,8 +90,8 @@ def xerial(data, size=32_768):
 
 def zstd(data, window_log=None):
     """As Java's clients and librdkafka write it: without the size in front."""
-    options = {CompressionParameter.window_log: window_log} if window_log else {}
-    stream = ZstdCompressor(options=options)
+    parameters = ZstdCompressionParameters.from_level(3, window_log=window_log or 0)
+    stream = ZstdCompressor(compression_params=parameters).compressobj()
     return stream.compress(data) + stream.flush()
 
 

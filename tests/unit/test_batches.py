@@ -1,6 +1,7 @@
 """Record batches are read within bounds, each record by itself, and it does not show how."""
 
 import gc
+import struct
 import tracemalloc
 import weakref
 from itertools import islice
@@ -9,6 +10,7 @@ import pytest
 from aiokafka.record.default_records import DefaultRecordBatch
 from hypothesis import given
 from hypothesis import strategies as st
+from zstandard import ZstdCompressor
 
 from callfunnel.agents.engine.deadletter import dead_letters
 from callfunnel.agents.errors import TablesWrong
@@ -383,6 +385,18 @@ def test_zstd_that_looks_back_far_is_read_as_long_as_it_can_be_held(held):
     taken = one(assembled(PACK["zstd"][1](b"".join((few, ONE_VALUE)), window_log=27), 1_001, codec=codec))
     (lump,) = taken.lumps
     assert (lump.records, lump.reason) == (1_001, "too_large")
+
+
+@pytest.mark.parametrize("first", ["nothing", "to be skipped", "a record"])
+def test_zstd_in_several_frames_is_read_to_the_end(first):
+    codec, pack = PACK["zstd"]
+    whole = ZstdCompressor().compress  # such a frame says its size
+    frames = {
+        "nothing": whole(b"") + whole(good(0) + good(1)),
+        "to be skipped": b"\x50\x2a\x4d\x18" + struct.pack("<I", 4) + b"skip" + pack(good(0) + good(1)),
+        "a record": whole(good(0)) + pack(good(1)),
+    }
+    assert one(assembled(frames[first], 2, codec=codec)).values == [GOOD % 0, GOOD % 1]
 
 
 def test_a_record_that_claims_to_be_endless_is_skipped_to_the_end(held):
