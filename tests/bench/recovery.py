@@ -136,7 +136,7 @@ def differences(page: str, left: Left) -> list[str]:
 
 @click.command(help=__doc__)
 @click.option("--leads", default=1_000_000, show_default=True)
-@click.option("--batch", default=1_000, show_default=True, help="Most records in a record batch.")
+@click.option("--batch", default=8, show_default=True, help="Most records in a record batch.")
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write all figures to a file.")
 def main(leads: int, batch: int, report: Path | None) -> None:
     memory.collect_seldom()
