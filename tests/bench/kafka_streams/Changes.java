@@ -24,7 +24,7 @@ final class Changes {
     }
 
     /** Rows of all time are of segments alone. */
-    static boolean isOfAllTime(String group) {
+    static boolean isOfSegment(String group) {
         return group.startsWith(SEGMENT);
     }
 

@@ -156,11 +156,11 @@ public final class Funnel {
         private void add(Changes.Place place, Row change, long newestMinute) {
             for (Resolution resolution : Resolution.values()) {
                 long pane = resolution.paneOf(place.minute());
-                if (pane >= resolution.firstKept(newestMinute)) {
+                if (resolution.isOf(place.group()) && pane >= resolution.firstKept(newestMinute)) {
                     add(resolution.key(pane) + Changes.SEPARATOR + place.group(), change);
                 }
             }
-            if (Changes.isOfAllTime(place.group())) {
+            if (Changes.isOfSegment(place.group())) {
                 add("all" + Changes.SEPARATOR + 0 + Changes.SEPARATOR + place.group(), change);
             }
         }

@@ -42,7 +42,7 @@ def tables(broker: str, app_id: str) -> oracle.Tables:
     for (_, key), row in rows.items():
         if row is not None:
             resolution, pane, rollup, *dimensions = key.decode().split(SEPARATOR)
-            total[resolution, int(pane), rollup, *dimensions].update(columns(row))
+            total[resolution.rstrip("*"), int(pane), rollup, *dimensions].update(columns(row))
     return {key: dict(row) for key, row in total.items()}
 
 
