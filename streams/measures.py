@@ -24,12 +24,12 @@ class Rollup(Struct, frozen=True):
     """For how many seconds rows of minutes are kept at most."""
 
 
-_AN_HOUR_S = 2 * 3_600
+_MINUTES_READ_S = 2 * 3_600
 """Of agents and places, minutes are read for an hour, which may end an hour behind the newest event."""
 
 SEGMENT = Rollup(0, "campaign+source", ("campaign", "source"), of_all_time=True)
-PERSON = Rollup(1, "team+agent", ("team", "agent"), minutes_kept_s=_AN_HOUR_S)
-PLACE = Rollup(2, "location", ("location",), minutes_kept_s=_AN_HOUR_S)
+PERSON = Rollup(1, "team+agent", ("team", "agent"), minutes_kept_s=_MINUTES_READ_S)
+PLACE = Rollup(2, "location", ("location",), minutes_kept_s=_MINUTES_READ_S)
 ROLLUPS = (SEGMENT, PERSON, PLACE)
 
 
