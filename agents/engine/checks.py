@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from callfunnel.agents.choice import SLOWER, not_built
+from callfunnel.agents.choice import BY_DEFINITION, not_built
 from callfunnel.agents.config import Settings, variable
 from callfunnel.agents.errors import Failure, SettingError
 from callfunnel.agents.kafka import descriptors, diagnosis, rights, topics
@@ -117,7 +117,7 @@ def _core(settings: Settings) -> Finding:
             return Finding(
                 False, "fold", "CALLFUNNEL_TABLES asks for the core: a worker ends with 64", lacking
             )
-        return Finding(True, "fold", f"by the definition, which takes {SLOWER:g} times the CPU", lacking)
+        return Finding(True, "fold", BY_DEFINITION, lacking)
     return Finding(True, "fold", "by the core")
 
 

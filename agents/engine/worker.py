@@ -23,7 +23,7 @@ from faust.types import TP
 from mode.supervisors import CrashingSupervisor
 
 from callfunnel.agents import exit_codes, failpoints, log
-from callfunnel.agents.choice import SLOWER, NotBuilt, not_built, tables_for
+from callfunnel.agents.choice import BY_DEFINITION, NotBuilt, not_built, tables_for
 from callfunnel.agents.config import Settings
 from callfunnel.agents.engine import resume
 from callfunnel.agents.engine.ingest import Ingest
@@ -114,7 +114,7 @@ def tables_of(settings: Settings) -> type[Tables]:
     if tables is not DefinedTables:
         logger.info("folding by the core")
     elif settings.tables == "auto":
-        logger.warning("folding by the definition, which takes %g times the CPU: %s", SLOWER, not_built())
+        logger.warning("folding %s: %s", BY_DEFINITION, not_built())
     else:
         logger.info("folding by the definition, as CALLFUNNEL_TABLES says")
     return tables

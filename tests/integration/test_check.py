@@ -82,7 +82,7 @@ def test_plain_python_is_told_with_its_cost_and_its_cure_unless_it_was_asked_for
     monkeypatch.setattr(choice, "import_module", not_there)
     code, out, _ = callfunnel("check")
     assert code == 0
-    assert "warn fold: by the definition, which takes 10 times the CPU\n     remedy: " in out
+    assert "warn fold: by the definition, which takes about ten times the CPU\n     remedy: " in out
     assert "`make core`" in out
     monkeypatch.setenv("CALLFUNNEL_TABLES", "core")
     code, out, _ = callfunnel("check")
