@@ -31,11 +31,11 @@ def digest() -> str:
 def not_built() -> str:
     """Why there is no core here that can be used, and what to do; empty where there is one."""
     try:
-        by_core = import_module("callfunnel.streams.by_core")
+        core = import_module("callfunnel.streams._core")
     except ImportError:
         wrong = "is not built"
     else:
-        if digest() == by_core.SOURCES:
+        if digest() == core.SOURCES:
             return ""
         wrong = "was built from other sources than these"
     return (

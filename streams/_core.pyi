@@ -1,7 +1,10 @@
 """The compiled core of the tables (`streams/core/`); `streams.tables` says what they mean."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import final
+
+from callfunnel.streams import records
+from callfunnel.streams.records import Batch
 
 SOURCES: str
 """`agents.choice.digest` when this was built; empty where nobody said it."""
@@ -31,6 +34,40 @@ newest event in ms, what archived leads add."""
 
 def murmur2(keys: Iterable[bytes]) -> dict[bytes, int]:
     """Kafka's hash of each key, with the sign bit cleared."""
+
+@final
+class Records:
+    """Records of one partition of a changelog, in the order of their offsets (`streams.records`)."""
+
+    @classmethod
+    def of(
+        cls, offsets: Sequence[int], keys: Sequence[bytes | None], values: Sequence[bytes | None]
+    ) -> Records: ...
+    @classmethod
+    def read(
+        cls, data: bytes, batches: Sequence[Batch], position: int, most_records: int, most_bytes: int
+    ) -> tuple[Records, int]: ...
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[tuple[bytes | None, bytes | None]]: ...
+    def since(self, offset: int) -> Records: ...
+    def split(self, count: int) -> tuple[Records, Records]: ...
+    def up_to(self, key: bytes) -> int: ...
+    def newest(self, key: bytes) -> bytes | None: ...
+    def has_key_with(self, first: int, besides: bytes) -> bool:
+        """Whether a key begins with this byte, other than this one."""
+
+@final
+class Store:
+    """The newest value of each key (`streams.records`)."""
+
+    def put(self, records: records.Records) -> None:
+        """Takes those of the core alone."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[bytes]: ...
+    def __contains__(self, key: bytes) -> bool: ...
+    def get(self, key: bytes) -> bytes | None: ...
+    def pop(self, key: bytes) -> bytes: ...
 
 @final
 class Verdicts:
@@ -71,10 +108,10 @@ class Tables:
     ) -> None:
         """Raises ValueError for a declaration that the core does not fit."""
 
-    def restore(self, rows: dict[bytes, bytes], leads: dict[bytes, bytes]) -> None:
+    def restore(self, rows: Store, leads: Store) -> None:
         """Takes everything out of both, so that the memory is not held twice."""
 
-    def derive(self, leads: dict[bytes, bytes], most: int, bounds: Bounds) -> None:
+    def derive(self, leads: Store, most: int, bounds: Bounds) -> None:
         """Takes up to so many logs out of `leads`, holds them, and counts all that they add."""
 
     def read(
@@ -117,8 +154,9 @@ class Sums:
         """The numbers of dimensions of the rollups, and the names of the columns, by their ids."""
 
     def __len__(self) -> int: ...
-    def apply(self, partition: int, changes: Mapping[bytes, bytes | None]) -> None:
-        """Raises ValueError with the reason and the key of what is no row."""
+    def apply(self, partition: int, records: Records, besides: bytes) -> None:
+        """What has the key `besides` is no row. Raises ValueError with the reason and the key of another that
+        is none."""
 
     def show(self, partition: int, generation: int) -> None: ...
     def total(

@@ -5,7 +5,7 @@ contract's decoder, and told to it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import Any
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -19,8 +19,10 @@ from callfunnel.streams.funnel import Change
 from callfunnel.streams.log import OWN, entry_of
 from callfunnel.streams.measures import ACTIVITY, COLUMNS, HISTOGRAMS, ROLLUPS
 from callfunnel.streams.panes import RESOLUTIONS, Bounds, pane_start
+from callfunnel.streams.records import Store
 from callfunnel.streams.rows import (
     BASE,
+    POSITION_KEY,
     Columns,
     RowKey,
     decode_columns,
@@ -30,10 +32,6 @@ from callfunnel.streams.rows import (
 )
 from callfunnel.streams.sums import Dimensions, Figures, NotARow, Sums
 from callfunnel.streams.tables import Archived, Effects, Tables, archived, crowded
-
-SOURCES: str = _core.SOURCES
-"""`agents.choice.digest` when the core was built."""
-
 
 _NAMES = {id_: name for name, id_ in COLUMNS.items()}
 _ROLLUP_IDS = {rollup.name: rollup.id for rollup in ROLLUPS}
@@ -51,6 +49,8 @@ class Verdicts:
 class CoreTables(Tables):
     """Those of the core."""
 
+    records_type = _core.Records
+    store_type = _core.Store
     murmur2_of_all = staticmethod(_core.murmur2)
 
     def __init__(self, fold: Fold, decoder: Decoder, generation: int = 0) -> None:
@@ -78,11 +78,11 @@ class CoreTables(Tables):
             generation=generation,
         )
 
-    def restore(self, funnel: dict[bytes, bytes], leads: dict[bytes, bytes]) -> None:
-        self._core.restore(funnel, leads)
+    def restore(self, funnel: Store, leads: Store) -> None:
+        self._core.restore(cast(_core.Store, funnel), cast(_core.Store, leads))
 
-    def derive(self, leads: dict[bytes, bytes], most: int, bounds: Bounds) -> None:
-        self._core.derive(leads, most, _pair(bounds))
+    def derive(self, leads: Store, most: int, bounds: Bounds) -> None:
+        self._core.derive(cast(_core.Store, leads), most, _pair(bounds))
 
     def records(self) -> list[tuple[bytes, bytes]]:
         return self._core.rows()
@@ -170,17 +170,21 @@ class CoreTables(Tables):
 class CoreSums(Sums):
     """Those of the core."""
 
+    records_type = _core.Records
+
     def __init__(self) -> None:
         self._core = _core.Sums({rollup.id: len(rollup.dimensions) for rollup in ROLLUPS}, _NAMES)
 
     def __len__(self) -> int:
         return len(self._core)
 
-    def apply(self, partition: int, changes: Mapping[bytes, bytes | None]) -> None:
-        if any(key[:1] == b"[" for key in changes):  # in JSON: of tables of version 2
-            changes = dict(_as_of_today(key, value) for key, value in changes.items())
+    def apply(self, partition: int, changes: Iterable[tuple[bytes | None, bytes | None]]) -> None:
+        if not isinstance(changes, _core.Records):
+            changes = _records(changes)
+        if changes.has_key_with(_JSON, POSITION_KEY):
+            changes = _records(_as_of_today(key or b"", value) for key, value in changes)
         try:
-            self._core.apply(partition, changes)
+            self._core.apply(partition, changes, POSITION_KEY)
         except ValueError as error:
             why, key = error.args
             raise NotARow(key, why) from error
@@ -223,8 +227,19 @@ def _depth(rollup: str, depth: int | None) -> int:
     return _DIMENSIONS[rollup] if depth is None else depth
 
 
+_JSON = ord("[")
+"""Keys of version 2 of the tables begin with it."""
+
+
+def _records(changes: Iterable[tuple[bytes | None, bytes | None]]) -> _core.Records:
+    pairs = list(changes)
+    return _core.Records.of(range(len(pairs)), [key for key, _ in pairs], [value for _, value in pairs])
+
+
 def _as_of_today(key: bytes, value: bytes | None) -> tuple[bytes, bytes | None]:
     """A row as this version writes it."""
+    if key == POSITION_KEY:
+        return key, value
     try:
         if key[:1] == b"[":
             key = encode_key(decode_key(key))

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
+from typing import cast
 from zoneinfo import ZoneInfo
 
 from callfunnel.schemas.codec import Decoder, Rejected
@@ -13,6 +14,7 @@ from callfunnel.streams.funnel import Cell, Funnel
 from callfunnel.streams.log import Entry, entry_of, in_force, joined, pack, unpack
 from callfunnel.streams.panes import Bounds
 from callfunnel.streams.partitioning import murmur2_of_all
+from callfunnel.streams.records import PlainRecords, PlainStore, Store
 from callfunnel.streams.rows import Columns, RowKey
 from callfunnel.streams.tables import Effects, Tables, archived, crowded
 
@@ -23,6 +25,8 @@ Sums = defaultdict[Cell, int]
 class DefinedTables(Tables):
     """Those of the definition."""
 
+    records_type = PlainRecords
+    store_type = PlainStore
     murmur2_of_all = staticmethod(murmur2_of_all)
 
     def __init__(self, fold: Fold, decoder: Decoder, generation: int = 0) -> None:
@@ -31,17 +35,15 @@ class DefinedTables(Tables):
         self._fold = fold
         self._decoder = decoder
 
-    def restore(self, funnel: dict[bytes, bytes], leads: dict[bytes, bytes]) -> None:
-        self._logs = leads
-        self._funnel.restore(funnel)
+    def restore(self, funnel: Store, leads: Store) -> None:
+        self._logs = cast(PlainStore, leads)
+        self._funnel.restore(cast(PlainStore, funnel))
 
-    def derive(self, leads: dict[bytes, bytes], most: int, bounds: Bounds) -> None:
+    def derive(self, leads: Store, most: int, bounds: Bounds) -> None:
         sums = Sums(int)
-        while leads and most > 0:
-            lead_id, record = leads.popitem()
-            self._logs[lead_id] = record
+        for lead_id in list(islice(leads, most)):
+            record = self._logs[lead_id] = leads.pop(lead_id)
             _count(sums, additions(unpack(record), self._fold.hangup_ms))
-            most -= 1
         self._funnel.add(sums, bounds)
 
     def records(self) -> list[tuple[bytes, bytes]]:

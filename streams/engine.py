@@ -21,6 +21,7 @@ from callfunnel.streams.fold import Fold
 from callfunnel.streams.panes import Bounds
 from callfunnel.streams.partitioning import homes
 from callfunnel.streams.poison import EXCUSED, Tolerance
+from callfunnel.streams.records import Store
 from callfunnel.streams.rows import (
     LEADS_POSITION_KEY,
     POSITION_KEY,
@@ -82,7 +83,7 @@ class Partition:
         self._partitions = partitions
         self._homes = homes(partitions, fold.partitioner, tables.murmur2_of_all)
         self._tolerance = tolerance or Tolerance()
-        self._logs: dict[bytes, bytes] = {}
+        self._logs: Store = tables.store_type()
         """The logs that are not counted yet, while the rows are derived."""
         self._in_force: list[bytes] = []
         """The keys of the rows in force, while others are derived."""
@@ -96,8 +97,8 @@ class Partition:
     def _empty(self, generation: int = 0) -> Tables:
         return self._new_tables(self._fold, self._decoder.until(self.written.replay_until_ms), generation)
 
-    def restore(self, funnel: dict[bytes, bytes], leads: dict[bytes, bytes]) -> None:
-        """Take over the rows of the two changelogs; both dicts are consumed.
+    def restore(self, funnel: Store, leads: Store) -> None:
+        """Take over the rows of the two changelogs; both stores are consumed.
 
         Raises `Mismatch` when they do not belong together, or were made by another fold or of a source with
         another number of partitions.
@@ -115,7 +116,7 @@ class Partition:
             )
         position = positions[0]
         if position is None:
-            if funnel or leads:
+            if len(funnel) or len(leads):
                 raise Mismatch(
                     f"the changelogs of partition {self.number} hold rows but no position: not ours",
                     remedy="count-anew",

@@ -5,12 +5,13 @@ There are two kinds, which give the same: the one here adds up what it is asked 
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import ClassVar, Protocol
 
 import msgspec
 
-from callfunnel.streams.rows import BASE, Columns, decode_columns, decode_key, generation_of
+from callfunnel.streams.records import PlainRecords, Records
+from callfunnel.streams.rows import BASE, POSITION_KEY, Columns, decode_columns, decode_key, generation_of
 
 Dimensions = tuple[str, ...]
 Figures = tuple[int, ...]
@@ -31,11 +32,17 @@ class Sums(Protocol):
     asked for again has the same `name`, rollup and resolution; it may have moved.
     """
 
+    records_type: ClassVar[type[Records]]
+    """The records of changelogs that it takes fastest."""
+
     def __len__(self) -> int:
         """How many rows are held, whether they are summed or not."""
 
-    def apply(self, partition: int, changes: Mapping[bytes, bytes | None]) -> None:
-        """Take the newest value of each row, by its key; None deletes it. Raises `NotARow`."""
+    def apply(self, partition: int, changes: Iterable[tuple[bytes | None, bytes | None]]) -> None:
+        """Take keys of rows and their new values, in their order; None deletes. Raises `NotARow`.
+
+        Positions are passed over.
+        """
 
     def show(self, partition: int, generation: int) -> None:
         """Sum these rows of the partition from now on; those that were summed before are gone."""
@@ -72,6 +79,8 @@ class Sums(Protocol):
 class PlainSums(Sums):
     """In Python."""
 
+    records_type = PlainRecords
+
     def __init__(self) -> None:
         self._shown = defaultdict[int, int](int)
         self._panes: dict[
@@ -82,8 +91,11 @@ class PlainSums(Sums):
     def __len__(self) -> int:
         return sum(len(rows) for panes in self._panes.values() for rows in panes.values())
 
-    def apply(self, partition: int, changes: Mapping[bytes, bytes | None]) -> None:
-        for key, value in changes.items():
+    def apply(self, partition: int, changes: Iterable[tuple[bytes | None, bytes | None]]) -> None:
+        for key, value in changes:
+            key = key or b""
+            if key == POSITION_KEY:
+                continue
             try:
                 generation = generation_of(key)
                 resolution, pane, rollup, *dimensions = decode_key(key)

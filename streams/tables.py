@@ -5,7 +5,7 @@ Python; `streams.by_core` by the core, which was written without a look at the d
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from msgspec import Struct
 
@@ -14,6 +14,7 @@ from callfunnel.streams.fold import Fold
 from callfunnel.streams.funnel import Change
 from callfunnel.streams.panes import Bounds
 from callfunnel.streams.partitioning import Homes
+from callfunnel.streams.records import Records, Store
 from callfunnel.streams.rows import Columns, RowKey
 
 MOST_EVENTS = 1_000
@@ -60,14 +61,18 @@ class Effects(Struct):
 class Tables(Protocol):
     """The state of one partition. What `decode` gives is for the other methods alone."""
 
+    records_type: ClassVar[type[Records]]
+    """The records of changelogs, where these tables are kept."""
+    store_type: ClassVar[type[Store]]
+    """What they are restored from."""
     murmur2_of_all: Homes
 
     def __init__(self, fold: Fold, decoder: Decoder, generation: int = 0) -> None: ...
 
-    def restore(self, funnel: dict[bytes, bytes], leads: dict[bytes, bytes]) -> None:
-        """Take over the rows of the changelogs, without their positions; both dicts are consumed."""
+    def restore(self, funnel: Store, leads: Store) -> None:
+        """Take over the rows of the changelogs, without their positions; both stores are consumed."""
 
-    def derive(self, leads: dict[bytes, bytes], most: int, bounds: Bounds) -> None:
+    def derive(self, leads: Store, most: int, bounds: Bounds) -> None:
         """Take up to so many logs out of `leads`, hold them, and count all that they add."""
 
     def records(self) -> list[tuple[bytes, bytes]]:

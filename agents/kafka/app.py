@@ -12,6 +12,7 @@ from faust.types import TP, EventT
 
 from callfunnel.agents.kafka.answers import Answers
 from callfunnel.agents.kafka.tables import ChangelogTable
+from callfunnel.streams.tables import Tables
 
 
 class Owner(Protocol):
@@ -33,7 +34,7 @@ class Owner(Protocol):
         """Bytes of a large record of the source have come, and no record yet."""
 
 
-class Records(Protocol):
+class Consumer(Protocol):
     """The consumer of a worker, as `agents.kafka.transport` makes it. An offset is the next record's."""
 
     def drop(self, event: EventT) -> None: ...
@@ -55,7 +56,7 @@ class Group(Protocol):
     leads_table: ChangelogTable
 
     @property
-    def consumer(self) -> Records: ...
+    def consumer(self) -> Consumer: ...
 
     @property
     def consumer_generation_id(self) -> int: ...
@@ -67,14 +68,21 @@ class App(faust.App):  # type: ignore[misc]
     ingest: Owner
 
     def __init__(
-        self, app_id: str, *, source_topic: str, partitions: int, answers: Answers, **options: Any
+        self,
+        app_id: str,
+        *,
+        source_topic: str,
+        partitions: int,
+        kind: type[Tables],
+        answers: Answers,
+        **options: Any,
     ) -> None:
-        """`partitions` is the number of them that the source has."""
+        """`partitions` is the number of them that the source has, `kind` that of the tables."""
         super().__init__(app_id, TableManager="callfunnel.agents.kafka.recovery:TableManager", **options)
         self.source_topic = source_topic
         self.answers = answers
         self.funnel_table, self.leads_table = (
-            self.tables.add(ChangelogTable(self, name=name, partitions=partitions, fail=self.fail))
+            self.tables.add(ChangelogTable(self, name=name, partitions=partitions, kind=kind, fail=self.fail))
             for name in ("funnel", "leads")
         )
 

@@ -130,11 +130,11 @@ class Batches:
     """The record batches of an answer, in the place of aiokafka's `MemoryRecords`."""
 
     def __init__(self, data: bytes) -> None:
+        self.data = data
         self.ahead = deque(_split(data))
-        self._size = len(data)
 
     def size_in_bytes(self) -> int:
-        return self._size
+        return len(self.data)
 
     def has_next(self) -> bool:
         return bool(self.ahead)
@@ -151,17 +151,21 @@ def _split(data: bytes) -> "Iterator[RecordBatch]":
         if end > len(data):
             return  # cut off: the broker sends it again
         if length < 14:
-            yield RecordBatch(view[at:], is_whole=False)
+            yield RecordBatch(view[at:], at, is_whole=False)
             return
-        yield RecordBatch(view[at:end])
+        yield RecordBatch(view[at:end], at)
         at = end
 
 
 class RecordBatch:
     """One batch: its header, and its records as they are asked for."""
 
-    def __init__(self, data: memoryview, is_whole: bool | None = None) -> None:
+    def __init__(self, data: memoryview, at: int = 0, is_whole: bool | None = None) -> None:
         self.data = data
+        self.span = at, at + len(data)
+        """Where it lies in the answer."""
+        self.is_left_out: bool | None = None
+        """Whether nothing is read of it: it was aborted, or is a marker. None: nobody has looked."""
         self.producer_id: int | None = None
         self.is_transactional = self.is_control_batch = False
         self.portions: Iterator[Portion] | None = None

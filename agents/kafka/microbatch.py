@@ -7,7 +7,9 @@ delivery. Records are read committed: what a fenced owner left behind is never s
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Container, Sequence
+from functools import partial
 from typing import Any, NoReturn, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -15,8 +17,18 @@ from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult
 from aiokafka.errors import ConsumerStoppedError
 
 from callfunnel.agents.errors import TablesWrong, TopicsWrong
-from callfunnel.agents.kafka.batches import HEADER_BYTES, Damaged, Headers, LeftOut, Lump, Portion, Record
+from callfunnel.agents.kafka.batches import (
+    HEADER_BYTES,
+    Damaged,
+    Headers,
+    LeftOut,
+    Lump,
+    Portion,
+    Record,
+    RecordBatch,
+)
 from callfunnel.agents.remedies import REMEDIES
+from callfunnel.streams.records import Records
 from callfunnel.streams.rows import Witness
 
 LOOK_AGAIN_SECONDS = 0.5
@@ -37,7 +49,7 @@ class MicroBatch:
 
     __slots__ = (  # noqa: RUF023  (grouped by what they are)
         "__weakref__", "topic", "partition", "generation", "start", "end", "size", "in_bomb",
-        "offsets", "timestamps", "keys", "values", "headers", "left_out", "lumps",
+        "offsets", "timestamps", "keys", "values", "headers", "left_out", "lumps", "packed",
     )  # fmt: skip
 
     def __init__(self, topic: str, partition: int, start: int, end: int, generation: int) -> None:
@@ -60,6 +72,8 @@ class MicroBatch:
         """By index: what is not held of a record that is too large for it."""
         self.lumps: list[Lump] = []
         """What cannot be read as records, in offset order."""
+        self.packed: Records | None = None
+        """All its records, where they were read at once: then the lists are empty."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -81,18 +95,20 @@ class MicroBatch:
                 )
         return None
 
-    def whole(self) -> Self:
-        """The batch itself, of a topic that the product alone writes.
+    def changes(self, kind: type[Records]) -> Records:
+        """Its records, of a topic that the product alone writes.
 
         Raises `TablesWrong` where anything of it is missing: there it cannot be another's mistake.
         """
+        if self.packed is not None:
+            return self.packed
         for lump in self.lumps:
             raise TablesWrong(_WRONG.format(self.topic, self.partition, lump.first, lump.detail))
         for index in self.left_out:
             raise TablesWrong(
                 _WRONG.format(self.topic, self.partition, self.offsets[index], "it is too large")
             )
-        return self
+        return kind.of(self.offsets, self.keys, self.values)
 
     def goes_on(self, following: Self) -> bool:
         """Whether `following` can be joined to it."""
@@ -160,11 +176,14 @@ Fetched = dict[TopicPartition, MicroBatch]
 """What has arrived, by partition."""
 
 
-def drain(result: FetchResult, limit: int, generation: int) -> MicroBatch | None:
+def drain(
+    result: FetchResult, limit: int, generation: int, kind: type[Records] | None = None
+) -> MicroBatch | None:
     """Take records out of aiokafka's buffer: up to `limit`, or `MOST_BYTES`, or somewhat more.
 
-    A batch that ends where it starts says that a large record is just being skipped. Raises `Damaged` when
-    what comes next is; what comes before it was taken by then.
+    Of `kind`, where it is said, are records that can be read at once. A batch that ends where it starts says
+    that a large record is just being skipped. Raises `Damaged` when what comes next is; what comes before it
+    was taken by then.
     """
     tp = result._topic_partition
     if not result.has_more() or not result.check_assignment(tp):
@@ -173,9 +192,11 @@ def drain(result: FetchResult, limit: int, generation: int) -> MicroBatch | None
     start = fetched.next_fetch_offset
     batch = MicroBatch(tp.topic, tp.partition, start, start, generation)
     ahead = fetched._records.ahead
+    if kind is not None:
+        _read_at_once(fetched, batch, limit, kind)
     worked = 0
     try:
-        while ahead and len(batch) < limit and max(batch.size, worked) < MOST_BYTES:
+        while batch.packed is None and ahead and len(batch) < limit and max(batch.size, worked) < MOST_BYTES:
             portion = _next(fetched)
             if portion is None:
                 batch.end = max(batch.end, ahead.popleft().next_offset)
@@ -210,12 +231,37 @@ def _let_go(result: FetchResult) -> None:
     result._partition_records = None
 
 
-def _next(fetched: Any) -> Portion | None:
-    """The next portion of the record batch ahead; None at its end, and of what was aborted or is a marker."""
-    record_batch = fetched._records.ahead[0]
-    if record_batch.portions is None:
-        if fetched._check_crcs and not record_batch.validate_crc():
-            raise Damaged(record_batch)
+def _read_at_once(fetched: Any, batch: MicroBatch, limit: int, kind: type[Records]) -> None:
+    """Take so many of the batches ahead as `kind` reads, and those between them of which nothing is read."""
+    ahead: deque[RecordBatch] = fetched._records.ahead
+    spans, count = [], 0
+    for record_batch in ahead:
+        if record_batch.portions is not None:  # a part of it was taken in the other way
+            return
+        if not _is_left_out(fetched, record_batch):
+            spans.append(record_batch.span)
+            count += record_batch.count
+            if count >= limit:
+                break
+        elif not record_batch.validate_crc():
+            break
+    packed, taken = kind.read(fetched._records.data, spans, batch.start, limit, MOST_BYTES)
+    while ahead and ahead[0].is_left_out is not None:
+        if ahead[0].is_left_out:
+            if not ahead[0].validate_crc():
+                break
+        elif taken:
+            taken -= 1
+        else:
+            break
+        batch.end = max(batch.end, ahead.popleft().next_offset)
+    if batch.end > batch.start:
+        batch.packed = packed
+
+
+def _is_left_out(fetched: Any, record_batch: RecordBatch) -> bool:
+    """Whether it was aborted, or is a marker. Batches are asked about in their order."""
+    if record_batch.is_left_out is None:
         aborted = False
         if fetched._isolation_level == READ_COMMITTED and record_batch.producer_id is not None:
             fetched._consume_aborted_up_to(record_batch.base_offset)
@@ -224,7 +270,17 @@ def _next(fetched: Any) -> Portion | None:
                     fetched._aborted_producers.discard(record_batch.producer_id)
             elif record_batch.is_transactional:
                 aborted = record_batch.producer_id in fetched._aborted_producers
-        if aborted or record_batch.is_control_batch:
+        record_batch.is_left_out = aborted or record_batch.is_control_batch
+    return record_batch.is_left_out
+
+
+def _next(fetched: Any) -> Portion | None:
+    """The next portion of the record batch ahead; None at its end, and of what was aborted or is a marker."""
+    record_batch = fetched._records.ahead[0]
+    if record_batch.portions is None:
+        if fetched._check_crcs and not record_batch.validate_crc():
+            raise Damaged(record_batch)
+        if _is_left_out(fetched, record_batch):
             return None
         record_batch.begin(fetched.next_fetch_offset)
     return next(record_batch.portions, None)
@@ -238,14 +294,22 @@ def refuse_damaged(tp: TopicPartition, damaged: Damaged) -> NoReturn:
     ) from damaged
 
 
+def _none(_: TopicPartition) -> None:
+    return None
+
+
 def drain_all(
     fetcher: Any,
     active: Container[TopicPartition],
     limit: int,
     generation: int,
     on_damaged: Callable[[TopicPartition, Damaged], None] = refuse_damaged,
+    kind_of: Callable[[TopicPartition], type[Records] | None] = _none,
 ) -> Fetched:
-    """What has arrived of the active partitions; the rest waits, but for what is not assigned any more."""
+    """What has arrived of the active partitions; the rest waits, but for what is not assigned any more.
+
+    `kind_of` gives the kind of a partition's records, where they are those of a changelog.
+    """
     drained: Fetched = {}
     for tp in list(fetcher._records):
         if tp not in active:
@@ -261,7 +325,7 @@ def drain_all(
             result.check_raise()
             continue
         try:
-            batch = drain(result, limit, generation)
+            batch = drain(result, limit, generation, kind_of(tp))
         except Damaged as damaged:
             batch = None
             on_damaged(tp, damaged)
@@ -326,7 +390,11 @@ def wake(consumer: AIOKafkaConsumer) -> None:
 
 
 async def fetch(
-    consumer: AIOKafkaConsumer, limit: int, seconds: float, is_over: Callable[[], bool] = _never
+    consumer: AIOKafkaConsumer,
+    limit: int,
+    seconds: float,
+    is_over: Callable[[], bool] = _never,
+    kind: type[Records] | None = None,
 ) -> Fetched:
     """What has arrived of each assigned partition, about `limit` records of each; waits for some.
 
@@ -334,4 +402,5 @@ async def fetch(
     Raises what `getmany` raises.
     """
     fetcher, assigned = consumer._fetcher, consumer.assignment()
-    return await fetch_by(consumer, lambda: drain_all(fetcher, assigned, limit, 0), seconds, is_over)
+    take = partial(drain_all, fetcher, assigned, limit, 0, kind_of=lambda _: kind)
+    return await fetch_by(consumer, take, seconds, is_over)

@@ -17,6 +17,8 @@ from callfunnel.agents import failpoints
 from callfunnel.agents.errors import TakenOver
 from callfunnel.agents.kafka.microbatch import MicroBatch
 from callfunnel.agents.kafka.transport import Schema
+from callfunnel.streams.records import Store
+from callfunnel.streams.tables import Tables
 
 STORES.aliases["changelog"] = f"{__name__}:RestoredRows"
 
@@ -26,7 +28,7 @@ class RestoredRows(stores.Store):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         self.data: dict[bytes, bytes] = {}  # Faust asks every store for it
-        self._rows: dict[int, dict[bytes, bytes]] = {}
+        self._rows: dict[int, Store] = {}
         self._copies: dict[TP, range] = {}
         self._owned: set[int] = set()
 
@@ -42,7 +44,7 @@ class RestoredRows(stores.Store):  # type: ignore[misc]
     def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:
         try:
             for event in batch:
-                self._apply(event.message.tp, event.value.whole())
+                self._apply(event.message.tp, event.value)
                 failpoints.hit("restored")
         except BaseException as error:  # Faust's recovery would log it and go on with rows missing
             self.table.fail(error)
@@ -54,29 +56,27 @@ class RestoredRows(stores.Store):  # type: ignore[misc]
             # Faust clears its queues between recovery and standby reading: forget the copy, it is read again.
             self.forget(tp.partition)
             return
-        first = next((i for i, offset in enumerate(batch.offsets) if offset >= copy.stop), len(batch))
-        if tp.partition in self._owned and first < len(batch):
+        records = batch.changes(self.table.kind.records_type).since(copy.stop)
+        if tp.partition in self._owned and len(records):
             raise TakenOver(
                 f"another worker wrote to {tp.topic}/{tp.partition} while this one held it: start again"
             )
-        rows = self._rows.setdefault(tp.partition, {})
-        for key, value in zip(batch.keys[first:], batch.values[first:], strict=True):
-            if key is None:
-                continue
-            if value is None:
-                rows.pop(key, None)
-            else:
-                rows[key] = value
+        self._of(tp.partition).put(records)
         self._copies[tp] = range(copy.start, max(copy.stop, batch.end))
 
     def row(self, partition: int, key: bytes) -> bytes | None:
         """A row of a partition that was not taken yet."""
-        return self._rows.get(partition, {}).get(key)
+        return self._of(partition).get(key)
 
-    def take(self, partition: int) -> dict[bytes, bytes]:
+    def take(self, partition: int) -> Store:
         """Hand the partition's rows over to its new owner in this process."""
         self._owned.add(partition)
-        return self._rows.pop(partition, {})
+        rows = self._of(partition)
+        del self._rows[partition]
+        return rows
+
+    def _of(self, partition: int) -> Store:
+        return self._rows.setdefault(partition, self.table.kind.store_type())
 
     def wrote(self, partition: int, offset: int) -> None:
         """This worker itself has written the changelog of an owned partition up to `offset`."""
@@ -116,8 +116,15 @@ class ChangelogTable(faust.Table):  # type: ignore[misc]
     """A Faust table whose rows are restored by partition and written in transactions, never by assignment."""
 
     def __init__(
-        self, app: faust.App, *, name: str, partitions: int, fail: Callable[[BaseException], None]
+        self,
+        app: faust.App,
+        *,
+        name: str,
+        partitions: int,
+        kind: type[Tables],
+        fail: Callable[[BaseException], None],
     ) -> None:
+        self.kind = kind
         self.fail = fail
         super().__init__(
             app,

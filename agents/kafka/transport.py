@@ -35,6 +35,7 @@ from callfunnel.agents.kafka.microbatch import (
 )
 from callfunnel.agents.kafka.read_committed import FIRST_BYTES
 from callfunnel.agents.remedies import REMEDIES
+from callfunnel.streams.records import Records
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +216,9 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         active = set(active_partitions if self.consumer.flow_active else ())
         if sum(batch.size for batch in self._held) > MOST_HELD_BYTES:
             active = {tp for tp in active if self._is_changelog(tp)}
-        drained = drain_all(fetcher, active, limit, self.app.consumer_generation_id, self._stand_still)
+        drained = drain_all(
+            fetcher, active, limit, self.app.consumer_generation_id, self._stand_still, self._kind_of
+        )
         for tp, batch in drained.items():
             if not self._is_changelog(tp):
                 self.damaged.pop(TP(*tp), None)
@@ -223,6 +226,9 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
                 if batch.end == batch.start:
                     self.app.ingest.reads_on(tp.partition)
         return drained
+
+    def _kind_of(self, tp: Any) -> type[Records] | None:
+        return self.app.funnel_table.kind.records_type if self._is_changelog(tp) else None
 
     def _is_changelog(self, tp: Any) -> bool:
         return tp.topic in self.app.tables.changelog_topics

@@ -10,12 +10,19 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from callfunnel.agents.kafka.microbatch import MicroBatch
 from callfunnel.streams.funnel import Change
+from callfunnel.streams.records import PlainRecords, Records
 from callfunnel.streams.rows import POSITION_KEY
 
-Changes = dict[bytes | None, bytes | None]
-"""The newest value of each row that changed, by its key; `None` deletes it."""
+
+class Changes(NamedTuple):
+    """What is new of the rows of a partition."""
+
+    parts: Sequence[Records] = ()
+    """In their order. Positions among them say nothing by themselves."""
+    position: bytes | None = None
+    """The newest position; None where that is the same, or nothing is to be shown yet."""
+
 
 MOST_ROWS = 200_000
 """So many wait for a view in memory at most: what it does not take is read from the broker."""
@@ -74,12 +81,15 @@ class Feed:
     `start` is where reading begins, `end` where the log ended then.
     """
 
-    def __init__(self, start: int, end: int) -> None:
+    def __init__(self, start: int, end: int, kind: type[Records] = PlainRecords) -> None:
         self.position = start
         self.is_behind = True
         """Whether not all is taken yet that there was at the start."""
         self._end = end
-        self._unfinished: Changes = {}
+        self._kind = kind
+        self._held_back: bytes | None = None
+        """The newest position of what is taken already and not shown."""
+        self._unfinished: list[Records] = []
         self._ahead: deque[Committed] = deque()
 
     @property
@@ -87,34 +97,30 @@ class Feed:
         """How many offsets are left up to where the log ended at the start."""
         return max(0, self._end - self.position)
 
-    def read(self, batch: MicroBatch | None, position: int, stable_end: int | None) -> Changes:
-        """Take what the broker sent, up to `position`; the rows that change by it.
+    def read(self, records: Records | None, position: int, stable_end: int | None) -> Changes:
+        """Take what the broker sent, up to `position`; what is new by it.
 
-        Those of whole batches; until all is taken that there was at the start, and nothing is shown, those of
-        any batch without its position. `stable_end` is where the broker said that what is committed ends. A
-        reader may go back behind what was taken, to see what became of a transaction: that is skipped.
+        Whole batches; until all is taken that there was at the start, and nothing is shown, any part of one,
+        and no position. `stable_end` is where the broker said that what is committed ends. A reader may go
+        back behind what was taken, to see what became of a transaction: that is skipped.
         """
         if position < self.position:
-            return {}
-        if batch is not None and batch.start < self.position:
-            batch = batch.since(self.position)
-        keys, values = (batch.keys, batch.values) if batch else ([], [])
+            return Changes()
+        new = (records or self._kind.of((), (), ())).since(self.position)
         self.position = position
         if self.is_behind and position < self._end:
-            rows: Changes = dict(zip(keys, values, strict=True))
-            if POSITION_KEY in rows:
-                self._unfinished[POSITION_KEY] = rows.pop(POSITION_KEY)
-            return rows
+            self._held_back = new.newest(POSITION_KEY) or self._held_back
+            return Changes([new])
         # The end of a log that is read committed is the end of a batch.
-        whole = position == stable_end or position == self._end
-        end = len(keys) if whole else _end_of_batches(keys)
-        if not (whole or end):
-            self._unfinished.update(zip(keys, values, strict=True))
-            return {}
-        finished, self._unfinished = self._unfinished, dict(zip(keys[end:], values[end:], strict=True))
-        finished.update(zip(keys[:end], values[:end], strict=True))
+        whole = len(new) if position in (stable_end, self._end) else new.up_to(POSITION_KEY)
+        finished, rest = new.split(whole)
+        if not whole and position not in (stable_end, self._end):
+            self._unfinished.append(rest)
+            return Changes()
+        parts, self._unfinished = [*self._unfinished, finished], [rest]
+        newest, self._held_back = _newest(parts) or self._held_back, None
         self.is_behind = False
-        return finished
+        return Changes(parts, newest)
 
     def hand(self, committed: Committed) -> None:
         """Keep a batch that this process committed until it is its turn."""
@@ -122,18 +128,19 @@ class Feed:
             self._ahead.append(committed)
 
     def follow(self) -> Changes:
-        """The rows of the batches in memory that go on where the last one ended."""
-        found: Changes = {}
+        """The batches in memory that go on where the last one ended."""
+        found: list[Records] = []
         while self._ahead and self._ahead[0].after <= self.position:
             first = self._ahead.popleft()
             if self.position <= first.offsets.start:
-                found.update(first.rows)
+                keys, values = zip(*first.rows, strict=True)
+                found.append(self._kind.of(first.offsets, keys, values))
                 self.position = first.offsets.stop
         if sum(len(each.rows) for each in self._ahead) > MOST_ROWS:
             self._ahead.clear()
-        return found
+        return Changes(found, _newest(found))
 
 
-def _end_of_batches(keys: Sequence[bytes | None]) -> int:
-    """How many of the records are whole batches: a position row is the last of its batch."""
-    return next((n for n in range(len(keys), 0, -1) if keys[n - 1] == POSITION_KEY), 0)
+def _newest(parts: Sequence[Records]) -> bytes | None:
+    """The newest position in them."""
+    return next((at for part in reversed(parts) if (at := part.newest(POSITION_KEY)) is not None), None)

@@ -20,7 +20,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from functools import partial
-from itertools import islice
 from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo
 
@@ -40,6 +39,7 @@ from callfunnel.agents.view.arrivals import Arrivals, Source
 from callfunnel.agents.view.feed import Changes, Committed, Feed, Waiting
 from callfunnel.schemas.topics import funnel_changelog
 from callfunnel.streams import measures
+from callfunnel.streams.records import Records
 from callfunnel.streams.rows import (
     BASE,
     POSITION_KEY,
@@ -61,6 +61,9 @@ from callfunnel.streams.windows import (
     uncalled,
     window_panes,
 )
+
+Rows = Iterable[tuple[bytes | None, bytes | None]]
+"""Keys and values, as a changelog has them."""
 
 SEGMENT, PERSON, LOCATION = ROLLUPS = tuple(rollup.name for rollup in measures.ROLLUPS)
 
@@ -171,32 +174,39 @@ class Funnel:
         self.positions: dict[int, Position] = {}
 
     def apply(self, partition: int, key: bytes, value: bytes | None) -> None:
-        """As `take`, of one row."""
-        self.take(partition, {key: value})
+        """As `advance`, of a position, or `take`, of a row."""
+        if key == POSITION_KEY:
+            self.advance(partition, value or b"")
+        else:
+            self.take(partition, [(key, value)])
 
-    def take(self, partition: int, changes: dict[bytes, bytes | None]) -> None:
-        """Take the newest value of each row of a partition that changed; `None` deletes it.
+    def take(self, partition: int, changes: Rows) -> None:
+        """Take the new values of rows of a partition, in their order; `None` deletes. Raises `NotARow`.
 
-        `changes` is consumed. Raises `NotARow`.
+        Of whole batches, after their position (`advance`), which is passed over here.
         """
-        if (position := changes.pop(POSITION_KEY, None)) is not None:
-            try:
-                self._advance(partition, decode_position(position))
-            except msgspec.MsgspecError as error:
-                raise NotARow(POSITION_KEY, str(error)) from error
         self._sums.apply(partition, self._for_now(partition, changes))
 
-    def _for_now(self, partition: int, changes: Mapping[bytes, bytes | None]) -> Mapping[bytes, bytes | None]:
+    def advance(self, partition: int, position: bytes) -> None:
+        """Take the newest position of a partition. Raises `NotARow`."""
+        try:
+            self._advance(partition, decode_position(position))
+        except msgspec.MsgspecError as error:
+            raise NotARow(POSITION_KEY, str(error)) from error
+
+    def _for_now(self, partition: int, changes: Rows) -> Rows:
         """Without what is for later: a partition that has turned is shown as it was."""
         if not self._has_turned(partition):
             return changes
-        shown, now = self.positions[partition].generation, {}
-        for key, value in changes.items():
+        shown, now = self.positions[partition].generation, []
+        for key, value in changes:
+            if key is None or key == POSITION_KEY:
+                continue
             generation = generation_of(key)
             if generation == BASE:
                 self._base_later[partition][key] = value
             elif value is not None or generation != shown:
-                now[key] = value
+                now.append((key, value))
         return now
 
     def _settle(self) -> None:
@@ -212,7 +222,7 @@ class Funnel:
     def _show(self, partition: int, position: Position) -> None:
         self._sums.show(partition, position.generation)
         self.positions[partition] = position
-        self._sums.apply(partition, self._base_later.pop(partition, {}))
+        self._sums.apply(partition, self._base_later.pop(partition, {}).items())
 
     def _has_turned(self, partition: int) -> bool:
         shown, newest = self.positions.get(partition), self._newest.get(partition)
@@ -225,6 +235,11 @@ class Funnel:
                 f"partition {partition} went back from offset {before.offset} to {position.offset}"
             )
         self._newest[partition] = position
+
+    @property
+    def records_type(self) -> type[Records]:
+        """The records that `take` takes fastest."""
+        return self._sums.records_type
 
     @property
     def contradiction(self) -> str | None:
@@ -579,7 +594,8 @@ class View:
             consumer.seek(partition, start)
         ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
         self._answers.hear(ends)
-        feeds = {partition: Feed(starts[partition], ends[partition]) for partition in partitions}
+        kind = funnel.records_type
+        feeds = {partition: Feed(starts[partition], ends[partition], kind) for partition in partitions}
         rests_until: dict[TopicPartition, float] = {}
         polled: dict[TopicPartition, int | None] = {}
         changed = is_behind = True
@@ -590,7 +606,7 @@ class View:
         while True:
             pause = max(self._refresh_seconds, _SNAPSHOT_SPACING * self.snapshot_seconds)
             wait = _QUIET_TURN_SECONDS if is_quiet else self._refresh_seconds
-            arrived = await fetch(consumer, _RECORDS_AT_ONCE, wait, self._is_asked)
+            arrived = await fetch(consumer, _RECORDS_AT_ONCE, wait, self._is_asked, kind)
             asked = [self._asked.pop() for _ in range(len(self._asked))]
             polled = self._hear(consumer, partitions, polled)
             waiting = self._waiting.take()
@@ -599,16 +615,15 @@ class View:
                 feeds[TopicPartition(self._topic, committed.partition)].hand(committed)
             for partition, feed in feeds.items():
                 batch = arrived.get(partition)
-                changes = feed.read(
-                    batch.whole() if batch else None,
+                read = feed.read(
+                    batch.changes(kind) if batch else None,
                     await consumer.position(partition),
                     consumer.last_stable_offset(partition),
                 )
                 in_memory = feed.follow()
-                changes |= in_memory
-                changed |= bool(changes)
-                await self._apply(funnel, partition, changes, feed.position)
-                if in_memory:
+                for changes in (read, in_memory):
+                    changed |= await self._apply(funnel, partition, changes, feed.position)
+                if in_memory.parts:
                     consumer.pause(partition)
                     rests_until[partition] = time.monotonic() + _IN_MEMORY_SECONDS
                     self._answers.hear({partition: feed.position})
@@ -638,20 +653,21 @@ class View:
     def _is_asked(self) -> bool:
         return bool(self._asked)
 
-    async def _apply(self, funnel: Funnel, partition: TopicPartition, changes: Changes, read_to: int) -> None:
-        position = {POSITION_KEY: changes.pop(POSITION_KEY)} if POSITION_KEY in changes else {}
-        rows = ((key or b"", value) for key, value in changes.items())
-        some: dict[bytes, bytes | None] = {}
-        while some := position | dict(islice(rows, _RECORDS_AT_ONCE)):
-            position = {}
-            try:
-                funnel.take(partition.partition, some)
-            except NotARow as error:
-                raise RuntimeError(
-                    f"{partition.topic}[{partition.partition}] holds what is no row of the funnel table "
-                    f"(rollup {_rollup(error.key)}, before offset {read_to}): {error}"
-                ) from error
-            await asyncio.sleep(0)  # a whole log may take seconds, and we may be told to stop
+    async def _apply(self, funnel: Funnel, partition: TopicPartition, changes: Changes, read_to: int) -> bool:
+        """Whether there was anything."""
+        parts = [part for part in changes.parts if len(part)]
+        try:
+            if changes.position is not None:
+                funnel.advance(partition.partition, changes.position)
+            for part in parts:
+                funnel.take(partition.partition, part)
+                await asyncio.sleep(0)  # a whole log may take seconds, and we may be told to stop
+        except NotARow as error:
+            raise RuntimeError(
+                f"{partition.topic}[{partition.partition}] holds what is no row of the funnel table "
+                f"(rollup {_rollup(error.key)}, before offset {read_to}): {error}"
+            ) from error
+        return bool(parts)
 
     def _hear(
         self,

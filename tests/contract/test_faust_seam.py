@@ -44,6 +44,7 @@ from callfunnel.agents.kafka.recovery import Recovery, TableManager
 from callfunnel.agents.kafka.tables import ChangelogTable, RestoredRows
 from callfunnel.agents.kafka.topic_ids import Answer, Ask
 from callfunnel.schemas.topics import shown_id
+from callfunnel.streams.by_definition import DefinedTables
 from contract.batches import TP, batch, fetched, packed, record
 
 REPAIRED = read_committed.Repaired
@@ -469,6 +470,7 @@ def fetching(*, flow_active=True, changelogs=()):
     thread.app = SimpleNamespace(
         consumer_generation_id=7,
         tables=SimpleNamespace(changelog_topics=set(changelogs)),
+        funnel_table=SimpleNamespace(kind=DefinedTables),
         ingest=SimpleNamespace(reads_on=thread.read_on.append),
     )
     thread.consumer = SimpleNamespace(flow_active=flow_active)

@@ -22,6 +22,7 @@ from callfunnel.agents.kafka.hanging import Tail
 from callfunnel.agents.kafka.recovery import Recovery
 from callfunnel.agents.kafka.tables import RestoredRows
 from callfunnel.schemas.codec import Decoder, Limits
+from callfunnel.streams.by_definition import DefinedTables
 from callfunnel.streams.engine import Partition
 from callfunnel.streams.fold import Fold
 from callfunnel.streams.panes import resolutions
@@ -488,7 +489,9 @@ class Worker(Process):
 
     def _table(self, name: str) -> Any:
         partitions = self.started_as.partitions
-        table = SimpleNamespace(name=name, changelog_topic_name=name, partitions=partitions, fail=self.fail)
+        table = SimpleNamespace(
+            name=name, changelog_topic_name=name, partitions=partitions, kind=DefinedTables, fail=self.fail
+        )
         table.rows = RestoredRows("changelog://", self, table)  # type: ignore[arg-type]
         return table
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from itertools import chain
 
+from held import restore
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.json import encode
@@ -32,7 +33,7 @@ def fold_in(timezone, hangup_ms=15_000):
 
 def taken_over(tables, fold, changelog):
     state = Partition(0, 1, fold, DECODER, tables)
-    state.restore(dict(changelog["funnel"]), dict(changelog["leads"]))
+    restore(state, changelog["funnel"], changelog["leads"])
     return state
 
 

@@ -1,5 +1,6 @@
 """Rows follow from logs: under another fold they are the oracle's, wherever a derivation was broken off."""
 
+from held import restore
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -32,7 +33,7 @@ def fold_of(hangup_ms, timezone, **kept):
 
 def take_over(tables, fold, changelog):
     state = Partition(0, 1, fold, DECODER, tables)
-    state.restore(dict(changelog["funnel"]), dict(changelog["leads"]))
+    restore(state, changelog["funnel"], changelog["leads"])
     return state
 
 

@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callfunnel.agents.kafka.microbatch import MicroBatch
 from callfunnel.agents.view import feed
-from callfunnel.agents.view.feed import Committed, Feed
+from callfunnel.agents.view.feed import Changes, Committed, Feed
+from callfunnel.streams.records import Records
 from callfunnel.streams.rows import POSITION_KEY
 
 rows = st.lists(st.tuples(st.sampled_from([b"a", b"b", b"c"]), st.none() | st.binary(max_size=1)), max_size=4)
@@ -42,16 +42,15 @@ class Log:
     def state_at(self, position: int) -> dict[bytes, bytes | None]:
         return {key: value for offset, key, value in self.records if offset < position}
 
-    def batch(self, start: int, end: int) -> MicroBatch | None:
-        batch = MicroBatch("funnel", 0, start, end, 0)
-        for offset, key, value in self.records:
-            if start <= offset < end:
-                batch.offsets.append(offset)
-                batch.keys.append(key)
-                batch.values.append(value)
-                batch.timestamps.append(0)
-                batch.headers.append(())
-        return batch if end > start else None
+    def read(self, kind: type[Records], start: int, end: int) -> Records | None:
+        records = [record for record in self.records if start <= record[0] < end]
+        offsets, keys, values = zip(*records, strict=True) if records else ((), (), ())
+        return kind.of(offsets, keys, values) if end > start else None
+
+
+def taken(changes: Changes) -> dict[bytes, bytes | None]:
+    rows = {key: value for part in changes.parts for key, value in part if key != POSITION_KEY}
+    return rows if changes.position is None else rows | {POSITION_KEY: changes.position}
 
 
 steps = st.lists(
@@ -64,9 +63,9 @@ steps = st.lists(
 
 
 @given(transactions, st.just(0) | st.integers(0, 100), steps)
-def test_whichever_way_batches_come_the_view_stands_at_the_end_of_one(transactions, begins, steps):
-    log = Log(transactions)
-    its = Feed(0, log.ends[begins % len(log.ends)])
+def test_whichever_way_batches_come_the_view_stands_at_the_end_of_one(sums, transactions, begins, steps):
+    log, kind = Log(transactions), sums.records_type
+    its = Feed(0, log.ends[begins % len(log.ends)], kind)
     state: dict[bytes, bytes | None] = {}
     handed = iter(log.handed)
     reader = before = 0
@@ -74,7 +73,7 @@ def test_whichever_way_batches_come_the_view_stands_at_the_end_of_one(transactio
         if step == "read":
             end = log.end if n < 0 else min(reader + n % 8, log.end)
             stable = next((e for e in (*log.ends[n % 3 :], log.end) if e >= end), log.end)
-            state |= its.read(log.batch(reader, end), end, stable)
+            state |= taken(its.read(log.read(kind, reader, end), end, stable))
             reader = end
         elif step in ("hand", "lose"):
             committed = next(handed, None)
@@ -84,7 +83,7 @@ def test_whichever_way_batches_come_the_view_stands_at_the_end_of_one(transactio
             reader = max(reader, its.position)
         else:
             reader = max(0, reader - n % 8)
-        state |= its.follow()
+        state |= taken(its.follow())
         assert its.position >= before
         before = its.position
         whole = max((end for end in log.ends if end <= its.position), default=0)
@@ -99,7 +98,7 @@ def test_a_batch_behind_a_gap_is_not_taken():
     its = Feed(0, 0)
     its.read(None, 0, 0)
     its.hand(Committed(0, 5, range(6, 8), [(b"a", b"1"), (POSITION_KEY, b"2")]))
-    assert (its.follow(), its.position) == ({}, 0)
+    assert (its.follow(), its.position) == (Changes([]), 0)
 
 
 def test_what_is_not_taken_in_memory_does_not_pile_up(monkeypatch):
@@ -110,7 +109,7 @@ def test_what_is_not_taken_in_memory_does_not_pile_up(monkeypatch):
         its.hand(Committed(0, start - 1, range(start, start + 2), [(b"a", b"1"), (POSITION_KEY, b"2")]))
         its.follow()
     its.read(None, 9, 9)
-    assert (its.follow(), its.position) == ({}, 9)
+    assert (its.follow(), its.position) == (Changes([]), 9)
 
 
 def test_what_waits_for_a_view_that_does_not_come_does_not_pile_up(monkeypatch):

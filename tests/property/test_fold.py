@@ -1,5 +1,6 @@
 """The fast fold against the oracle: the same tables for any order, duplication and batch boundaries."""
 
+from held import restore
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.json import encode
@@ -81,7 +82,7 @@ def test_a_restart_between_any_two_batches_changes_nothing(tables, delivery):
     changelog = {"funnel": {}, "leads": {}}
     for batch in batches:
         state = partition(tables)
-        state.restore(dict(changelog["funnel"]), dict(changelog["leads"]))
+        restore(state, changelog["funnel"], changelog["leads"])
         feed(state, batch, changelog)
     assert oracle.differences(oracle.tables(events, timezone=ZONE, **KEPT), rows_of(changelog)) == []
 
@@ -93,7 +94,7 @@ def test_the_core_does_the_same_to_the_byte_and_either_goes_on_where_the_other_e
     for number, batch in enumerate(batches):
         defined, other = partition(DefinedTables), partition(tables)
         for state in (defined, other):
-            state.restore(dict(changelog["funnel"]), dict(changelog["leads"]))
+            restore(state, changelog["funnel"], changelog["leads"])
         copy = {name: dict(rows) for name, rows in changelog.items()}
         expected, effects = feed(defined, batch, copy), feed(other, batch, changelog)
         if effects is not None:

@@ -7,6 +7,7 @@ import weakref
 from itertools import islice
 
 import pytest
+from aiokafka.consumer.fetcher import READ_COMMITTED
 from aiokafka.record.default_records import DefaultRecordBatch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,11 +15,14 @@ from zstandard import ZstdCompressor
 
 from callfunnel.agents.engine.deadletter import dead_letters
 from callfunnel.agents.errors import TablesWrong
-from callfunnel.agents.kafka import batches, microbatch
-from callfunnel.agents.kafka.batches import BOMB_BYTES, HELD_BYTES, RECORD_BYTES, Batches, LeftOut
+from callfunnel.agents.kafka import batches, microbatch, read_committed
+from callfunnel.agents.kafka.batches import BOMB_BYTES, HELD_BYTES, RECORD_BYTES, Batches, Damaged, LeftOut
 from callfunnel.agents.kafka.microbatch import MicroBatch
 from callfunnel.schemas.codec import Decoder, Limits, Rejected
+from callfunnel.streams.records import PlainRecords
+from callfunnel.streams.sums import PlainSums
 from contract.batches import PACK, assembled, fetched, message, packed, record, varint
+from contract.batches import batch as record_batch
 from faults import corpus
 
 MIB = 1 << 20
@@ -429,16 +433,88 @@ def test_every_batch_of_the_corpus_is_judged_as_it_says(codec):
 
 # What is not the sender's.
 
+written = st.lists(
+    st.tuples(
+        st.sampled_from(["alone", "commit", "abort", "open"]),
+        st.integers(0, 2),  # who writes
+        st.integers(1, 4),  # so many record batches
+        st.integers(1, 5),  # of so many records
+        st.sampled_from([0, 0, 1, 4, 4]),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+def changelog(written):
+    """The bytes of these transactions, which of them were aborted, and where they end."""
+    data, aborted, at = [], [], 0
+    for outcome, producer, count, size, codec in written:
+        first, who = at, -1 if outcome == "alone" else producer
+        for _ in range(count):
+            data.append(record_batch(range(at, at + size), producer=who, compression=codec))
+            at += size
+        if outcome in ("commit", "abort"):
+            data.append(record_batch([at], producer=producer, marker=outcome))
+            at += 1
+        if outcome == "abort":
+            aborted.append((producer, first))
+    return data, aborted, at
+
+
+def read(kind, answer, *, at, limit, aborted):
+    """All records from `at` on, up to where they can be read, and why no farther."""
+    how = {"at": at, "aborted": aborted, "isolation": READ_COMMITTED}
+    result, state = fetched(read_committed.Repaired, answer, **how)
+    found = []
+    while result.has_more():
+        try:
+            taken = microbatch.drain(result, limit, 7, kind)
+        except Damaged as why:
+            return found, state.position, why.first
+        if taken is not None:
+            found += taken.changes(PlainRecords if kind is None else kind)
+    return found, state.position, None
+
+
+@given(written, st.integers(0, 20), st.integers(1, 30), st.none() | st.tuples(st.integers(0), st.integers(0)))
+def test_which_way_a_changelog_is_read_shows_in_nothing(sums, written, at, limit, damage):
+    data, aborted, end = changelog(written)
+    if damage is not None:
+        one = bytearray(data[damage[0] % len(data)])
+        one[17 + damage[1] % (len(one) - 17)] ^= 0x20  # what is before is not in the checksum
+        data[damage[0] % len(data)] = bytes(one)
+    how = {"at": min(at, end - 1), "limit": limit, "aborted": aborted}
+    assert read(sums.records_type, data, **how) == read(None, data, **how)
+
+
+def test_what_the_core_reads_is_not_taken_apart_in_python(sums, monkeypatch):
+    data, aborted, end = changelog([("commit", 1, 3, 5, 4), ("abort", 1, 2, 5, 0), ("alone", 0, 1, 5, 4)])
+    result, state = fetched(read_committed.Repaired, data, at=0, aborted=aborted, isolation=READ_COMMITTED)
+    if sums is not PlainSums:
+        monkeypatch.setattr(batches.RecordBatch, "begin", None)
+    (taken,) = drained_of(result, sums.records_type)
+    assert [key for key, _ in taken.changes(sums.records_type)] == [
+        b"key %d" % n for n in (*range(15), *range(27, 32))
+    ]
+    assert (taken.start, taken.end, state.position) == (0, end, end)
+
+
+def drained_of(result, kind):
+    while result.has_more():
+        yield microbatch.drain(result, 1_000, 7, kind)
+
 
 def test_a_changelog_with_anything_missing_is_refused():
     batch = MicroBatch("app-funnel-changelog", 3, 0, 2, 7)
-    assert batch.whole() is batch
-    batch.offsets, batch.left_out = [0, 1], {1: LeftOut(value=9)}
+    batch.offsets, batch.keys, batch.values = [0, 1], [b"a", b"b"], [b"1", None]
+    assert list(batch.changes(PlainRecords)) == [(b"a", b"1"), (b"b", None)]
+    batch.left_out = {1: LeftOut(value=9)}
     with pytest.raises(TablesWrong, match="at offset 1 what callfunnel never writes"):
-        batch.whole()
+        batch.changes(PlainRecords)
     batch = one(assembled(b"whatever", 4, codec=5))
     with pytest.raises(TablesWrong, match=r"at offset 0 .*compression is not known"):
-        batch.whole()
+        batch.changes(PlainRecords)
 
 
 def test_for_the_client_itself_a_batch_is_its_records():

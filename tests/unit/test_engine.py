@@ -1,6 +1,7 @@
 from itertools import pairwise
 
 import pytest
+from held import restore
 from msgspec.json import encode
 from msgspec.structs import replace
 
@@ -303,7 +304,7 @@ def test_days_that_were_archived_do_not_come_back_under_a_longer_retention(parti
     first = sent(state, event(LeadCreated, event_id="c", at_ms=NOON - 500 * DAY))
     held = changelogs(first, sent(state, event(event_id="d", at_ms=NOON), event(lead_id="other", at_ms=NOON)))
     again = partition(fold=longer)
-    again.restore(*held)
+    restore(again, *held)
     while again.derive(10):
         pass
     days = {key[1] for key in again.tables.rows() if key[0] == "1d"}
@@ -316,7 +317,7 @@ def test_a_shorter_memory_holds_from_the_first_record_on_however_records_are_cut
     held = changelogs(sent(partition(), event(at_ms=NOON)))
     for cuts in ([0, 2], [0, 1, 2]):
         state = partition(fold=shorter)
-        state.restore(*map(dict, held))
+        restore(state, *held)
         while state.derive(10):
             pass
         state.turn()
@@ -329,7 +330,7 @@ def test_for_how_long_events_are_known_is_a_setting_of_the_fold(partition):
     longer = replace(FOLD, event_days=401)
     assert longer.id != FOLD.id
     state = partition(fold=longer)
-    state.restore(*changelogs(apply(partition(), event())))
+    restore(state, *changelogs(apply(partition(), event())))
     assert state.is_of_another_fold
     assert state.change == "events known for 400 d to events known for 401 d"
 
@@ -438,7 +439,7 @@ def test_a_replay_takes_events_up_to_its_bound_or_the_time_when_it_was_begun(rep
 def test_a_replay_keeps_its_bound_for_good(replay):
     held = changelogs(apply(replay(), event()))
     later = replay(begun_ms=T + 1_000)
-    later.restore(*held)
+    restore(later, *held)
     assert later.is_bounded
     assert refused(apply(later, event(event_id="f", at_ms=T + 1))) == ["from_the_future"]
     assert later.written.replay_until_ms == T
@@ -451,18 +452,18 @@ def test_a_setting_that_contradicts_the_bound_is_refused_and_the_same_one_is_not
     why = refusal(replay(until_ms=T + 1), *held())
     assert "CALLFUNNEL_REPLAY_UNTIL says 2025-06-15T15:07:00.001Z" in why
     assert "Set CALLFUNNEL_REPLAY_UNTIL to 2025-06-15T15:07:00.000Z or unset it" in why
-    replay(until_ms=T).restore(*held())
+    restore(replay(until_ms=T), *held())
 
 
 def test_a_replay_of_before_there_were_bounds_goes_on_without_one_until_it_is_given_one(replay):
     old = Position(offset=4, watermark_ms=T, fold=FOLD.id)
     funnel, leads = {POSITION_KEY: encode_position(old)}, {LEADS_POSITION_KEY: encode_position(old)}
     state = replay()
-    state.restore(dict(funnel), dict(leads))
+    restore(state, funnel, leads)
     assert not state.is_bounded
     assert refused(apply(state, event(at_ms=T + 10**9))) == []
     given = replay(until_ms=T)
-    given.restore(funnel, leads)
+    restore(given, funnel, leads)
     assert given.is_bounded
     assert refused(apply(given, event(at_ms=T + 1))) == ["from_the_future"]
     assert given.written.replay_until_ms == T
@@ -473,7 +474,7 @@ def test_a_live_floor_has_no_bound_and_keeps_that_of_a_replay_before_it(partitio
     apply(live, event())
     assert live.is_bounded
     assert live.written.replay_until_ms is None
-    live.restore(*changelogs(apply(replay(), event())))
+    restore(live, *changelogs(apply(replay(), event())))
     assert refused(apply(live, event(event_id="f", at_ms=T + 1))) == []
     assert live.written.replay_until_ms == T
 
@@ -484,7 +485,7 @@ def test_a_live_floor_has_no_bound_and_keeps_that_of_a_replay_before_it(partitio
 def test_restored_tables_are_the_state_that_wrote_them(partition):
     before, after = partition(), partition()
     effects = apply(before, event(LeadCreated), b"", end=10), apply(before, event(Dial, "d"), end=20)
-    after.restore(*changelogs(*effects))
+    restore(after, *changelogs(*effects))
     assert (after.offset, after.written, after.tables.logs()) == (20, before.written, before.tables.logs())
     assert after.tables.rows() == before.tables.rows()
     assert apply(after, event(Dial, "d")).duplicates == 1
@@ -492,14 +493,14 @@ def test_restored_tables_are_the_state_that_wrote_them(partition):
 
 def test_nothing_to_restore_is_a_new_partition(partition):
     state = partition()
-    state.restore({}, {})
+    restore(state, {}, {})
     assert state.offset is None
     assert state.written.watermark_ms == -1
 
 
 def refusal(state, funnel, leads, remedy="count-anew"):
     with pytest.raises(Mismatch) as refused:
-        state.restore(funnel, leads)
+        restore(state, funnel, leads)
     assert refused.value.remedy == remedy
     return str(refused.value)
 
@@ -537,7 +538,7 @@ OTHERS = (
 @pytest.mark.parametrize("other", OTHERS, ids=str)
 def test_the_rows_of_another_fold_have_to_be_derived_anew(partition, other):
     state = partition(fold=replace(FOLD, **other))
-    state.restore(*changelogs(apply(partition(), event())))
+    restore(state, *changelogs(apply(partition(), event())))
     assert state.is_of_another_fold
     assert len(state.change.split(" to ")) == 2
 
@@ -557,7 +558,7 @@ def test_tables_of_a_version_without_logs_are_refused(partition):
 
 def derived(state, *held):
     """What a worker writes that takes over tables of another fold."""
-    state.restore(*held)
+    restore(state, *held)
     while state.derive(1):
         pass
     return [*state.derived(2), state.turn(), *iter(lambda: state.sweep(2), None)]
@@ -567,7 +568,7 @@ def test_no_two_transactions_of_a_derivation_have_the_same_position(partition):
     """A worker that takes over tells by the position whether the other changelog has the transaction."""
     held = changelogs(apply(partition(), event(), event(lead_id="m", at_ms=T + 3_600_000)))
     state = partition(fold=replace(FOLD, hangup_ms=1))
-    state.restore(*held)
+    restore(state, *held)
     while state.derive(1):
         pass
     parts = [*state.derived(4), state.turn()]

@@ -4,6 +4,7 @@ import random
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from held import store
 from msgspec.json import encode
 from msgspec.structs import replace
 
@@ -135,7 +136,7 @@ def test_what_is_long_odd_or_many_is_held_alike(tables, events, size):
 def test_a_leads_record_that_is_none_is_refused_not_misread(tables):
     def fold_upon(record):
         state = Partition(0, 1, FOLD, Decoder(Limits(clock="event")), tables)
-        state.tables.restore({}, {b"l": record})
+        state.tables.restore(store(tables, {}), store(tables, {b"l": record}))
         state.apply([encode(event(Dial, 2, lead_id="l"))], [None], [-1], 2)
 
     state = Partition(0, 1, FOLD, Decoder(Limits(clock="event")), tables)
@@ -180,7 +181,9 @@ def test_the_record_of_the_most_crowded_lead_fits_its_changelog(tables):
 def test_a_row_that_is_none_is_refused_not_misread(tables, row):
     def fold_upon_it():
         state = Partition(0, 1, FOLD, Decoder(Limits(clock="event")), tables)
-        state.tables.restore({encode_key(("all", 0, "campaign+source", "none", "none")): row}, {})
+        state.tables.restore(
+            store(tables, {encode_key(("all", 0, "campaign+source", "none", "none")): row}), store(tables, {})
+        )
         state.apply([encode(event(Dial, 1, lead_id="l"))], [None], [-1], 1)
 
     with pytest.raises(ValueError, match=r"\w"):

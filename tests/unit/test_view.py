@@ -12,7 +12,9 @@ from callfunnel.agents.config import Settings
 from callfunnel.agents.remedies import REMEDIES
 from callfunnel.agents.view.api import funnel_document
 from callfunnel.agents.view.arrivals import Told
+from callfunnel.agents.view.feed import Changes
 from callfunnel.agents.view.snapshot import Funnel, View
+from callfunnel.streams.records import PlainRecords
 from callfunnel.streams.rows import (
     POSITION_KEY,
     Position,
@@ -211,7 +213,8 @@ def test_a_view_knows_which_partitions_are_poisoned():
 )
 def test_what_is_no_row_is_told_by_its_place_and_never_by_whom_it_is_of(key, value, rollup):
     view = View({}, "changelog", zone=UTC)
-    applied = view._apply(Funnel(UTC), TopicPartition("changelog", 3), {key: value}, 17)
+    changes = Changes([PlainRecords.of([16], [key], [value])], value if key == POSITION_KEY else None)
+    applied = view._apply(Funnel(UTC), TopicPartition("changelog", 3), changes, 17)
     with pytest.raises(RuntimeError) as failed:
         asyncio.run(applied)
     assert str(failed.value).startswith(

@@ -51,7 +51,7 @@ def asked(ask, rows, *arguments):
             for start, its in panes.items():
                 for row, columns in its.items():
                     key = encode_key((resolution, start, SEGMENT.name, *row))
-                    sums.apply(0, {key: encode_columns(columns)})
+                    sums.apply(0, [(key, encode_columns(columns))])
         answers.append(ask(sums, *arguments))
     assert all(answer == answers[0] for answer in answers)
     return answers[0]

@@ -9,10 +9,10 @@ use crate::catalogue::{Catalogue, Columns, Length};
 use crate::counts::{Cells, Counts};
 use crate::days::Days;
 use crate::facts::Facts;
-use crate::leads::Leads;
 use crate::log::{Entry, Log, Place};
 use crate::measures::{count_activity, count_change, count_log};
 use crate::rows::{Changes, Name, Rows};
+use crate::store::Store;
 use crate::texts::{MISSING, Text, Texts};
 
 /// So many leads are looked up before the first of them is folded: the processor then waits for the memory of
@@ -82,7 +82,7 @@ pub struct Fold {
     pub columns: Columns,
     pub limits: Limits,
     pub days: Days,
-    pub leads: Leads,
+    pub leads: Store,
     pub rows: Rows,
     pub counts: Counts,
     /// What the leads add that were archived, by the minute.

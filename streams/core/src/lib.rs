@@ -10,23 +10,24 @@ mod days;
 mod facts;
 mod fold;
 mod json;
-mod leads;
 mod log;
 mod measures;
 mod msgpack;
 mod murmur2;
 mod record;
+mod records;
 mod rows;
+mod store;
 mod sums;
 mod texts;
 mod time;
 mod varint;
 
 use std::collections::{BTreeMap, HashMap};
+use std::mem;
 use std::sync::Arc;
 
 use pyo3::exceptions::{PyIndexError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PySet, PyString, PyTuple};
 
@@ -34,9 +35,9 @@ use catalogue::{Catalogue, Columns, DeclaredHistogram, DeclaredType, Own, Resolu
 use counts::Counts;
 use days::Days;
 use fold::{Batch, Bounds, Effects, Event, Fold, Gone, Limits, Part, Scratch};
-use leads::Leads;
 use log::Entry;
 use rows::{Changes, NotRestored, Rows};
+use store::Store;
 use texts::{MISSING, Text, Texts};
 
 type ChangedRow<'py> = (Bound<'py, PyBytes>, Option<Bound<'py, PyBytes>>);
@@ -216,7 +217,7 @@ impl Tables {
                 columns,
                 limits: Limits { hangup_ms, late_ms, lead_events },
                 days: Days::new(day_of),
-                leads: Leads::default(),
+                leads: Store::default(),
                 rows: Rows::new(generation, rollups, resolutions),
                 counts,
                 archived,
@@ -227,22 +228,23 @@ impl Tables {
     }
 
     /// Takes everything out of both, so that the memory is not held twice.
-    fn restore(&mut self, rows: &Bound<'_, PyDict>, leads: &Bound<'_, PyDict>) -> PyResult<()> {
-        drain(rows, |key, value| Ok(self.fold.rows.restore(key, value)?))?;
-        drain(leads, |id, record| self.fold.set_lead(id, record))
+    fn restore(&mut self, rows: &mut Store, leads: &mut Store) -> PyResult<()> {
+        for row in rows.drain(usize::MAX) {
+            let (key, value) = store::parts(&row);
+            self.fold.rows.restore(key, value)?;
+        }
+        self.fold.leads = mem::take(leads);
+        Ok(())
     }
 
     /// Takes up to so many logs out of `leads`, holds them, and counts all that they add.
-    fn derive(&mut self, leads: &Bound<'_, PyDict>, most: usize, bounds: (i64, i64)) -> PyResult<()> {
+    fn derive(&mut self, leads: &mut Store, most: usize, bounds: (i64, i64)) -> PyResult<()> {
         let mut texts = Texts::new();
         self.fold.counts.clear();
-        for _ in 0..most {
-            if leads.is_empty() {
-                break;
-            }
-            let (id, record): Record = leads.call_method0(intern!(leads.py(), "popitem"))?.extract()?;
-            self.fold.set_lead(id.as_bytes(), record.as_bytes())?;
-            self.fold.count_record(record.as_bytes(), &mut texts, &self.catalogue)?;
+        for lead in leads.drain(most) {
+            let (id, record) = store::parts(&lead);
+            self.fold.leads.set(id, record);
+            self.fold.count_record(record, &mut texts, &self.catalogue)?;
         }
         self.fold.sum_up(&texts, bounds.into(), &mut Changes::default())
     }
@@ -387,18 +389,6 @@ impl Fold {
             })
             .collect()
     }
-
-    fn set_lead(&mut self, id: &[u8], record: &[u8]) -> PyResult<()> {
-        if self.leads.set(id, record) { Ok(()) } else { Err(PyValueError::new_err("not a lead's id")) }
-    }
-}
-
-fn drain(dict: &Bound<'_, PyDict>, mut take: impl FnMut(&[u8], &[u8]) -> PyResult<()>) -> PyResult<()> {
-    while !dict.is_empty() {
-        let (key, value): Record = dict.call_method0(intern!(dict.py(), "popitem"))?.extract()?;
-        take(key.as_bytes(), value.as_bytes())?;
-    }
-    Ok(())
 }
 
 #[pymodule]
@@ -406,7 +396,7 @@ mod _core {
     use super::*;
 
     #[pymodule_export]
-    use super::{Tables, Verdicts, sums::Sums};
+    use super::{Store, Tables, Verdicts, records::Records, sums::Sums};
 
     /// `agents.choice.digest` when this was built.
     #[pymodule_export]

@@ -12,9 +12,10 @@ use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PySet, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PySet, PyString, PyTuple};
 
 use crate::msgpack::{Malformed, Reader};
+use crate::records::Records;
 
 /// Of base rows: no change of the fold makes them anew.
 const BASE: i64 = -1;
@@ -33,7 +34,7 @@ type Table = (i64, i64);
 type Columns = Vec<(i64, i64)>;
 
 /// A row's key and its newest value, if it has one.
-type Change<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>);
+type Change<'a> = (&'a [u8], Option<&'a [u8]>);
 
 /// What a row is known by within its pane.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -427,13 +428,17 @@ impl Sums {
         self.count
     }
 
-    /// Takes the newest value of each row; None deletes it.
-    fn apply(&mut self, py: Python<'_>, partition: i32, changes: &Bound<'_, PyDict>) -> PyResult<()> {
-        let changes: Vec<_> = changes.iter().collect();
+    /// Takes the newest value of each row; None deletes it. What has the key `besides` is no row.
+    fn apply(&mut self, py: Python<'_>, partition: i32, records: &Records, besides: &[u8]) -> PyResult<()> {
+        let changes: Vec<Change> = records
+            .iter()
+            .map(|(key, value)| (key.unwrap_or_default(), value))
+            .filter(|(key, _)| *key != besides)
+            .collect();
         let mut applied = Ok(());
         for (number, some) in changes.chunks(LOOKED_UP).enumerate() {
             if let Err(wrong) = self.apply_some(py, partition, some) {
-                let key = some[wrong].0.clone().unbind();
+                let key = PyBytes::new(py, some[wrong].0).unbind();
                 applied = Err(PyValueError::new_err(("not a row of the tables", key)));
                 break;
             }
@@ -555,7 +560,7 @@ impl Sums {
 impl Sums {
     /// Takes rows in steps, each for all of them before the next: the processor then waits for many places in memory
     /// at a time. Where one of them is no row, its number: those before it have been taken.
-    fn apply_some(&mut self, py: Python<'_>, partition: i32, changes: &[Change<'_>]) -> Result<(), usize> {
+    fn apply_some(&mut self, py: Python<'_>, partition: i32, changes: &[Change]) -> Result<(), usize> {
         let mut placed = Vec::with_capacity(changes.len());
         for change in changes {
             match self.placed(py, partition, change) {
@@ -583,9 +588,8 @@ impl Sums {
         if count == changes.len() { Ok(()) } else { Err(count) }
     }
 
-    fn placed<'a>(&mut self, py: Python<'_>, partition: i32, change: &'a Change<'_>) -> Result<Placed<'a>, Malformed> {
-        let mut key = Reader::new(change.0.extract().map_err(|_| Malformed)?);
-        let value = change.1.extract().map_err(|_| Malformed)?;
+    fn placed<'a>(&mut self, py: Python<'_>, partition: i32, change: &Change<'a>) -> Result<Placed<'a>, Malformed> {
+        let (mut key, value) = (Reader::new(change.0), change.1);
         let (size, generation, rollup) = (key.array()?, key.integer()?, key.integer()?);
         let of_rollup = self.rollups.get_mut(&rollup).ok_or(Malformed)?;
         let (generation, resolution, pane, others) = match generation {
