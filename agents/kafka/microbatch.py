@@ -76,7 +76,7 @@ class MicroBatch:
         """All its records, where they were read at once: then the lists are empty."""
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.values) if self.packed is None else len(self.packed)
 
     def __repr__(self) -> str:
         return f"<{self.topic}/{self.partition} [{self.start}, {self.end}) {len(self)} records>"
@@ -84,7 +84,7 @@ class MicroBatch:
     @property
     def records(self) -> int:
         """How many records it stands for: those that can be read and those that cannot."""
-        return len(self.values) + sum(lump.records for lump in self.lumps)
+        return len(self) + sum(lump.records for lump in self.lumps)
 
     def witness(self) -> Witness | None:
         """The last of its records that is held whole."""

@@ -616,7 +616,7 @@ class View:
             for partition, feed in feeds.items():
                 batch = arrived.get(partition)
                 read = feed.read(
-                    batch.changes(kind) if batch else None,
+                    batch.changes(kind) if batch is not None else None,
                     await consumer.position(partition),
                     consumer.last_stable_offset(partition),
                 )

@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from kafka.errors import TopicAlreadyExistsError
 
 from callfunnel.agents.demo.broker import EmbeddedBroker, embedded_program, free_port
+from callfunnel.agents.choice import sums_for
 from callfunnel.agents.errors import Failure
 from callfunnel.agents.kafka.connection import admin_client, aiokafka_options
 from callfunnel.agents.kafka.read_committed import repair
@@ -80,7 +81,7 @@ async def writing(settings, topic):
 @contextmanager
 def viewing(settings, topic, refresh_seconds=0.05, **options):
     options = {"zone": UTC, "clock": "event", "refresh_seconds": refresh_seconds} | options
-    options = {"unasked_seconds": refresh_seconds} | options
+    options = {"unasked_seconds": refresh_seconds, "new_sums": sums_for("auto")} | options
     view = View(aiokafka_options(settings), topic, **options)
     view.start()
     try:
