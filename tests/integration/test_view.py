@@ -16,8 +16,8 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from kafka.errors import TopicAlreadyExistsError
 
-from callfunnel.agents.demo.broker import EmbeddedBroker, embedded_program, free_port
 from callfunnel.agents.choice import sums_for
+from callfunnel.agents.demo.broker import EmbeddedBroker, embedded_program, free_port
 from callfunnel.agents.errors import Failure
 from callfunnel.agents.kafka.connection import admin_client, aiokafka_options
 from callfunnel.agents.kafka.read_committed import repair
