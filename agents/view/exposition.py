@@ -180,6 +180,17 @@ class _Choice:
     left_out: int
 
 
+class _Written:
+    """The lines of a row as they were written last."""
+
+    __slots__ = ("lines", "template", "values")
+
+    def __init__(self, template: str) -> None:
+        self.template = template
+        self.values: Values = ()
+        self.lines = ""
+
+
 class Exposition:
     """Renders the numbers, how the view stands, and the registry. Safe to call from any thread.
 
@@ -206,7 +217,7 @@ class Exposition:
         self._orders: dict[tuple[str, Labels, str], _Order] = {}
         self._choices: dict[str, _Choice] = {}
         self._overflowed: dict[str, int] = {}
-        self._templates: dict[tuple[str, str], dict[Labels, str]] = {}
+        self._written: dict[tuple[str, str], dict[Labels, _Written]] = {}
         self._lock = threading.Lock()
         self._of: Snapshot | None = None
         self._families: list[Family] = []
@@ -426,20 +437,20 @@ class Exposition:
                 lines.append(f"# HELP {name}{suffix} {metric.help}\n# TYPE {name}{suffix} {kind}\n")
                 if openmetrics and metric.unit_in_name:
                     lines.append(f"# UNIT {name} {metric.unit_in_name}\n")
-                templates = self._templates.setdefault((metric.name, f"{suffix}{len(places)}"), {})
+                written = self._written.setdefault((metric.name, f"{suffix}{len(places)}"), {})
                 pattern = _pattern(family, places)
                 whole = len(places) == len(family.layout)
                 for row, values in family.rows.items():
-                    template = templates.get(row)
-                    if template is None:
+                    its = written.get(row)
+                    if its is None:
                         labels = dict(zip(family.labels, map(_escape, row), strict=True))
-                        template = templates[row] = pattern % labels
-                    chosen = values if whole else [values[place] for place in places]
-                    lines.append(template % tuple(map(_number, chosen)))
-                for gone in (
-                    templates.keys() - family.rows.keys() if len(templates) > len(family.rows) else ()
-                ):
-                    del templates[gone]
+                        its = written[row] = _Written(pattern % labels)
+                    if its.values != values:
+                        chosen = values if whole else [values[place] for place in places]
+                        its.values, its.lines = values, its.template % tuple(map(_number, chosen))
+                    lines.append(its.lines)
+                for gone in written.keys() - family.rows.keys() if len(written) > len(family.rows) else ():
+                    del written[gone]
         return "".join(lines).encode()
 
 

@@ -76,8 +76,8 @@ _JUDGE_SECONDS = 2.0
 """How often it is judged whether the numbers are complete, where nobody asks."""
 _QUIET_TURN_SECONDS = 1.0
 """How often it looks for what the worker has committed, where there was nothing the last time."""
-_SNAPSHOT_SPACING = 5
-"""The next snapshot begins after so many times what the last one took: a fifth of the view's time at most."""
+_SNAPSHOT_SPACING = 2
+"""The next snapshot begins after so many times what the last one took: half of the view's time at most."""
 _QUIET_SECONDS = 300.0
 """A floor without an event for so long is quiet."""
 _IN_MEMORY_SECONDS = 2.0

@@ -54,7 +54,7 @@ class Floor(msgspec.Struct, frozen=True):
 
 
 USUAL = Floor((100, 1_000, 10_000, 50_000), 10_000, poll_seconds=0.02)
-WIDE = Floor((5_000,), 5_000, poll_seconds=0.25, is_wide=True)
+WIDE = Floor((5_000,), 5_000, poll_seconds=0.1, is_wide=True)
 """Its page has 9 MB. A worker that is asked for it every 20 ms makes pages and does little else."""
 
 

@@ -25,7 +25,7 @@ from callfunnel.agents.view.snapshot import Funnel, Snapshot, Standing
 from callfunnel.schemas.codec import Decoder, Limits
 from callfunnel.streams.fold import Fold
 from callfunnel.streams.panes import Bounds, resolutions
-from callfunnel.streams.rows import POSITION_KEY, Position, encode_position
+from callfunnel.streams.rows import Position, encode_position
 from integration.workers import Event, Record, record
 
 GOALS = {
@@ -108,11 +108,12 @@ class Floor:
             self._bounds[partition] = Bounds(effects.watermark_ms)
             self._offsets[partition] += len(batch)
             position = Position(self._offsets[partition], effects.watermark_ms, self._fold_id)
-            changes = dict(effects.funnel) | {POSITION_KEY: encode_position(position)}
-            self.rows += len(changes)
+            self.rows += len(effects.funnel) + 1
             self.now_s = max(self.now_s, effects.watermark_ms // 1000)
             began = time.process_time()
-            self.funnel.take(partition, changes)
+            self.funnel.advance(partition, encode_position(position))
+            keys, values = zip(*effects.funnel, strict=True)
+            self.funnel.take(partition, self.funnel.records_type.of(range(len(keys)), keys, values))
             taking += time.process_time() - began
         return folding, taking
 
