@@ -6,7 +6,7 @@ reads all records that are kept, and has to agree with the core.
 
 An input that fails becomes a case of a test, with the fix: a record in the list of
 `test_every_form_of_an_object` (contract/test_core_reader.py), a log or a row in the lists of those that are
-refused (unit/test_tables.py).
+refused (unit/test_tables.py), a batch one of unit/test_batches.py.
 """
 
 import json
@@ -19,16 +19,22 @@ import sys
 from collections.abc import Iterable, Iterator
 from hashlib import sha1
 from pathlib import Path
+from typing import Any
 
 import click
+from unit.test_batches import read
 
-from callfunnel.agents.choice import NotBuilt, tables_for
+from callfunnel.agents.choice import NotBuilt, sums_for, tables_for
+from callfunnel.agents.errors import TablesWrong
 from callfunnel.schemas.codec import Decoder, Limits
 from callfunnel.schemas.events import TYPES
 from callfunnel.streams.by_definition import DefinedTables
 from callfunnel.streams.engine import Partition
 from callfunnel.streams.log import OWN
+from callfunnel.streams.records import Records
 from contract import test_core_reader as reader
+from contract.batches import assembled, zstd
+from contract.batches import record as made_record
 from contract.records import ACCEPTED, FIELDS, REJECTED
 from deploy.compile import CORE, cargo, target
 from faults import corpus
@@ -73,7 +79,16 @@ def rows() -> Iterator[bytes]:
         yield from (struct.pack("<H", len(key)) + key + value for key, value in each.records())
 
 
-SEEDS = {"record": records, "log": logs, "row": rows}
+def batches() -> Iterator[bytes]:
+    """What is behind the head of a record batch, and before it how many records it is said to be."""
+    for each in tables():
+        made = [made_record(n, *row) for n, row in enumerate(each.records()[:20])]
+        yield bytes((len(made),)) + b"".join(made)
+        yield bytes((len(made),)) + zstd(b"".join(made))
+    yield b"\2" + made_record(9, None, b"") + made_record(20, b"k", None, [(b"h", None)])
+
+
+SEEDS = {"record": records, "log": logs, "row": rows, "batch": batches}
 
 
 def words() -> str:
@@ -118,6 +133,29 @@ def fuzz(program: Path, folder: Path, seeds: Iterable[bytes], seconds: int) -> s
     return f"{int(executions):,} executions, {int(edges):,} edges, {int(inputs):,} inputs, none fails"
 
 
+def compare_batches(inputs: Iterable[bytes]) -> str:
+    """Compares the ways in which a changelog is read. Raises `SystemExit` with those that differ."""
+    count, kind, other = 0, sums_for("core").records_type, []
+    for bytes_ in inputs:
+        if bytes_:
+            count += 1
+            how = {"at": 9, "limit": 100, "aborted": ()}
+            batch = [assembled(bytes_[1:], bytes_[0], first=7, last=262, codec=codec) for codec in (0, 4)]
+            if any(_told(kind, [one], how) != _told(None, [one], how) for one in batch):
+                other.append(bytes_)
+    if other:
+        some = "\n".join(map(repr, other[:20]))
+        raise SystemExit(f"{len(other):,} batches are not read as they are without the core:\n{some}")
+    return f"{count:,} batches are read as they are without the core"
+
+
+def _told(kind: type[Records] | None, answer: list[bytes], how: dict[str, Any]) -> object:
+    try:
+        return read(kind, answer, **how)
+    except TablesWrong as why:
+        return str(why)
+
+
 def compare(inputs: Iterable[bytes]) -> str:
     """Compares what the core and the decoder make of records. Raises `SystemExit` with those that differ."""
     count = by_core = 0
@@ -145,9 +183,9 @@ def main(targets: tuple[str, ...], seconds: int) -> None:
     for name in targets or SEEDS:
         folder = target() / "fuzz" / name
         print(f"{name}: {fuzz(programs / name, folder, SEEDS[name](), seconds)}", flush=True)
-        if name == "record":
+        if judge := {"record": compare, "batch": compare_batches}.get(name):
             files = (file for kind in ("seeds", "kept") for file in sorted((folder / kind).iterdir()))
-            print(f"record: {compare(file.read_bytes() for file in files)}", flush=True)
+            print(f"{name}: {judge(file.read_bytes() for file in files)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -488,6 +488,27 @@ def test_which_way_a_changelog_is_read_shows_in_nothing(sums, written, at, limit
     assert read(sums.records_type, data, **how) == read(None, data, **how)
 
 
+@pytest.mark.parametrize(
+    "section",
+    [
+        b"\x0e\0\0\0\2k\1\1",  # a negative number of headers
+        b"\x0e\0\0\1\2k\1\0",  # an offset before that of the batch
+        b"\x10\0\0\0\2k\1\0\0",  # a byte more than its parts
+        b"\x0c\0\0\0\2k\1",  # no headers
+        b"\1",
+    ],
+)
+def test_whatever_is_odd_about_a_record_it_is_told_as_it_is_without_the_core(sums, section):
+    def told(kind):
+        how = {"at": 7, "limit": 9, "aborted": ()}
+        try:
+            return read(kind, [assembled(good(0) + section, 2, first=7)], **how)
+        except TablesWrong as why:
+            return str(why)
+
+    assert told(sums.records_type) == told(None)
+
+
 def test_what_the_core_reads_is_not_taken_apart_in_python(sums, monkeypatch):
     data, aborted, end = changelog([("commit", 1, 3, 5, 4), ("abort", 1, 2, 5, 0), ("alone", 0, 1, 5, 4)])
     result, state = fetched(read_committed.Repaired, data, at=0, aborted=aborted, isolation=READ_COMMITTED)

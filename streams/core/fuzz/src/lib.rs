@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 #![allow(dead_code, reason = "the decoders are a part of what is in these files")]
 
+#[path = "../../src/batch.rs"]
+mod batch;
 #[path = "../../src/catalogue.rs"]
 mod catalogue;
 #[path = "../../src/counts.rs"]
@@ -32,6 +34,7 @@ mod varint;
 
 use std::sync::LazyLock;
 
+use batch::Held;
 use catalogue::{Catalogue, KNOWN, MOST_OWN, Own, Resolution, rollups};
 use facts::Facts;
 use log::{Dimensions, Entry, Log, Place};
@@ -96,6 +99,24 @@ pub fn row(bytes: &[u8]) {
     again.expire(i64::MAX, &mut changes);
     assert_eq!(again.count() + changes.iter().count(), 1);
     assert!(changes.iter().all(|change| change == (&key, None)));
+}
+
+/// The number of records in a byte, and what a record batch may have behind its head. Of what is read, each record is
+/// behind the one before, and its key and its value are where it says.
+pub fn batch(bytes: &[u8]) {
+    let Some((&count, data)) = bytes.split_first() else { return };
+    let _ = batch::unpack(data);
+    let mut held = Held::default();
+    if held.read_records(data, 7, 255, count.into(), 9).is_err() {
+        return;
+    }
+    assert!(held.records.len() <= count.into());
+    assert!(held.records.is_sorted_by(|one, other| one.offset < other.offset));
+    for record in &held.records {
+        assert!((9..=262).contains(&record.offset));
+        let sizes = [&record.key, &record.value].map(|part| held.part(part).unwrap_or_default().len());
+        assert!(sizes.iter().sum::<usize>() <= data.len());
+    }
 }
 
 fn reopened(log: &mut Log, texts: &mut Texts) -> (Vec<u8>, Log) {
