@@ -484,7 +484,8 @@ def test_which_way_a_changelog_is_read_shows_in_nothing(sums, written, at, limit
         one = bytearray(data[damage[0] % len(data)])
         one[17 + damage[1] % (len(one) - 17)] ^= 0x20  # what is before is not in the checksum
         data[damage[0] % len(data)] = bytes(one)
-    how = {"at": min(at, end - 1), "limit": limit, "aborted": aborted}
+    # Who begins amid a transaction whose marker is damaged goes back to see what became of it.
+    how = {"at": 0 if damage else min(at, end - 1), "limit": limit, "aborted": aborted}
     assert read(sums.records_type, data, **how) == read(None, data, **how)
 
 
