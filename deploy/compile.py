@@ -46,7 +46,7 @@ def cargo(
     if program is None:
         raise SystemExit(
             "no Rust compiler (cargo) in the PATH: install it by rustup, "
-            "or Debian: apt-get install cargo-web rustc-web"
+            "or Debian: apt-get install cargo-web rustc-web gcc"
         )
     told = {
         "CARGO_TARGET_DIR": str(target()),

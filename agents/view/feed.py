@@ -114,10 +114,11 @@ class Feed:
         # The end of a log that is read committed is the end of a batch.
         whole = len(new) if position in (stable_end, self._end) else new.up_to(POSITION_KEY)
         finished, rest = new.split(whole)
+        rests = [rest] if len(rest) else []  # else it would keep all that was read with it
         if not whole and position not in (stable_end, self._end):
-            self._unfinished.append(rest)
+            self._unfinished += rests
             return Changes()
-        parts, self._unfinished = [*self._unfinished, finished], [rest]
+        parts, self._unfinished = [*self._unfinished, finished], rests
         newest, self._held_back = _newest(parts) or self._held_back, None
         self.is_behind = False
         return Changes(parts, newest)
