@@ -19,7 +19,7 @@ from callfunnel.streams.funnel import Change
 from callfunnel.streams.log import OWN, entry_of
 from callfunnel.streams.measures import ACTIVITY, COLUMNS, HISTOGRAMS, ROLLUPS
 from callfunnel.streams.panes import RESOLUTIONS, Bounds, pane_start
-from callfunnel.streams.records import Store
+from callfunnel.streams.records import Pairs, Store
 from callfunnel.streams.rows import (
     BASE,
     POSITION_KEY,
@@ -178,7 +178,7 @@ class CoreSums(Sums):
     def __len__(self) -> int:
         return len(self._core)
 
-    def apply(self, partition: int, changes: Iterable[tuple[bytes | None, bytes | None]]) -> None:
+    def apply(self, partition: int, changes: Pairs) -> None:
         if not isinstance(changes, _core.Records):
             changes = _records(changes)
         if changes.has_key_with(_JSON, POSITION_KEY):
@@ -231,7 +231,7 @@ _JSON = ord("[")
 """Keys of version 2 of the tables begin with it."""
 
 
-def _records(changes: Iterable[tuple[bytes | None, bytes | None]]) -> _core.Records:
+def _records(changes: Pairs) -> _core.Records:
     pairs = list(changes)
     return _core.Records.of(range(len(pairs)), [key for key, _ in pairs], [value for _, value in pairs])
 

@@ -4,8 +4,11 @@ There are two kinds of both, which hold the same: those here, in Python, and tho
 reads most of what a broker sends.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, Self
+
+Pairs = Iterable[tuple[bytes | None, bytes | None]]
+"""Keys and values, in the order in which a changelog has them; None deletes, or there is no key."""
 
 Batch = tuple[int, int]
 """Where a record batch begins and ends in what a broker sent, in bytes."""

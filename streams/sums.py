@@ -5,12 +5,12 @@ There are two kinds, which give the same: the one here adds up what it is asked 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import ClassVar, Protocol
 
 import msgspec
 
-from callfunnel.streams.records import PlainRecords, Records
+from callfunnel.streams.records import Pairs, PlainRecords, Records
 from callfunnel.streams.rows import BASE, POSITION_KEY, Columns, decode_columns, decode_key, generation_of
 
 Dimensions = tuple[str, ...]
@@ -38,7 +38,7 @@ class Sums(Protocol):
     def __len__(self) -> int:
         """How many rows are held, whether they are summed or not."""
 
-    def apply(self, partition: int, changes: Iterable[tuple[bytes | None, bytes | None]]) -> None:
+    def apply(self, partition: int, changes: Pairs) -> None:
         """Take keys of rows and their new values, in their order; None deletes. Raises `NotARow`.
 
         Positions are passed over.
@@ -91,7 +91,7 @@ class PlainSums(Sums):
     def __len__(self) -> int:
         return sum(len(rows) for panes in self._panes.values() for rows in panes.values())
 
-    def apply(self, partition: int, changes: Iterable[tuple[bytes | None, bytes | None]]) -> None:
+    def apply(self, partition: int, changes: Pairs) -> None:
         for key, value in changes:
             key = key or b""
             if key == POSITION_KEY:

@@ -19,19 +19,16 @@ import sys
 from collections.abc import Iterable, Iterator
 from hashlib import sha1
 from pathlib import Path
-from typing import Any
 
 import click
-from unit.test_batches import read
+from unit.test_batches import told
 
 from callfunnel.agents.choice import NotBuilt, sums_for, tables_for
-from callfunnel.agents.errors import TablesWrong
 from callfunnel.schemas.codec import Decoder, Limits
 from callfunnel.schemas.events import TYPES
 from callfunnel.streams.by_definition import DefinedTables
 from callfunnel.streams.engine import Partition
 from callfunnel.streams.log import OWN
-from callfunnel.streams.records import Records
 from contract import test_core_reader as reader
 from contract.batches import assembled, zstd
 from contract.batches import record as made_record
@@ -141,19 +138,12 @@ def compare_batches(inputs: Iterable[bytes]) -> str:
             count += 1
             how = {"at": 9, "limit": 100, "aborted": ()}
             batch = [assembled(bytes_[1:], bytes_[0], first=7, last=262, codec=codec) for codec in (0, 4)]
-            if any(_told(kind, [one], how) != _told(None, [one], how) for one in batch):
+            if any(told(kind, [one], **how) != told(None, [one], **how) for one in batch):
                 other.append(bytes_)
     if other:
         some = "\n".join(map(repr, other[:20]))
         raise SystemExit(f"{len(other):,} batches are not read as they are without the core:\n{some}")
     return f"{count:,} batches are read as they are without the core"
-
-
-def _told(kind: type[Records] | None, answer: list[bytes], how: dict[str, Any]) -> object:
-    try:
-        return read(kind, answer, **how)
-    except TablesWrong as why:
-        return str(why)
 
 
 def compare(inputs: Iterable[bytes]) -> str:

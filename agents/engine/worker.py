@@ -144,7 +144,7 @@ def build(
         settings.app_id,
         source_topic=settings.source_topic,
         partitions=count,
-        kind=tables,
+        tables_type=tables,
         answers=answers,
         broker=[f"{SCHEME}://{address}" for address in settings.brokers],
         broker_credentials=connection.faust_credentials(settings),

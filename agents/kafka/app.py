@@ -73,16 +73,20 @@ class App(faust.App):  # type: ignore[misc]
         *,
         source_topic: str,
         partitions: int,
-        kind: type[Tables],
+        tables_type: type[Tables],
         answers: Answers,
         **options: Any,
     ) -> None:
-        """`partitions` is the number of them that the source has, `kind` that of the tables."""
+        """`partitions` is the number of them that the source has, `tables_type` the kind of their tables."""
         super().__init__(app_id, TableManager="callfunnel.agents.kafka.recovery:TableManager", **options)
         self.source_topic = source_topic
         self.answers = answers
         self.funnel_table, self.leads_table = (
-            self.tables.add(ChangelogTable(self, name=name, partitions=partitions, kind=kind, fail=self.fail))
+            self.tables.add(
+                ChangelogTable(
+                    self, name=name, partitions=partitions, tables_type=tables_type, fail=self.fail
+                )
+            )
             for name in ("funnel", "leads")
         )
 

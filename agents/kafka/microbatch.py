@@ -234,26 +234,25 @@ def _let_go(result: FetchResult) -> None:
 def _read_at_once(fetched: Any, batch: MicroBatch, limit: int, kind: type[Records]) -> None:
     """Take so many of the batches ahead as `kind` reads, and those between them of which nothing is read."""
     ahead: deque[RecordBatch] = fetched._records.ahead
-    spans, count = [], 0
+    if ahead and ahead[0].portions is not None:  # a part of it was taken in the other way
+        return
+    spans, count, looked_at = [], 0, 0
     for record_batch in ahead:
-        if record_batch.portions is not None:  # a part of it was taken in the other way
-            return
-        if not _is_left_out(fetched, record_batch):
+        if _is_left_out(fetched, record_batch):
+            if not record_batch.validate_crc():
+                break
+        elif count < limit:
             spans.append(record_batch.span)
             count += record_batch.count
-            if count >= limit:
-                break
-        elif not record_batch.validate_crc():
-            break
-    packed, taken = kind.read(fetched._records.data, spans, batch.start, limit, MOST_BYTES)
-    while ahead and ahead[0].is_left_out is not None:
-        if ahead[0].is_left_out:
-            if not ahead[0].validate_crc():
-                break
-        elif taken:
-            taken -= 1
         else:
             break
+        looked_at += 1
+    packed, taken = kind.read(fetched._records.data, spans, batch.start, limit, MOST_BYTES)
+    for _ in range(looked_at):
+        if not ahead[0].is_left_out:
+            if not taken:
+                break
+            taken -= 1
         batch.end = max(batch.end, ahead.popleft().next_offset)
     if batch.end > batch.start:
         batch.packed = packed

@@ -56,7 +56,7 @@ class RestoredRows(stores.Store):  # type: ignore[misc]
             # Faust clears its queues between recovery and standby reading: forget the copy, it is read again.
             self.forget(tp.partition)
             return
-        records = batch.changes(self.table.kind.records_type).since(copy.stop)
+        records = batch.changes(self.table.tables_type.records_type).since(copy.stop)
         if tp.partition in self._owned and len(records):
             raise TakenOver(
                 f"another worker wrote to {tp.topic}/{tp.partition} while this one held it: start again"
@@ -76,7 +76,7 @@ class RestoredRows(stores.Store):  # type: ignore[misc]
         return rows
 
     def _of(self, partition: int) -> Store:
-        return self._rows.setdefault(partition, self.table.kind.store_type())
+        return self._rows.setdefault(partition, self.table.tables_type.store_type())
 
     def wrote(self, partition: int, offset: int) -> None:
         """This worker itself has written the changelog of an owned partition up to `offset`."""
@@ -121,10 +121,10 @@ class ChangelogTable(faust.Table):  # type: ignore[misc]
         *,
         name: str,
         partitions: int,
-        kind: type[Tables],
+        tables_type: type[Tables],
         fail: Callable[[BaseException], None],
     ) -> None:
-        self.kind = kind
+        self.tables_type = tables_type
         self.fail = fail
         super().__init__(
             app,

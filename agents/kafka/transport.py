@@ -228,7 +228,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return drained
 
     def _kind_of(self, tp: Any) -> type[Records] | None:
-        return self.app.funnel_table.kind.records_type if self._is_changelog(tp) else None
+        return self.app.funnel_table.tables_type.records_type if self._is_changelog(tp) else None
 
     def _is_changelog(self, tp: Any) -> bool:
         return tp.topic in self.app.tables.changelog_topics

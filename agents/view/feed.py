@@ -112,10 +112,11 @@ class Feed:
             self._held_back = new.newest(POSITION_KEY) or self._held_back
             return Changes([new])
         # The end of a log that is read committed is the end of a batch.
-        whole = len(new) if position in (stable_end, self._end) else new.up_to(POSITION_KEY)
+        is_at_the_end = position in (stable_end, self._end)
+        whole = len(new) if is_at_the_end else new.up_to(POSITION_KEY)
         finished, rest = new.split(whole)
         rests = [rest] if len(rest) else []  # else it would keep all that was read with it
-        if not whole and position not in (stable_end, self._end):
+        if not (whole or is_at_the_end):
             self._unfinished += rests
             return Changes()
         parts, self._unfinished = [*self._unfinished, finished], rests

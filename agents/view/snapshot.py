@@ -39,7 +39,7 @@ from callfunnel.agents.view.arrivals import Arrivals, Source
 from callfunnel.agents.view.feed import Changes, Committed, Feed, Waiting
 from callfunnel.schemas.topics import funnel_changelog
 from callfunnel.streams import measures
-from callfunnel.streams.records import Records
+from callfunnel.streams.records import Pairs, Records
 from callfunnel.streams.rows import (
     BASE,
     POSITION_KEY,
@@ -61,9 +61,6 @@ from callfunnel.streams.windows import (
     uncalled,
     window_panes,
 )
-
-Rows = Iterable[tuple[bytes | None, bytes | None]]
-"""Keys and values, as a changelog has them."""
 
 SEGMENT, PERSON, LOCATION = ROLLUPS = tuple(rollup.name for rollup in measures.ROLLUPS)
 
@@ -180,7 +177,7 @@ class Funnel:
         else:
             self.take(partition, [(key, value)])
 
-    def take(self, partition: int, changes: Rows) -> None:
+    def take(self, partition: int, changes: Pairs) -> None:
         """Take the new values of rows of a partition, in their order; `None` deletes. Raises `NotARow`.
 
         Of whole batches, after their position (`advance`), which is passed over here.
@@ -194,7 +191,7 @@ class Funnel:
         except msgspec.MsgspecError as error:
             raise NotARow(POSITION_KEY, str(error)) from error
 
-    def _for_now(self, partition: int, changes: Rows) -> Rows:
+    def _for_now(self, partition: int, changes: Pairs) -> Pairs:
         """Without what is for later: a partition that has turned is shown as it was."""
         if not self._has_turned(partition):
             return changes

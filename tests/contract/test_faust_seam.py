@@ -470,7 +470,7 @@ def fetching(*, flow_active=True, changelogs=()):
     thread.app = SimpleNamespace(
         consumer_generation_id=7,
         tables=SimpleNamespace(changelog_topics=set(changelogs)),
-        funnel_table=SimpleNamespace(kind=DefinedTables),
+        funnel_table=SimpleNamespace(tables_type=DefinedTables),
         ingest=SimpleNamespace(reads_on=thread.read_on.append),
     )
     thread.consumer = SimpleNamespace(flow_active=flow_active)

@@ -490,7 +490,11 @@ class Worker(Process):
     def _table(self, name: str) -> Any:
         partitions = self.started_as.partitions
         table = SimpleNamespace(
-            name=name, changelog_topic_name=name, partitions=partitions, kind=DefinedTables, fail=self.fail
+            name=name,
+            changelog_topic_name=name,
+            partitions=partitions,
+            tables_type=DefinedTables,
+            fail=self.fail,
         )
         table.rows = RestoredRows("changelog://", self, table)  # type: ignore[arg-type]
         return table

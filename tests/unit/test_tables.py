@@ -1,13 +1,16 @@
 """The two kinds of tables beside each other, where a byte counts: long, odd and many."""
 
 import random
+import sys
 from datetime import UTC, datetime, timedelta
+from types import ModuleType
 
 import pytest
 from held import store
 from msgspec.json import encode
 from msgspec.structs import replace
 
+from callfunnel import streams
 from callfunnel.agents import choice
 from callfunnel.agents.choice import NotBuilt, tables_for
 from callfunnel.agents.config import Settings
@@ -232,3 +235,13 @@ def test_a_worker_says_loudly_that_it_folds_by_the_definition_unless_it_was_told
     assert "by the definition, which takes about ten times the CPU: the core is not built" in loud.message
     assert "`make core`" in loud.message
     assert quiet.levelname == "INFO"
+
+
+def test_a_core_of_before_is_told_and_nothing_of_it_is_used(monkeypatch):
+    of_before = ModuleType("callfunnel.streams._core")
+    of_before.SOURCES = "others"
+    monkeypatch.setitem(sys.modules, of_before.__name__, of_before)
+    monkeypatch.setattr(streams, "_core", of_before, raising=False)
+    monkeypatch.delitem(sys.modules, "callfunnel.streams.by_core", raising=False)
+    assert "the core was built from other sources than these" in choice.not_built()
+    assert tables_for("auto") is DefinedTables

@@ -41,13 +41,16 @@ thread_local! {
     static UNPACKER: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
-pub fn unpack(packed: &[u8]) -> Result<Vec<u8>, Corrupt> {
+/// Into memory that is used again and again.
+pub fn unpack(packed: &[u8], to: &mut Vec<u8>) -> Result<(), Corrupt> {
+    to.clear();
+    to.reserve(MOST_UNPACKED);
     UNPACKER.with_borrow_mut(|held| {
         let unpacker = match held {
             Some(unpacker) => unpacker,
             none => none.insert(Decompressor::new().map_err(|_| Corrupt)?),
         };
-        unpacker.decompress(packed, MOST_UNPACKED).map_err(|_| Corrupt)
+        unpacker.decompress_to_buffer(packed, to).map(|_| ()).map_err(|_| Corrupt)
     })
 }
 
@@ -65,9 +68,9 @@ impl Held {
     }
 
     /// Nothing is kept of a batch that is not an ordinary one.
-    pub fn read(&mut self, batch: &[u8], position: i64) -> Result<(), Corrupt> {
+    pub fn read(&mut self, batch: &[u8], position: i64, scratch: &mut Vec<u8>) -> Result<(), Corrupt> {
         let before = (self.records.len(), self.bytes.len());
-        let read = self.read_batch(batch, position);
+        let read = self.read_batch(batch, position, scratch);
         if read.is_err() {
             self.records.truncate(before.0);
             self.bytes.truncate(before.1);
@@ -75,7 +78,7 @@ impl Held {
         read
     }
 
-    fn read_batch(&mut self, batch: &[u8], position: i64) -> Result<(), Corrupt> {
+    fn read_batch(&mut self, batch: &[u8], position: i64, scratch: &mut Vec<u8>) -> Result<(), Corrupt> {
         let (head, packed) = batch.split_at_checked(HEAD).ok_or(Corrupt)?;
         let checksum = u32::from_be_bytes(field(head, 17));
         if head[16] != 2 || crc32c::crc32c(&batch[CHECKED_FROM..]) != checksum {
@@ -88,7 +91,10 @@ impl Held {
         );
         match head[22] & CODEC {
             NOT_PACKED if packed.len() <= MOST_UNPACKED => self.read_records(packed, base, last, count, position),
-            ZSTD => self.read_records(&unpack(packed)?, base, last, count, position),
+            ZSTD => {
+                unpack(packed, scratch)?;
+                self.read_records(scratch, base, last, count, position)
+            }
             _ => Err(Corrupt),
         }
     }
@@ -120,7 +126,7 @@ impl Held {
             if !record.is_empty() {
                 return Err(Corrupt);
             }
-            let offset = base + delta;
+            let offset = base.checked_add(delta).ok_or(Corrupt)?;
             if offset >= position {
                 let (key, value) = (self.keep(key)?, self.keep(value)?);
                 self.records.push(Record { offset, key, value });
@@ -188,7 +194,7 @@ mod tests {
     fn records_are_those_of_the_batch_from_the_position_on() {
         for packs in [false, true] {
             let mut held = Held::default();
-            assert_eq!(held.read(&batch(&SOME, packs), 104), Ok(()));
+            assert_eq!(held.read(&batch(&SOME, packs), 104, &mut Vec::new()), Ok(()));
             let of_one = |record: &Record| (held.part(&record.key), held.part(&record.value));
             let found: Vec<_> = held.records.iter().map(of_one).collect();
             assert_eq!(found, [(None, Some(&b""[..])), (Some(&b"b"[..]), None)]);
@@ -207,14 +213,14 @@ mod tests {
         let good = batch(&SOME, false);
         let mut held = Held::default();
         for end in 0..good.len() {
-            assert_eq!(held.read(&good[..end], 0), Err(Corrupt));
+            assert_eq!(held.read(&good[..end], 0, &mut Vec::new()), Err(Corrupt));
         }
         for at in 16..good.len() {
             let mut bad = good.clone();
             bad[at] ^= 0x40;
-            assert_eq!(held.read(&bad, 0), Err(Corrupt), "byte {at}");
+            assert_eq!(held.read(&bad, 0, &mut Vec::new()), Err(Corrupt), "byte {at}");
         }
-        assert_eq!(held.read(&batch(&[SOME[1], SOME[0]], false), 0), Err(Corrupt));
+        assert_eq!(held.read(&batch(&[SOME[1], SOME[0]], false), 0, &mut Vec::new()), Err(Corrupt));
         assert!(held.records.is_empty() && held.bytes.is_empty());
     }
 }

@@ -70,10 +70,10 @@ impl Records {
     ) -> (Self, usize) {
         let data = data.as_bytes();
         py.detach(|| {
-            let mut held = Held::default();
+            let (mut held, mut scratch) = (Held::default(), Vec::new());
             let is_read = |&(start, end): &(usize, usize)| {
                 let is_full = held.records.len() >= most_records || held.bytes.len() >= most_bytes;
-                !is_full && data.get(start..end).is_some_and(|batch| held.read(batch, position).is_ok())
+                !is_full && data.get(start..end).is_some_and(|batch| held.read(batch, position, &mut scratch).is_ok())
             };
             let count = batches.iter().map(is_read).take_while(|&is_read| is_read).count();
             (held.into(), count)

@@ -105,7 +105,7 @@ pub fn row(bytes: &[u8]) {
 /// behind the one before, and its key and its value are where it says.
 pub fn batch(bytes: &[u8]) {
     let Some((&count, data)) = bytes.split_first() else { return };
-    let _ = batch::unpack(data);
+    let _ = batch::unpack(data, &mut Vec::new());
     let mut held = Held::default();
     if held.read_records(data, 7, 255, count.into(), 9).is_err() {
         return;
