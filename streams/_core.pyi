@@ -143,8 +143,8 @@ class Tables:
     def row_count(self) -> int: ...
     def lead_count(self) -> int: ...
 
-Table = tuple[int, int]
-"""The ids of a rollup and of a resolution, -1 for base rows."""
+Summed = tuple[int, list[int]]
+"""The ids of a rollup and of the resolutions whose rows are summed, -1 for base rows."""
 
 @final
 class Sums:
@@ -160,12 +160,12 @@ class Sums:
 
     def show(self, partition: int, generation: int) -> None: ...
     def total(
-        self, name: str, table: Table, start: int, end: int, depth: int
+        self, name: str, summed: Summed, start: int, end: int, depth: int
     ) -> dict[tuple[str, ...], dict[str, int]]: ...
     def figures(
-        self, name: str, table: Table, start: int, end: int, figures: list[list[int]], depth: int
+        self, name: str, summed: Summed, start: int, end: int, figures: list[list[int]], depth: int
     ) -> dict[tuple[str, ...], tuple[int, ...]]: ...
-    def seen(self, name: str, table: Table, start: int, end: int) -> set[tuple[str, ...]]: ...
+    def seen(self, name: str, summed: Summed, start: int, end: int) -> set[tuple[str, ...]]: ...
     def first(
-        self, table: Table, column: int, wanted: set[tuple[str, ...]]
+        self, summed: Summed, column: int, wanted: set[tuple[str, ...]]
     ) -> dict[tuple[str, ...], int]: ...

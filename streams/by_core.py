@@ -18,7 +18,7 @@ from callfunnel.streams.fold import Fold
 from callfunnel.streams.funnel import Change
 from callfunnel.streams.log import OWN, entry_of
 from callfunnel.streams.measures import ACTIVITY, COLUMNS, HISTOGRAMS, ROLLUPS
-from callfunnel.streams.panes import RESOLUTIONS, Bounds, pane_start
+from callfunnel.streams.panes import RESOLUTIONS, SUMMED, Bounds, pane_start
 from callfunnel.streams.records import Pairs, Store
 from callfunnel.streams.rows import (
     BASE,
@@ -29,6 +29,7 @@ from callfunnel.streams.rows import (
     decode_key,
     encode_columns,
     encode_key,
+    whole,
 )
 from callfunnel.streams.sums import Dimensions, Figures, NotARow, Sums
 from callfunnel.streams.tables import Archived, Effects, Tables, archived, crowded
@@ -54,7 +55,7 @@ class CoreTables(Tables):
     murmur2_of_all = staticmethod(_core.murmur2)
 
     def __init__(self, fold: Fold, decoder: Decoder, generation: int = 0) -> None:
-        zone = ZoneInfo(fold.timezone)
+        self._zone = zone = ZoneInfo(fold.timezone)
         self._decoder = decoder
         self._crowded = crowded(fold.lead_events)
         self._core = _core.Tables(
@@ -158,7 +159,7 @@ class CoreTables(Tables):
         return Effects(rows, gone, [], [], 0, 0, bounds.watermark_ms, archived=_archived(kept)), next_place
 
     def rows(self) -> dict[RowKey, Columns]:
-        return {decode_key(key): decode_columns(value) for key, value in self._core.rows()}
+        return whole({decode_key(key): decode_columns(value) for key, value in self._core.rows()}, self._zone)
 
     def logs(self) -> dict[bytes, bytes]:
         return dict(self._core.leads())
@@ -195,7 +196,7 @@ class CoreSums(Sums):
     def total(
         self, name: str, rollup: str, resolution: str, start: int, end: int, depth: int | None = None
     ) -> Mapping[Dimensions, Columns]:
-        return self._core.total(name, _table(rollup, resolution), start, end, _depth(rollup, depth))
+        return self._core.total(name, _summed(rollup, resolution), start, end, _depth(rollup, depth))
 
     def figures(
         self,
@@ -208,19 +209,25 @@ class CoreSums(Sums):
         depth: int | None = None,
     ) -> Mapping[Dimensions, Figures]:
         ids = [[COLUMNS[column] for column in of_one] for of_one in columns]
-        return self._core.figures(name, _table(rollup, resolution), start, end, ids, _depth(rollup, depth))
+        return self._core.figures(name, _summed(rollup, resolution), start, end, ids, _depth(rollup, depth))
 
     def seen(self, name: str, rollup: str, resolution: str, start: int, end: int) -> Set[Dimensions]:
-        return self._core.seen(name, _table(rollup, resolution), start, end)
+        return self._core.seen(name, _summed(rollup, resolution), start, end)
 
     def first(
         self, rollup: str, resolution: str, column: str, wanted: Set[Dimensions]
     ) -> Mapping[Dimensions, int]:
-        return self._core.first(_table(rollup, resolution), COLUMNS[column], set(wanted))
+        return self._core.first(_summed(rollup, resolution), COLUMNS[column], set(wanted))
 
 
-def _table(rollup: str, resolution: str) -> tuple[int, int]:
-    return _ROLLUP_IDS[rollup], BASE if resolution == "base" else RESOLUTIONS[resolution]
+_SUMMED = {
+    resolution: [BASE if each == "base" else RESOLUTIONS[each] for each in summed]
+    for resolution, summed in SUMMED.items()
+}
+
+
+def _summed(rollup: str, resolution: str) -> tuple[int, list[int]]:
+    return _ROLLUP_IDS[rollup], _SUMMED[resolution]
 
 
 def _depth(rollup: str, depth: int | None) -> int:

@@ -15,7 +15,7 @@ from callfunnel.streams.log import Entry, entry_of, in_force, joined, pack, unpa
 from callfunnel.streams.panes import Bounds
 from callfunnel.streams.partitioning import murmur2_of_all
 from callfunnel.streams.records import PlainRecords, PlainStore, Store
-from callfunnel.streams.rows import Columns, RowKey
+from callfunnel.streams.rows import Columns, RowKey, whole
 from callfunnel.streams.tables import Effects, Tables, archived, crowded
 
 Verdict = Envelope | Rejected
@@ -171,7 +171,7 @@ class DefinedTables(Tables):
         effects.archived += [(*group, dict(columns)) for group, columns in kept.items()]
 
     def rows(self) -> dict[RowKey, Columns]:
-        return self._funnel.rows()
+        return whole(self._funnel.rows(), ZoneInfo(self._fold.timezone))
 
     def logs(self) -> dict[bytes, bytes]:
         return self._logs

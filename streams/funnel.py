@@ -1,7 +1,7 @@
 """The funnel rows of one partition, in plain Python: additions in, changed rows out.
 
-Each addition counts in one pane of every resolution that has not expired; rows of expired panes are dropped.
-Definitions: `streams/README.md`.
+Each addition is in the row of its minute until that expires, and then in the rows of its hour, its day and
+all time that have not; rows of expired panes are dropped. Definitions: `streams/README.md`.
 """
 
 from collections import defaultdict
@@ -10,15 +10,22 @@ from datetime import tzinfo
 
 from callfunnel.streams.measures import ROLLUPS
 from callfunnel.streams.panes import Bounds, Resolution, expired_until, pane_start
-from callfunnel.streams.rows import Columns, RowKey, decode_columns, decode_key, encode_columns, encode_key
+from callfunnel.streams.rows import (
+    COARSER,
+    Columns,
+    RowKey,
+    added,
+    decode_columns,
+    decode_key,
+    encode_columns,
+    encode_key,
+)
 
 Change = tuple[bytes, bytes | None]
 """A changelog record: key and value, None to delete."""
 
 Cell = tuple[int, str, tuple[str, ...], str]
 """The start of a minute, the name of a rollup with the values of its dimensions, a column."""
-
-_ROLLUPS = {rollup.name: rollup for rollup in ROLLUPS}
 
 Pane = tuple[str, int, str]
 """Resolution, start and rollup."""
@@ -39,7 +46,7 @@ class Funnel:
             self._panes.setdefault(key[:3], {})[key] = decode_columns(value)
 
     def rows(self) -> dict[RowKey, Columns]:
-        """Every row held. For tests and comparisons: the tables of a worker are large."""
+        """Every row held, as its changelog holds it."""
         return {key: columns for rows in self._panes.values() for key, columns in rows.items()}
 
     def records(self) -> list[tuple[bytes, bytes]]:
@@ -53,18 +60,57 @@ class Funnel:
         return sum(map(len, self._panes.values()))
 
     def add(self, sums: Mapping[Cell, int], bounds: Bounds) -> list[Change]:
-        """Add to every row that a cell belongs to; the changelog records that say so.
+        """Add each cell to its row; the changelog records that say so.
 
-        `bounds` are those after the batch. What counts in a pane that has expired by then counts in the
-        coarser rows alone.
+        `bounds` are those after the batch. A cell of a minute that is kept then goes into the row of that
+        minute. When that expires, what it holds goes into all coarser rows, and so does what comes later.
         """
+        gone = {resolution.name: _expired_until(resolution, bounds) for resolution in self._resolutions}
+        by_row = defaultdict[RowKey, Columns](dict)
+        for (minute, rollup, dimensions, column), n in sums.items():
+            if not n:
+                continue
+            is_kept = minute > gone["1m"][rollup] and minute * 1000 >= bounds.horizon_ms
+            for key in self._rows_of(minute, rollup, dimensions, gone, bounds, is_kept):
+                columns = by_row[key]
+                columns[column] = columns.get(column, 0) + n
+        changes = self._add(by_row)
+        by_row.clear()
+        for pane in [pane for pane in self._panes if pane[0] != "all" and pane[1] <= gone[pane[0]][pane[2]]]:
+            for key, columns in self._panes.pop(pane).items():
+                changes.append((encode_key(key, self._generation), None))
+                if key[0] == "1m":
+                    _, minute, rollup, *values = key
+                    for coarser in self._rows_of(minute, rollup, values, gone, bounds, is_kept=False):
+                        by_row[coarser] = added(by_row[coarser], columns)
+        return changes + self._add(by_row)
+
+    def _rows_of(
+        self,
+        minute: int,
+        rollup: str,
+        dimensions: Iterable[str],
+        gone: Mapping[str, Mapping[str, int]],
+        bounds: Bounds,
+        is_kept: bool,
+    ) -> Iterator[RowKey]:
+        """The rows that hold what happened in a minute, by whether rows of that minute are kept."""
+        if is_kept:
+            yield "1m", minute, rollup, *dimensions
+            return
+        for resolution in COARSER[rollup]:
+            pane = pane_start(resolution, minute, self._zone)
+            if resolution == "all" or (
+                pane > gone[resolution][rollup] and minute * 1000 >= bounds.horizon_ms
+            ):
+                yield resolution, pane, rollup, *dimensions
+
+    def _add(self, by_row: Mapping[RowKey, Columns]) -> list[Change]:
         changes: list[Change] = []
-        for key, more in self._by_row(sums, bounds).items():
+        for key, more in by_row.items():
             rows = self._panes.setdefault(key[:3], {})
             columns = rows.get(key, {})
-            held = columns | {column: columns.get(column, 0) + n for column, n in more.items()}
-            if 0 in held.values():
-                held = {column: n for column, n in held.items() if n}
+            held = added(columns, more)
             if held == columns:
                 continue
             if held:
@@ -72,37 +118,10 @@ class Funnel:
             else:
                 rows.pop(key, None)
             changes.append((encode_key(key, self._generation), encode_columns(held) if held else None))
-        changes += self._expire(bounds.watermark_ms // 1000)
         return changes
 
-    def _by_row(self, sums: Mapping[Cell, int], bounds: Bounds) -> Mapping[RowKey, Columns]:
-        by_row = defaultdict[RowKey, Columns](dict)
-        watermark_s, horizon_s = bounds.watermark_ms // 1000, bounds.horizon_ms // 1000
-        changed = [(cell, n) for cell, n in sums.items() if n]
-        minutes = {minute for (minute, *_), _ in changed}
-        for resolution in self._resolutions:
-            gone, name = _expired_until(resolution, watermark_s), resolution.name
-            panes = {minute: pane_start(name, minute, self._zone) for minute in minutes}
-            for (minute, rollup, dimensions, column), n in changed:
-                pane = panes[minute]
-                is_known = pane > gone[rollup] and minute >= horizon_s
-                if is_known if resolution.length else _ROLLUPS[rollup].of_all_time:
-                    columns = by_row[name, pane, rollup, *dimensions]
-                    columns[column] = columns.get(column, 0) + n
-        return by_row
 
-    def _expire(self, watermark_s: int) -> Iterator[Change]:
-        for resolution in self._resolutions:
-            gone = _expired_until(resolution, watermark_s)
-            for pane in self._of(resolution):
-                if pane[1] <= gone[pane[2]]:
-                    for key in self._panes.pop(pane):
-                        yield encode_key(key, self._generation), None
-
-    def _of(self, resolution: Resolution) -> Iterable[Pane]:
-        return [pane for pane in self._panes if pane[0] == resolution.name]
-
-
-def _expired_until(resolution: Resolution, watermark_s: int) -> Mapping[str, int]:
+def _expired_until(resolution: Resolution, bounds: Bounds) -> Mapping[str, int]:
     """By rollup."""
-    return {name: expired_until(resolution, rollup, watermark_s) for name, rollup in _ROLLUPS.items()}
+    watermark_s = bounds.watermark_ms // 1000
+    return {rollup.name: expired_until(resolution, rollup, watermark_s) for rollup in ROLLUPS}

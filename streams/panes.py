@@ -36,8 +36,20 @@ def resolutions(
     )
 
 
-RESOLUTIONS = {"1m": 0, "1h": 1, "1d": 2, "all": 3}
+TWICE = "1m, counted in coarser rows"
+"""The minutes of folds before version 5. Their hours, days and all time hold them, too."""
+
+RESOLUTIONS = {TWICE: 0, "1h": 1, "1d": 2, "all": 3, "1m": 4}
 """Their ids in the changelogs: only ever added to."""
+
+SUMMED = {
+    "1m": ("1m", TWICE),
+    "1h": ("1h", "1m"),
+    "1d": ("1d", "1m"),
+    "all": ("all", "1m"),
+    "base": ("base",),
+}
+"""By resolution, the rows that its panes are the sums of."""
 
 LENGTH_SECONDS = {"1m": 60, "1h": 3_600, "1d": 86_400}
 """A day counts as 86,400 s, whatever the clocks do."""

@@ -8,7 +8,8 @@ the rows it covers. Funnel rows in JSON are of folds before version 3: readers k
 workers do not.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import tzinfo
 from typing import Literal, Self, cast
 from zlib import crc32
 
@@ -16,10 +17,12 @@ import msgspec
 
 from callfunnel.streams.fold import Fold
 from callfunnel.streams.measures import COLUMNS, ROLLUPS
-from callfunnel.streams.panes import RESOLUTIONS
+from callfunnel.streams.panes import RESOLUTIONS, TWICE, pane_start
 
 RowKey = tuple[str, int, str, *tuple[str, ...]]
-"""(resolution, pane start in Unix seconds, rollup, dimension values …); `base` and 0 of archived leads."""
+"""(resolution, pane start in Unix seconds, rollup, dimension values …); `base` and 0 of archived leads.
+
+What a row of a minute holds is in no coarser row until that minute expires (`whole`)."""
 
 Columns = dict[str, int]
 
@@ -113,6 +116,9 @@ class Position(msgspec.Struct, frozen=True):
     """A local midnight, Unix milliseconds: events before it are refused as archived. It never goes back."""
 
 
+COARSER = {rollup.name: ("1h", "1d", "all") if rollup.of_all_time else ("1h", "1d") for rollup in ROLLUPS}
+"""By rollup, the resolutions whose rows take over what rows of minutes hold when these expire."""
+
 _ROLLUP_NAMES = {rollup.id: rollup.name for rollup in ROLLUPS}
 _ROLLUP_IDS = {name: id_ for id_, name in _ROLLUP_NAMES.items()}
 _RESOLUTION_NAMES = {id_: name for name, id_ in RESOLUTIONS.items()}
@@ -160,7 +166,8 @@ def of_others(keys: Iterable[bytes], generation: int) -> list[bytes]:
 def decode_key(data: bytes) -> RowKey:
     """Raises `msgspec.DecodeError` or ValueError where it is no key of a row."""
     if data[:1] == b"[":
-        return cast(RowKey, tuple(_key_in_json(data)))
+        resolution, *rest = _key_in_json(data)
+        return cast(RowKey, (TWICE if resolution == "1m" else resolution, *rest))
     try:
         generation, rollup, resolution, pane, *dimensions = _unpack_key(data)
         if generation == BASE:
@@ -171,6 +178,23 @@ def decode_key(data: bytes) -> RowKey:
         )
     except KeyError as error:
         raise ValueError(f"no rollup or resolution has the id {error}") from error
+
+
+def whole(rows: Mapping[RowKey, Columns], zone: tzinfo) -> dict[RowKey, Columns]:
+    """The rows, where coarser ones hold what rows of minutes hold: every pane is the sum of its events."""
+    found = dict(rows)
+    for (resolution, minute, rollup, *dimensions), columns in rows.items():
+        if resolution == "1m":
+            for coarser in COARSER[rollup]:
+                key: RowKey = coarser, pane_start(coarser, minute, zone), rollup, *dimensions
+                found[key] = added(found.get(key, {}), columns)
+    return found
+
+
+def added(columns: Columns, more: Columns) -> Columns:
+    """The columns with more in them; one that is 0 then is not held."""
+    sums = columns | {column: columns.get(column, 0) + n for column, n in more.items()}
+    return {column: n for column, n in sums.items() if n} if 0 in sums.values() else sums
 
 
 def encode_columns(columns: Columns) -> bytes:

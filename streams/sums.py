@@ -6,10 +6,12 @@ There are two kinds, which give the same: the one here adds up what it is asked 
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
+from itertools import chain
 from typing import ClassVar, Protocol
 
 import msgspec
 
+from callfunnel.streams.panes import SUMMED
 from callfunnel.streams.records import Pairs, PlainRecords, Records
 from callfunnel.streams.rows import BASE, POSITION_KEY, Columns, decode_columns, decode_key, generation_of
 
@@ -28,8 +30,9 @@ class NotARow(ValueError):
 class Sums(Protocol):
     """The rows of all partitions.
 
-    A span is the panes of a resolution that begin from `start` to before `end`, in Unix seconds. One that is
-    asked for again has the same `name`, rollup and resolution; it may have moved.
+    A span is the whole panes of a resolution from `start` to before `end`, in Unix seconds; it sums the rows
+    of all resolutions that hold a part of them (`panes.SUMMED`). One that is asked for again has the same
+    `name`, rollup and resolution; it may have moved.
     """
 
     records_type: ClassVar[type[Records]]
@@ -73,7 +76,7 @@ class Sums(Protocol):
     def first(
         self, rollup: str, resolution: str, column: str, wanted: Set[Dimensions]
     ) -> Mapping[Dimensions, int]:
-        """For each of these dimension values, the first pane with something in the column, if any."""
+        """For each of these dimension values, the start of its first row with something in the column."""
 
 
 class PlainSums(Sums):
@@ -161,7 +164,10 @@ class PlainSums(Sums):
         self, rollup: str, resolution: str, start: int, end: int
     ) -> Iterator[tuple[int, Dimensions, Columns]]:
         """Those that are summed, with their panes."""
-        for pane, rows in self._panes.get((rollup, resolution), {}).items():
+        of_rollup = chain.from_iterable(
+            self._panes.get((rollup, each), {}).items() for each in SUMMED[resolution]
+        )
+        for pane, rows in of_rollup:
             if start <= pane < end:
                 for (partition, generation, _), (dimensions, columns) in rows.items():
                     if generation in (BASE, self._shown[partition]):

@@ -60,10 +60,12 @@ _YOUNGER = (("1m", 5), ("1m", 15), ("1m", 60), ("1m", 240), ("1h", 24))
 
 
 class Panes(NamedTuple):
-    """Panes of one resolution, by their starts in Unix seconds, oldest first."""
+    """Panes of one resolution that follow each other, oldest first, in Unix seconds."""
 
     resolution: str
     starts: Sequence[int]
+    end: int
+    """Of the last one."""
 
 
 class Uncalled(NamedTuple):
@@ -73,23 +75,19 @@ class Uncalled(NamedTuple):
     oldest_s: int
 
 
-def _pane_end(resolution: str, start: int, zone: tzinfo) -> int:
-    if resolution == "1d":
-        return day_after(start, zone)
-    return start + LENGTH_SECONDS[resolution]
-
-
 def window_panes(window: str, now_s: int, zone: tzinfo) -> Panes:
     """The panes of a window; the one that holds `now_s` is the last."""
     resolution, count = WINDOWS_AND_ALL[window].resolution, WINDOWS_AND_ALL[window].panes
     last = pane_start(resolution, now_s, zone)
     if resolution in ("1m", "1h"):
         length = LENGTH_SECONDS[resolution]
-        return Panes(resolution, range(last - (count - 1) * length, last + 1, length))
+        return Panes(resolution, range(last - (count - 1) * length, last + 1, length), last + length)
+    if resolution == "all":
+        return Panes(resolution, (0,), _EVER)
     days = [last]
     while len(days) < count:  # from midnight to midnight: they have 23 to 25 hours
         days.append(pane_start(resolution, days[-1] - 1, zone))
-    return Panes(resolution, tuple(reversed(days)))
+    return Panes(resolution, tuple(reversed(days)), day_after(last, zone))
 
 
 def due_panes(window: str, now_s: int, zone: tzinfo) -> tuple[Panes, Panes]:
@@ -98,13 +96,14 @@ def due_panes(window: str, now_s: int, zone: tzinfo) -> tuple[Panes, Panes]:
     Minute panes are shifted by five minutes. Hours and days cannot be: they stay the window's own, without
     the minutes that are not due yet. So `today` holds the leads that were created today and are due.
     """
-    resolution, starts = window_panes(window, now_s, zone)
-    if resolution == "1m":
-        return Panes("1m", range(starts[0] - DUE_SECONDS, starts[-1] + 1 - DUE_SECONDS, 60)), Panes("1m", ())
+    of_window = window_panes(window, now_s, zone)
+    if of_window.resolution == "1m":
+        shifted = range(of_window.starts[0] - DUE_SECONDS, of_window.end - DUE_SECONDS, 60)
+        return Panes("1m", shifted, of_window.end - DUE_SECONDS), Panes("1m", (), 0)
     ahead_of_the_clock = now_s + 3_600
-    end = ahead_of_the_clock if resolution == "all" else _pane_end(resolution, starts[-1], zone)
-    not_due = max(pane_start("1m", now_s - DUE_SECONDS, zone) + 60, starts[0])
-    return Panes(resolution, starts), Panes("1m", range(not_due, end, 60))
+    end = ahead_of_the_clock if of_window.resolution == "all" else of_window.end
+    not_due = max(pane_start("1m", now_s - DUE_SECONDS, zone) + 60, of_window.starts[0])
+    return of_window, Panes("1m", range(not_due, end, 60), end)
 
 
 def total(
@@ -138,7 +137,7 @@ def due(
     found = _due(sums, f"due {window}", created, depth)
     parts = [(_due(sums, f"not due {window}", not_due, depth), -1)]
     if window == "all":
-        parts.append((_due(sums, "due, archived", Panes("base", (0,)), depth), 1))
+        parts.append((_due(sums, "due, archived", Panes("base", (0,), 1), depth), 1))
     both = dict(found) if any(part for part, _ in parts) else found
     for part, sign in parts:
         for row, (due, met) in part.items():
@@ -153,7 +152,7 @@ def _due(sums: Sums, name: str, panes: Panes, depth: int | None) -> dict[Dimensi
 
 
 def _from_to(panes: Panes) -> tuple[int, int]:
-    return (panes.starts[0], panes.starts[-1] + 1) if panes.starts else (0, 0)
+    return (panes.starts[0], panes.end) if panes.starts else (0, 0)
 
 
 def seen(sums: Sums, rollup: str, now_s: int) -> Set[Dimensions]:
@@ -197,8 +196,8 @@ def _oldest_uncalled(
     """The start of each row's oldest pane with an uncalled lead, in the finest resolution that holds all.
 
     A dropped pane is missing from the sum of its resolution, whichever partition dropped it: an equal sum
-    proves that the oldest is in a pane that is held. Where not even the days hold all, the oldest is from
-    before `days_begin_s`.
+    proves that the oldest is in a pane that is held. It is as old as its row says. Where not even the days
+    hold all, the oldest is from before `days_begin_s`.
     """
     oldest: dict[Dimensions, int] = {}
     for resolution in ("1m", "1h", "1d"):

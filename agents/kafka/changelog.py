@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from datetime import UTC
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from msgspec import Struct
@@ -22,6 +24,7 @@ from callfunnel.streams.rows import (
     decode_key,
     decode_position,
     generation_of,
+    whole,
 )
 
 PATIENCE_SECONDS = 30.0
@@ -34,6 +37,7 @@ class Tables(Struct):
 
     position: Position | None
     rows: dict[RowKey, Columns]
+    """Whole: those of hours, days and all time hold their minutes, too."""
 
 
 def read_tables(settings: Settings, partitions: int) -> Mapping[int, Tables]:
@@ -76,7 +80,8 @@ def _tables(held: dict[bytes, bytes]) -> Tables:
         for key, value in held.items()
         if generation_of(key) == in_force
     }
-    return Tables(position, rows)
+    zone = ZoneInfo(position.timezone) if position and position.timezone else UTC
+    return Tables(position, whole(rows, zone))
 
 
 async def funnel_positions(

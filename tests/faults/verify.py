@@ -7,6 +7,7 @@ compared with the oracle's.
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 import orjson
@@ -15,7 +16,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartiti
 from callfunnel.agents.config import Settings
 from callfunnel.schemas.topics import funnel_changelog, leads_changelog
 from callfunnel.streams import oracle
-from callfunnel.streams.measures import COLUMNS, ROLLUPS
+from callfunnel.streams.measures import COLUMNS, ROLLUPS, SEGMENT
 from callfunnel.streams.panes import RESOLUTIONS
 from faults.stream import Expected
 from patience import Deadline
@@ -53,16 +54,22 @@ class Left:
         )
 
     def tables(self, partition: int) -> oracle.Tables:
-        in_force = self.position(partition).get("generation")
-        rows: oracle.Tables = {}
+        """The rows of the changelog, and what they hold of minutes in every pane that these lie in."""
+        position = self.position(partition)
+        in_force, zone = position.get("generation"), ZoneInfo(position.get("timezone") or "UTC")
+        rows: defaultdict[oracle.RowKey, Counter[str]] = defaultdict(Counter)
         for key, value in self.funnel[partition].items():
             if key == POSITION:
                 continue
-            generation, rollup, resolution, pane, *dimensions = unpack(key)
-            if generation == in_force:
-                columns = {COLUMN_NAMES[id_]: n for id_, n in unpack(value).items()}
-                rows[RESOLUTION_NAMES[resolution], pane, ROLLUP_NAMES[rollup], *dimensions] = columns
-        return rows
+            generation, rollup, resolution, start, *dimensions = unpack(key)
+            if generation != in_force:
+                continue
+            columns = {COLUMN_NAMES[id_]: n for id_, n in unpack(value).items()}
+            name, rollup = RESOLUTION_NAMES[resolution], ROLLUP_NAMES[rollup]
+            for pane in oracle.panes(start * 1000, zone) if name == "1m" else [(name, start)]:
+                if pane != ("all", 0) or rollup == SEGMENT.name:
+                    rows[*pane, rollup, *dimensions].update(columns)
+        return {key: dict(columns) for key, columns in rows.items()}
 
 
 class Reader:

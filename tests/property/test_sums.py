@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from callfunnel.agents.choice import not_built, sums_for
+from callfunnel.streams.panes import TWICE
 from callfunnel.streams.rows import encode_base_key, encode_columns, encode_key
 from callfunnel.streams.sums import NotARow, PlainSums
 
@@ -26,7 +27,7 @@ def keys(draw):
     dimensions = draw(st.sampled_from(DIMENSIONS[rollup]))
     if draw(st.integers(0, 3)) == 0:
         return encode_base_key(draw(st.sampled_from(("fold", "other"))), rollup, dimensions)
-    resolution = draw(st.sampled_from(("1m", "1h")))
+    resolution = draw(st.sampled_from(("1m", TWICE, "1h", "all")))
     return encode_key((resolution, draw(st.sampled_from(PANES)), rollup, *dimensions), draw(numbers))
 
 
@@ -39,7 +40,7 @@ spans = st.tuples(st.sampled_from(PANES), st.sampled_from((0, 1, 60, 61, 300))).
     lambda at: (at[0], at[0] + at[1])
 )
 asked = st.tuples(
-    st.just("ask"), st.sampled_from("ab"), rollups, st.sampled_from(("1m", "1h", "base")), spans
+    st.just("ask"), st.sampled_from("ab"), rollups, st.sampled_from(("1m", "1h", "all", "base")), spans
 )
 
 

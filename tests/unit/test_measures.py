@@ -4,7 +4,7 @@ from msgspec.structs import replace
 from callfunnel.schemas.codec import Decoder, Limits
 from callfunnel.streams.fold import Fold
 from callfunnel.streams.measures import COLUMNS, FIRST_DIAL, HISTOGRAMS, OF_SEGMENT, ROLLUPS
-from callfunnel.streams.panes import RESOLUTIONS, resolutions
+from callfunnel.streams.panes import RESOLUTIONS, TWICE, resolutions
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_an_id_never_means_something_else():
         (1, "team+agent", False),
         (2, "location", False),
     ]
-    assert RESOLUTIONS == {"1m": 0, "1h": 1, "1d": 2, "all": 3}
+    assert RESOLUTIONS == {TWICE: 0, "1h": 1, "1d": 2, "all": 3, "1m": 4}
 
 
 @pytest.mark.parametrize(

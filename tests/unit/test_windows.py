@@ -1,4 +1,6 @@
+import itertools
 import re
+from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
@@ -8,7 +10,7 @@ from callfunnel.agents.choice import not_built, sums_for
 from callfunnel.agents.config import in_force
 from callfunnel.streams import windows
 from callfunnel.streams.measures import ROLLUPS, SEGMENT
-from callfunnel.streams.panes import expired_until, pane_start, resolutions
+from callfunnel.streams.panes import TWICE, expired_until, pane_start, resolutions
 from callfunnel.streams.rows import encode_columns, encode_key
 from callfunnel.streams.sums import PlainSums
 from callfunnel.streams.windows import (
@@ -43,18 +45,49 @@ KINDS = [PlainSums, *([] if not_built() else [sums_for("core")])]
 
 
 def asked(ask, rows, *arguments):
-    """What each kind of sums gives of these rows, which is the same."""
+    """What each kind of sums gives of these panes, as each fold writes them, which is the same."""
     answers = []
-    for kind in KINDS:
+    for kind, written in itertools.product(KINDS, (as_before_version_5(rows), as_written(rows))):
         sums = kind()
-        for resolution, panes in rows.items():
-            for start, its in panes.items():
-                for row, columns in its.items():
-                    key = encode_key((resolution, start, SEGMENT.name, *row))
-                    sums.apply(0, [(key, encode_columns(columns))])
+        sums.apply(
+            0,
+            [
+                (encode_key((resolution, start, SEGMENT.name, *row)), encode_columns(columns))
+                for resolution, panes in written.items()
+                for start, its in panes.items()
+                for row, columns in its.items()
+            ],
+        )
         answers.append(ask(sums, *arguments))
-    assert all(answer == answers[0] for answer in answers)
+    assert all(answer == answers[0] for answer in answers), answers
     return answers[0]
+
+
+def as_before_version_5(rows):
+    return {TWICE if resolution == "1m" else resolution: panes for resolution, panes in rows.items()}
+
+
+def as_written(rows):
+    """What a minute holds is in no other row."""
+    written = {
+        resolution: {
+            start: {row: dict(columns) for row, columns in its.items()} for start, its in panes.items()
+        }
+        for resolution, panes in rows.items()
+    }
+    for minute, its in rows.get("1m", {}).items():
+        for resolution in ("1h", "1d", "all"):
+            panes = written.get(resolution, {})
+            pane = max((start for start in panes if start <= minute), default=None)
+            for row, columns in its.items():
+                coarse = panes.get(pane, {}).get(row, {})
+                for column in columns.keys() & coarse.keys():
+                    coarse[column] -= columns[column]
+                    if not coarse[column]:
+                        del coarse[column]
+                if not coarse:
+                    panes.get(pane, {}).pop(row, None)
+    return written
 
 
 def total(rows, panes):
@@ -70,12 +103,14 @@ def seen(rows, now_s):
 
 
 def test_the_pane_that_holds_now_is_the_last_of_a_window():
-    assert window_panes("5m", NOW, UTC) == Panes("1m", range(MINUTE - 240, MINUTE + 1, 60))
+    assert window_panes("5m", NOW, UTC) == Panes("1m", range(MINUTE - 240, MINUTE + 1, 60), MINUTE + 60)
     assert len(window_panes("1h", NOW, UTC).starts) == 60
     assert window_panes("1h", NOW, UTC).starts[-1] == MINUTE
     assert list(window_panes("1d", NOW, UTC).starts) == [HOUR - hours * 3_600 for hours in range(23, -1, -1)]
-    assert window_panes("today", NOW, UTC) == Panes("1d", (at("2026-03-29"),))
-    assert window_panes("all", NOW, UTC) == Panes("all", (0,))
+    assert window_panes("1d", NOW, UTC).end == HOUR + 3_600
+    assert window_panes("today", NOW, UTC) == Panes("1d", (at("2026-03-29"),), at("2026-03-30"))
+    assert window_panes("today", NOW, BERLIN).end == at("2026-03-30", BERLIN)
+    assert window_panes("all", NOW, UTC).starts == (0,)
 
 
 def test_days_begin_at_midnight_in_the_configured_time_zone():
@@ -230,17 +265,15 @@ def least_kept():
 
 @pytest.mark.parametrize("now", [HOUR - 1, HOUR, MINUTE - 1, MINUTE, at("2026-10-25T22:59:59")])
 def test_the_least_retention_keeps_what_is_read_while_a_watermark_is_an_hour_ahead_of_the_clock(now):
-    everything = {"all": {0: {SPRING: {"uncalled": 3 * 1_440 + 1}}}}
+    everything = {name: defaultdict(lambda: defaultdict(Counter)) for name in ("1m", "1h", "1d", "all")}
+    for minute in range(now - now % 60 - (DAYS_READ + 2) * 86_400, now + 1, 60):
+        for name, panes in everything.items():
+            of_pane = panes[pane_start(name, minute, BERLIN)]
+            of_pane[SPRING]["uncalled"] += 1
+            of_pane[str(pane_start("1h", minute, BERLIN)), ""]["events_won"] += 1
     kept = dict(everything)
     for resolution in least_kept()[:3]:
         name, gone = resolution.name, expired_until(resolution, SEGMENT, now + 3_600)
-        starts = {pane_start(name, now - 60 * minutes, BERLIN) for minutes in range(3 * 1_440)}
-        if name == "1d":
-            starts |= {pane_start(name, now - 86_400 * days, BERLIN) for days in range(DAYS_READ + 2)}
-        lead_a_minute = {"uncalled": resolution.length // 60}
-        everything[name] = {
-            start: {SPRING: lead_a_minute, (str(start), ""): {"events_won": 1}} for start in starts
-        }
         kept[name] = {start: rows for start, rows in everything[name].items() if start > gone}
     assert uncalled(kept, now, KEPT)[SPRING].by_age == uncalled(everything, now, KEPT)[SPRING].by_age
     assert seen(kept, now) == seen(everything, now)

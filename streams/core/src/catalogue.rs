@@ -208,6 +208,11 @@ impl Columns {
     pub fn id(&self, column: Column) -> i64 {
         self.ids[usize::from(column)]
     }
+
+    /// None where the core counts no column of this id.
+    pub fn place(&self, id: i64) -> Option<Column> {
+        self.ids.binary_search(&id).ok().map(|place| place as Column)
+    }
 }
 
 pub struct Rollup {
@@ -246,6 +251,9 @@ pub enum Length {
     AllTime,
 }
 
+/// The place of the finest resolution, the first: what its rows hold is in no coarser one until they expire.
+pub const MINUTES: usize = 0;
+
 pub struct Resolution {
     pub id: i64,
     pub length: Length,
@@ -254,8 +262,28 @@ pub struct Resolution {
     kept_s: Option<i64>,
 }
 
+const MINUTE_S: i64 = 60;
+
+/// Refused where the first is not that of minutes, or where another is kept for less.
+pub fn resolutions(declared: Vec<(i64, String, i64, i64)>) -> Result<Vec<Resolution>, String> {
+    let resolutions: Vec<Resolution> = declared
+        .iter()
+        .map(|(id, name, length_s, kept_s)| Resolution::new(*id, name, *length_s, *kept_s))
+        .collect::<Result<_, _>>()?;
+    let kept = |resolution: &Resolution| resolution.kept_s.unwrap_or(i64::MAX);
+    match resolutions.split_first() {
+        Some((first, others)) if first.length == Length::Seconds(MINUTE_S) => {
+            match others.iter().all(|other| kept(other) >= kept(first)) {
+                true => Ok(resolutions),
+                false => Err("rows of minutes are kept for longer than others that they go into".into()),
+            }
+        }
+        _ => Err("the first resolution is that of minutes".into()),
+    }
+}
+
 impl Resolution {
-    pub fn new(id: i64, name: &str, length_s: i64, kept_s: i64) -> Result<Self, String> {
+    fn new(id: i64, name: &str, length_s: i64, kept_s: i64) -> Result<Self, String> {
         let length = match (name, length_s) {
             ("1d", _) => Length::Day,
             (_, 0) => Length::AllTime,
@@ -268,7 +296,7 @@ impl Resolution {
     /// The rollup's last pane that is expired then; before all panes where none expires.
     pub fn gone(&self, rollup: &Rollup, watermark_ms: i64) -> i64 {
         let Some(mut kept_s) = self.kept_s else { return i64::MIN };
-        if self.length == Length::Seconds(60) {
+        if self.length == Length::Seconds(MINUTE_S) {
             kept_s = kept_s.min(rollup.minutes_kept_s);
         }
         watermark_ms.div_euclid(1000) - kept_s - self.length_s

@@ -177,7 +177,7 @@ impl Cell {
     }
 
     #[inline]
-    fn add(&mut self, column: Column, n: i64) {
+    pub fn add(&mut self, column: Column, n: i64) {
         let place = self.sums.partition_point(|(known, _)| *known < column);
         match self.sums.get_mut(place) {
             Some((known, sum)) if *known == column => *sum = sum.wrapping_add(n),

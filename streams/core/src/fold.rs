@@ -1,12 +1,13 @@
 //! A batch of events into the tables: the logs of their leads grow, and the rows change by what that adds.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use hashbrown::HashMap;
 use pyo3::PyResult;
 
-use crate::catalogue::{Catalogue, Columns, Length};
-use crate::counts::{Cells, Counts};
+use crate::catalogue::{Catalogue, Columns, Length, MINUTES};
+use crate::counts::{Cell, Cells, Counts};
 use crate::days::Days;
 use crate::facts::Facts;
 use crate::log::{Entry, Log, Place};
@@ -198,10 +199,11 @@ impl Fold {
         Ok(Gone { ids, next: (end < self.leads.places()).then_some(end) })
     }
 
-    /// What was counted goes into the rows.
+    /// What was counted goes into the rows, and so does what is in rows of minutes that expire.
     pub fn sum_up(&mut self, texts: &Texts, bounds: Bounds, changes: &mut Changes) -> PyResult<()> {
-        let panes = self.panes(bounds)?;
-        self.add_rows(texts, &panes, bounds.watermark_ms, changes)
+        let counted = self.panes(&self.counts.minutes.clone(), bounds)?;
+        self.add_rows(texts, &counted, bounds, changes)?;
+        self.expire(bounds, changes)
     }
 
     /// Whether the lead's record changed; then the new one is the last of the records.
@@ -253,13 +255,13 @@ impl Fold {
         Ok(has_changed)
     }
 
-    /// By resolution, the pane of each minute of the batch; none before the horizon.
-    fn panes(&mut self, bounds: Bounds) -> PyResult<Vec<Vec<Option<i64>>>> {
-        let mut panes = Vec::new();
+    /// By resolution, the pane of each minute; none before the horizon.
+    fn panes(&mut self, minutes: &[i64], bounds: Bounds) -> PyResult<Vec<Vec<Option<i64>>>> {
         let first_minute = bounds.horizon_ms.div_euclid(1000);
+        let mut panes = Vec::new();
         for resolution in self.rows.resolutions() {
-            let mut of_minutes = Vec::with_capacity(self.counts.minutes.len());
-            for &minute in &self.counts.minutes {
+            let mut of_minutes = Vec::with_capacity(minutes.len());
+            for &minute in minutes {
                 let pane = match resolution.length {
                     Length::Seconds(length) => minute - minute.rem_euclid(length),
                     Length::Day => self.days.start_of(minute)?,
@@ -273,11 +275,12 @@ impl Fold {
         Ok(panes)
     }
 
+    /// What was counted goes into the rows of its minutes; where these have expired, into all coarser ones.
     fn add_rows(
         &mut self,
         texts: &Texts,
         panes: &[Vec<Option<i64>>],
-        watermark_ms: i64,
+        bounds: Bounds,
         changes: &mut Changes,
     ) -> PyResult<()> {
         let names: Vec<Name> = self
@@ -289,43 +292,67 @@ impl Fold {
                 self.rows.name(group.rollup as usize, values.map(|&value| texts.get(value)))
             })
             .collect();
-        for (resolution, of_minutes) in panes.iter().enumerate() {
-            let (its, rollups) = (&self.rows.resolutions()[resolution], self.rows.rollups());
-            let is_all_time = its.length == Length::AllTime;
-            let gone: Vec<i64> = rollups.iter().map(|rollup| its.gone(rollup, watermark_ms)).collect();
+        let kept = self.rows.kept(bounds.watermark_ms);
+        let rollup_of = |group: u32| self.counts.groups[group as usize].rollup as usize;
+        let pane_of = |resolution: usize, group: u32, minute: u32| {
+            panes[resolution][minute as usize].filter(|&pane| kept[resolution].holds(rollup_of(group), pane))
+        };
+        let mut is_any_expired = false;
+        for (group, minute, cell) in self.counts.cells.iter() {
+            match pane_of(MINUTES, group, minute) {
+                Some(pane) => self.rows.add(MINUTES, pane, &names[group as usize], cell, &self.columns, changes)?,
+                None => is_any_expired = true,
+            }
+        }
+        if !is_any_expired {
+            return Ok(());
+        }
+        for resolution in MINUTES + 1..panes.len() {
             let (mut starts, mut index) = (Vec::new(), HashMap::new());
-            let mut place_of = |pane: i64| {
-                *index.entry(pane).or_insert_with(|| {
+            let sums = &mut self.scratch.sums;
+            sums.clear();
+            for (group, minute, cell) in self.counts.cells.iter() {
+                if pane_of(MINUTES, group, minute).is_some() {
+                    continue;
+                }
+                let Some(pane) = pane_of(resolution, group, minute) else { continue };
+                let place = *index.entry(pane).or_insert_with(|| {
                     starts.push(pane);
                     starts.len() as u32 - 1
-                })
-            };
-            let places: Vec<Option<u32>> = of_minutes.iter().map(|pane| pane.map(&mut place_of)).collect();
-            let is_counted = |group: u32, pane: u32| {
-                let rollup = self.counts.groups[group as usize].rollup as usize;
-                if is_all_time { rollups[rollup].of_all_time } else { starts[pane as usize] > gone[rollup] }
-            };
-            let each_its_own = !is_all_time
-                && places.iter().copied().eq((0..places.len() as u32).map(Some))
-                && starts.iter().min() > gone.iter().max();
-            let cells = if each_its_own {
-                &self.counts.cells
-            } else {
-                let sums = &mut self.scratch.sums;
-                sums.clear();
-                for (group, minute, cell) in self.counts.cells.iter() {
-                    if let Some(pane) = places[minute as usize].filter(|&pane| is_counted(group, pane)) {
-                        sums.add(group, pane, cell);
-                    }
-                }
-                sums
-            };
-            for (group, pane, cell) in cells.iter() {
+                });
+                sums.add(group, place, cell);
+            }
+            for (group, pane, cell) in sums.iter() {
                 let (name, pane) = (&names[group as usize], starts[pane as usize]);
                 self.rows.add(resolution, pane, name, cell, &self.columns, changes)?;
             }
         }
-        self.rows.expire(watermark_ms, changes);
+        Ok(())
+    }
+
+    /// What rows of minutes hold goes into all coarser ones when they expire.
+    fn expire(&mut self, bounds: Bounds, changes: &mut Changes) -> PyResult<()> {
+        let expired = self.rows.expire(bounds.watermark_ms, changes);
+        if expired.is_empty() {
+            return Ok(());
+        }
+        let minutes: Vec<i64> = expired.iter().map(|rows| rows.pane).collect();
+        let panes = self.panes(&minutes, bounds)?;
+        let kept = self.rows.kept(bounds.watermark_ms);
+        for resolution in MINUTES + 1..panes.len() {
+            // By pane and name: several minutes may go into one row.
+            let mut sums: BTreeMap<(i64, &[u8]), Cell> = BTreeMap::new();
+            for (rows, pane) in expired.iter().zip(&panes[resolution]) {
+                let Some(pane) = pane.filter(|&pane| kept[resolution].holds(rows.rollup, pane)) else { continue };
+                for (name, value) in rows.iter() {
+                    sums.entry((pane, name)).or_default().add_value(value, &self.columns)?;
+                }
+            }
+            for ((pane, name), cell) in &sums {
+                let name = self.rows.named(name);
+                self.rows.add(resolution, *pane, &name, cell, &self.columns, changes)?;
+            }
+        }
         Ok(())
     }
 }

@@ -32,7 +32,7 @@ use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PySet, PyString, PyTuple};
 
-use catalogue::{Catalogue, Columns, DeclaredHistogram, DeclaredType, Own, Resolution};
+use catalogue::{Catalogue, Columns, DeclaredHistogram, DeclaredType, Own};
 use counts::Counts;
 use days::Days;
 use fold::{Batch, Bounds, Effects, Event, Fold, Gone, Limits, Part, Scratch};
@@ -204,11 +204,7 @@ impl Tables {
         let catalogue = Catalogue::new(&types).map_err(unfit)?;
         let columns = Columns::new(&columns, &activity, &types, histograms).map_err(unfit)?;
         let rollups = catalogue::rollups(rollups).map_err(unfit)?;
-        let resolutions = resolutions
-            .iter()
-            .map(|(id, name, length_s, kept_s)| Resolution::new(*id, name, *length_s, *kept_s))
-            .collect::<Result<_, _>>()
-            .map_err(unfit)?;
+        let resolutions = catalogue::resolutions(resolutions).map_err(unfit)?;
         let counts =
             || Counts::new(&rollups).ok_or_else(|| unfit("there is no rollup by campaign and source".to_string()));
         let (counts, archived) = (counts()?, counts()?);

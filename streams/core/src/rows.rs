@@ -7,7 +7,7 @@ use std::hash::BuildHasher;
 use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use crate::catalogue::{Columns, Resolution, Rollup};
+use crate::catalogue::{Columns, Length, MINUTES, Resolution, Rollup};
 use crate::counts::Cell;
 use crate::msgpack::{Malformed, Reader, put_array, put_integer, put_map_head, put_text};
 
@@ -57,6 +57,36 @@ pub struct Rows {
     sum: Vec<u8>,
 }
 
+/// Of a resolution, by rollup.
+pub enum Kept {
+    /// Panes that start after this one.
+    After(Vec<i64>),
+    OfAllTime(Vec<bool>),
+}
+
+impl Kept {
+    pub fn holds(&self, rollup: usize, pane: i64) -> bool {
+        match self {
+            Kept::After(gone) => pane > gone[rollup],
+            Kept::OfAllTime(has_rows) => has_rows[rollup],
+        }
+    }
+}
+
+/// The rows of a pane that has expired.
+pub struct Expired {
+    pub rollup: usize,
+    pub pane: i64,
+    rows: Vec<Row>,
+}
+
+impl Expired {
+    /// Names and values, in the order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.rows.iter().map(|row| parts(row))
+    }
+}
+
 pub enum NotRestored {
     Malformed,
     OtherGeneration,
@@ -88,8 +118,12 @@ impl Rows {
         for dimension in dimensions {
             put_text(&mut bytes, dimension);
         }
-        let hash = self.hasher.hash_one(&bytes[..]);
-        Name { bytes: bytes.into(), hash }
+        self.named(&bytes)
+    }
+
+    /// Of the bytes of a name.
+    pub fn named(&self, bytes: &[u8]) -> Name {
+        Name { bytes: bytes.into(), hash: self.hasher.hash_one(bytes) }
     }
 
     pub fn restore(&mut self, key: &[u8], value: &[u8]) -> Result<(), NotRestored> {
@@ -169,22 +203,36 @@ impl Rows {
         Ok(())
     }
 
-    /// Deletes the rows of panes that have expired.
-    pub fn expire(&mut self, watermark_ms: i64, changes: &mut Changes) {
+    /// By resolution, which panes are kept.
+    pub fn kept(&self, watermark_ms: i64) -> Vec<Kept> {
+        let kept = |resolution: &Resolution| match resolution.length {
+            Length::AllTime => Kept::OfAllTime(self.rollups.iter().map(|rollup| rollup.of_all_time).collect()),
+            _ => Kept::After(self.rollups.iter().map(|rollup| resolution.gone(rollup, watermark_ms)).collect()),
+        };
+        self.resolutions.iter().map(kept).collect()
+    }
+
+    /// Deletes the rows of panes that have expired; those of minutes, whose sums go on.
+    pub fn expire(&mut self, watermark_ms: i64, changes: &mut Changes) -> Vec<Expired> {
+        let mut minutes = Vec::new();
         for resolution in 0..self.resolutions.len() {
             for rollup in 0..self.rollups.len() {
                 let gone = self.resolutions[resolution].gone(&self.rollups[rollup], watermark_ms);
                 let is_gone = |first: &OccupiedEntry<'_, _, _>| *first.key() <= gone;
                 while let Some(first) = self.panes[resolution][rollup].first_entry().filter(is_gone) {
                     let (pane, rows) = first.remove_entry();
-                    let mut names: Vec<&[u8]> = rows.iter().map(|row| parts(row).0).collect();
-                    names.sort_unstable();
-                    for name in names {
-                        changes.push(None, |to| self.put_key(to, resolution, pane, name));
+                    let mut rows: Vec<Row> = rows.into_iter().collect();
+                    rows.sort_unstable_by(|one, other| parts(one).0.cmp(parts(other).0));
+                    for row in &rows {
+                        changes.push(None, |to| self.put_key(to, resolution, pane, parts(row).0));
+                    }
+                    if resolution == MINUTES {
+                        minutes.push(Expired { rollup, pane, rows });
                     }
                 }
             }
         }
+        minutes
     }
 
     fn put_key(&self, to: &mut Vec<u8>, resolution: usize, pane: i64, name: &[u8]) {
@@ -216,6 +264,18 @@ fn parts(row: &[u8]) -> (&[u8], &[u8]) {
 }
 
 const NO_COLUMNS: &[u8] = &[0x80];
+
+impl Cell {
+    /// Adds the columns of a row.
+    pub fn add_value(&mut self, value: &[u8], columns: &Columns) -> Result<(), Malformed> {
+        let mut from = Reader::new(value);
+        for _ in 0..from.map()? {
+            let (id, n) = (from.integer()?, from.integer()?);
+            self.add(columns.place(id).ok_or(Malformed)?, n);
+        }
+        from.end()
+    }
+}
 
 /// Columns in ascending order, none of them 0, at least one.
 fn check_value(value: &[u8]) -> Result<(), Malformed> {

@@ -1,7 +1,7 @@
 //! The rows of all partitions as a view holds them, and what they add up to over spans of panes.
 //!
-//! A span is kept as rows come: it costs the rows that change, and where it moves, those of the panes that it
-//! leaves and enters.
+//! A span is of the rows of one or more resolutions whose panes begin within it. It is kept as rows come: it costs the
+//! rows that change, and where it moves, those of the panes that it leaves and enters.
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
@@ -31,6 +31,8 @@ const SUMMED_UP: usize = 256;
 
 /// The ids of a rollup and of a resolution; base rows have a resolution of their own.
 type Table = (i64, i64);
+/// The ids of a rollup and of the resolutions whose rows a span is the sum of.
+type Summed = (i64, Vec<i64>);
 type Columns = Vec<(i64, i64)>;
 
 /// A row's key and its newest value, if it has one.
@@ -69,6 +71,7 @@ type Path = [u32; MOST + 1];
 struct Rollup {
     levels: Vec<Level>,
     paths: Vec<Path>,
+    spans: Vec<Span>,
 }
 
 #[derive(Default)]
@@ -90,10 +93,6 @@ impl Rollup {
     fn find(&self, dimensions: &[u8], hash: u64) -> Option<u32> {
         let level = &self.levels[self.depth()];
         level.index.find(hash, |&number| *level.places[number as usize].dimensions == *dimensions).copied()
-    }
-
-    fn path(&self, place: u32) -> &Path {
-        &self.paths[place as usize]
     }
 
     fn number(&mut self, py: Python<'_>, dimensions: &[u8], hasher: &DefaultHashBuilder) -> Result<u32, Malformed> {
@@ -139,7 +138,6 @@ impl Level {
 #[derive(Default)]
 struct Held {
     panes: BTreeMap<i64, HashTable<Row>>,
-    spans: Vec<Span>,
     firsts: Vec<First>,
     /// What the spans do not hold yet.
     pending: Additions,
@@ -217,6 +215,7 @@ struct First {
 /// The panes whose starts are in a range, and what their rows add up to by the first so many dimension values.
 struct Span {
     name: String,
+    resolutions: Vec<i64>,
     depth: usize,
     panes: Range<i64>,
     kept: Kept,
@@ -245,7 +244,7 @@ impl Kept {
 /// A span as it is asked for. Its panes may move; by the rest it is known.
 struct Asked<'a> {
     name: &'a str,
-    table: Table,
+    summed: Summed,
     panes: Range<i64>,
     depth: usize,
     kept: Kept,
@@ -269,7 +268,7 @@ const SUMS: usize = 2;
 
 impl Span {
     /// Adds what rows of these panes have more.
-    fn add(&mut self, rollup: &Rollup, more: &Additions, panes: &Range<i64>) {
+    fn add(&mut self, paths: &[Path], more: &Additions, panes: &Range<i64>) {
         let made;
         let more = match &self.kept {
             Kept::Columns => more,
@@ -283,11 +282,11 @@ impl Span {
         for some in more.rows.chunks(LOOKED_UP) {
             let mut seen = 0;
             for (place, columns) in more.within(some, panes) {
-                seen ^= self.totals.look_up(rollup.path(place)[self.depth], columns);
+                seen ^= self.totals.look_up(paths[place as usize][self.depth], columns);
             }
             black_box(seen);
             for (place, columns) in more.within(some, panes) {
-                if self.totals.add(rollup.path(place)[self.depth], columns) {
+                if self.totals.add(paths[place as usize][self.depth], columns) {
                     self.seen = None;
                 }
             }
@@ -412,7 +411,9 @@ impl Sums {
         Ok(Sums {
             rollups: rollups
                 .into_iter()
-                .map(|(id, dimensions)| (id, Rollup { levels: levels(dimensions), paths: Vec::new() }))
+                .map(|(id, dimensions)| {
+                    (id, Rollup { levels: levels(dimensions), paths: Vec::new(), spans: Vec::new() })
+                })
                 .collect(),
             names: by_id,
             tables: HashMap::new(),
@@ -488,13 +489,13 @@ impl Sums {
         &mut self,
         py: Python<'_>,
         name: &str,
-        table: Table,
+        summed: Summed,
         start: i64,
         end: i64,
         depth: usize,
     ) -> PyResult<Py<PyDict>> {
-        let asked = Asked { name, table, panes: start..end, depth, kept: Kept::Columns };
-        let (names, (span, places)) = (&self.names, span(&mut self.tables, &self.rollups, &self.shown, py, asked)?);
+        let asked = Asked { name, summed, panes: start..end, depth, kept: Kept::Columns };
+        let (names, (span, places)) = (&self.names, span(&self.tables, &mut self.rollups, &self.shown, py, asked)?);
         let named = |sums: &_, changed, before| Ok(named(py, sums, names, changed, before)?.into_any());
         span.totals.give(py, places, named)
     }
@@ -505,14 +506,14 @@ impl Sums {
         &mut self,
         py: Python<'_>,
         name: &str,
-        table: Table,
+        summed: Summed,
         start: i64,
         end: i64,
         figures: Vec<Vec<i64>>,
         depth: usize,
     ) -> PyResult<Py<PyDict>> {
-        let asked = Asked { name, table, panes: start..end, depth, kept: Kept::figures(&figures) };
-        let (count, (span, places)) = (figures.len(), span(&mut self.tables, &self.rollups, &self.shown, py, asked)?);
+        let asked = Asked { name, summed, panes: start..end, depth, kept: Kept::figures(&figures) };
+        let (count, (span, places)) = (figures.len(), span(&self.tables, &mut self.rollups, &self.shown, py, asked)?);
         span.totals.give(py, places, |sums, _, _| {
             let mut figures = vec![0; count];
             figures[..sums.len()].copy_from_slice(sums);
@@ -521,10 +522,10 @@ impl Sums {
     }
 
     /// The values of the dimensions of the rows whose panes begin in the range.
-    fn seen(&mut self, py: Python<'_>, name: &str, table: Table, start: i64, end: i64) -> PyResult<Py<PySet>> {
-        let depth = self.rollups.get(&table.0).map_or(0, Rollup::depth);
-        let asked = Asked { name, table, panes: start..end, depth, kept: Kept::Rows };
-        let (span, places) = span(&mut self.tables, &self.rollups, &self.shown, py, asked)?;
+    fn seen(&mut self, py: Python<'_>, name: &str, summed: Summed, start: i64, end: i64) -> PyResult<Py<PySet>> {
+        let depth = self.rollups.get(&summed.0).map_or(0, Rollup::depth);
+        let asked = Asked { name, summed, panes: start..end, depth, kept: Kept::Rows };
+        let (span, places) = span(&self.tables, &mut self.rollups, &self.shown, py, asked)?;
         if let Some(seen) = &span.seen {
             return Ok(seen.clone_ref(py));
         }
@@ -536,20 +537,32 @@ impl Sums {
     }
 
     /// By the values of the dimensions, the first pane with something in the column; of those that are wanted.
-    fn first(&mut self, py: Python<'_>, table: Table, column: i64, wanted: &Bound<'_, PySet>) -> PyResult<Py<PyDict>> {
+    fn first(
+        &mut self,
+        py: Python<'_>,
+        summed: Summed,
+        column: i64,
+        wanted: &Bound<'_, PySet>,
+    ) -> PyResult<Py<PyDict>> {
         let found = PyDict::new(py);
-        let (Some(held), Some(rollup)) = (self.tables.get_mut(&table), self.rollups.get(&table.0)) else {
-            return Ok(found.unbind());
-        };
-        let first = held.first(column, &self.shown);
+        let (rollup, resolutions) = summed;
+        let Some(of_rollup) = self.rollups.get(&rollup) else { return Ok(found.unbind()) };
+        for &resolution in &resolutions {
+            if let Some(held) = self.tables.get_mut(&(rollup, resolution)) {
+                held.first(column, &self.shown);
+            }
+        }
+        let held = |resolution: &i64| self.tables.get(&(rollup, *resolution));
+        let firsts: Vec<&First> = resolutions.iter().filter_map(held).flat_map(|held| held.first_of(column)).collect();
         let mut dimensions = Vec::new();
         for values in wanted {
             dimensions.clear();
             for value in values.cast::<PyTuple>()? {
                 crate::msgpack::put_text(&mut dimensions, value.cast::<PyString>()?.to_str()?.as_bytes());
             }
-            let place = rollup.find(&dimensions, self.hasher.hash_one(&dimensions[..]));
-            if let Some((pane, _)) = place.and_then(|place| first.panes.get(&place)?.first_key_value()) {
+            let Some(place) = of_rollup.find(&dimensions, self.hasher.hash_one(&dimensions[..])) else { continue };
+            let panes = firsts.iter().filter_map(|first| Some(*first.panes.get(&place)?.first_key_value()?.0));
+            if let Some(pane) = panes.min() {
                 found.set_item(values, pane)?;
             }
         }
@@ -607,9 +620,10 @@ impl Sums {
 
     /// Adds what is pending, span by span.
     fn sum_up(&mut self) {
-        for (table, Held { spans, pending, .. }) in &mut self.tables {
-            for span in spans {
-                span.add(&self.rollups[&table.0], pending, &span.panes.clone());
+        for ((rollup, resolution), Held { pending, .. }) in &mut self.tables {
+            let Some(Rollup { paths, spans, .. }) = self.rollups.get_mut(rollup) else { continue };
+            for span in spans.iter_mut().filter(|span| span.resolutions.contains(resolution)) {
+                span.add(paths, pending, &span.panes.clone());
             }
             pending.clear();
         }
@@ -669,21 +683,23 @@ impl Sums {
 }
 
 impl Held {
-    /// What is kept of a column from now on.
-    fn first(&mut self, column: i64, shown: &HashMap<i32, i64>) -> &First {
-        let known = self.firsts.iter().position(|first| first.column == column);
-        let number = known.unwrap_or_else(|| {
-            let (mut first, mut columns) = (First { column, panes: HashMap::new() }, Columns::new());
-            for (&pane, rows) in &self.panes {
-                for row in rows.iter().filter(|row| is_shown(shown, row.name)) {
-                    read_held(row, &mut columns);
-                    first.count(row.name.place, pane, &columns, true);
-                }
+    /// Keeps what there is of a column from now on.
+    fn first(&mut self, column: i64, shown: &HashMap<i32, i64>) {
+        if self.first_of(column).is_some() {
+            return;
+        }
+        let (mut first, mut columns) = (First { column, panes: HashMap::new() }, Columns::new());
+        for (&pane, rows) in &self.panes {
+            for row in rows.iter().filter(|row| is_shown(shown, row.name)) {
+                read_held(row, &mut columns);
+                first.count(row.name.place, pane, &columns, true);
             }
-            self.firsts.push(first);
-            self.firsts.len() - 1
-        });
-        &self.firsts[number]
+        }
+        self.firsts.push(first);
+    }
+
+    fn first_of(&self, column: i64) -> Option<&First> {
+        self.firsts.iter().find(|first| first.column == column)
     }
 }
 
@@ -723,20 +739,21 @@ fn number_of(folds: &mut Vec<Box<str>>, fold: &str) -> Result<i64, Malformed> {
 
 /// The span that is asked for, where it is by now, and the dimension values that its totals are of.
 fn span<'a>(
-    tables: &'a mut HashMap<Table, Held>,
-    rollups: &'a HashMap<i64, Rollup>,
+    tables: &HashMap<Table, Held>,
+    rollups: &'a mut HashMap<i64, Rollup>,
     shown: &HashMap<i32, i64>,
     py: Python<'_>,
     asked: Asked<'_>,
 ) -> PyResult<(&'a mut Span, &'a [Place])> {
-    let Asked { name, table, panes: is, depth, kept } = asked;
-    let rollup = rollups.get(&table.0).ok_or_else(|| PyValueError::new_err("no such rollup"))?;
-    let level = rollup.levels.get(depth).ok_or_else(|| PyValueError::new_err("the rollup has fewer dimensions"))?;
-    let Held { panes, spans, .. } = tables.entry(table).or_default();
-    let known = spans.iter().position(|span| span.name == name && span.depth == depth && span.kept == kept);
-    let number = known.unwrap_or_else(|| {
+    let Asked { name, summed: (rollup, resolutions), panes: is, depth, kept } = asked;
+    let Rollup { levels, paths, spans } =
+        rollups.get_mut(&rollup).ok_or_else(|| PyValueError::new_err("no such rollup"))?;
+    let level = levels.get(depth).ok_or_else(|| PyValueError::new_err("the rollup has fewer dimensions"))?;
+    let is_it =
+        |span: &Span| span.name == name && span.depth == depth && span.kept == kept && span.resolutions == resolutions;
+    let number = spans.iter().position(is_it).unwrap_or_else(|| {
         let (name, panes, totals) = (name.into(), is.start..is.start, Totals::new(py));
-        spans.push(Span { name, depth, panes, kept, totals, seen: None });
+        spans.push(Span { name, resolutions, depth, panes, kept, totals, seen: None });
         spans.len() - 1
     });
     let span = &mut spans[number];
@@ -749,12 +766,13 @@ fn span<'a>(
     ];
     let (mut columns, mut more) = (Columns::new(), Additions::default());
     for (range, n) in moves.into_iter().filter(|(range, _)| !range.is_empty()) {
-        for (&pane, rows) in panes.range(range.clone()) {
+        let held: Vec<&Held> = span.resolutions.iter().filter_map(|&id| tables.get(&(rollup, id))).collect();
+        for (&pane, rows) in held.iter().flat_map(|held| held.panes.range(range.clone())) {
             for row in rows.iter().filter(|row| is_shown(shown, row.name)) {
                 read_held(row, &mut columns);
                 more.push(pane, row.name.place, n, |to| put_times(to, &columns, n));
             }
-            span.add(rollup, &more, &range);
+            span.add(paths, &more, &range);
             more.clear();
         }
     }

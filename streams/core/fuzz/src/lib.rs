@@ -35,7 +35,7 @@ mod varint;
 use std::sync::LazyLock;
 
 use batch::Held;
-use catalogue::{Catalogue, KNOWN, MOST_OWN, Own, Resolution, rollups};
+use catalogue::{Catalogue, KNOWN, MOST_OWN, Own, resolutions, rollups};
 use facts::Facts;
 use log::{Dimensions, Entry, Log, Place};
 use rows::{Changes, Rows};
@@ -147,10 +147,11 @@ fn fields(log: &mut Log, texts: &mut Texts) -> Vec<Fields> {
 fn no_rows() -> Rows {
     let declared: [(i64, &[&str]); 3] = [(0, &["campaign", "source"]), (1, &["team", "agent"]), (2, &["location"])];
     let rollups = rollups(declared.map(|(id, names)| (id, owned(names), id == 0, 7_200)).into());
-    let resolutions =
-        [(0, "1m", 60, 21_600), (1, "1h", 3_600, 259_200), (2, "1d", 86_400, 34_560_000), (3, "all", 0, 0)]
-            .map(|(id, name, length_s, kept_s)| Resolution::new(id, name, length_s, kept_s));
-    let resolutions = resolutions.into_iter().collect::<Result<_, _>>();
+    let resolutions = resolutions(
+        [(4, "1m", 60, 21_600), (1, "1h", 3_600, 259_200), (2, "1d", 86_400, 34_560_000), (3, "all", 0, 0)]
+            .map(|(id, name, length_s, kept_s)| (id, name.into(), length_s, kept_s))
+            .into(),
+    );
     Rows::new(0, rollups.expect("they are known"), resolutions.expect("they are whole minutes"))
 }
 
