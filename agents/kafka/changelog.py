@@ -68,17 +68,17 @@ async def _read(settings: Settings, count: int) -> Mapping[int, Tables]:
                         held[record.key] = record.value
     finally:
         await consumer.stop()
-    return {number: _tables(held) for number, held in sorted(raw.items())}
+    return {number: tables_of(held) for number, held in sorted(raw.items())}
 
 
-def _tables(held: dict[bytes, bytes]) -> Tables:
-    data = held.pop(POSITION_KEY, None)
-    position = decode_position(data) if data else None
+def tables_of(held: Mapping[bytes, bytes]) -> Tables:
+    """The table of a partition, from the newest value of each key of its changelog."""
+    position = decode_position(held[POSITION_KEY]) if POSITION_KEY in held else None
     in_force = position.generation if position else 0
     rows = {
         decode_key(key): decode_columns(value)
         for key, value in held.items()
-        if generation_of(key) == in_force
+        if key != POSITION_KEY and generation_of(key) == in_force
     }
     zone = ZoneInfo(position.timezone) if position and position.timezone else UTC
     return Tables(position, whole(rows, zone))

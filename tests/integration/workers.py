@@ -36,6 +36,7 @@ from callfunnel.agents.demo import bank_marketing, generator
 from callfunnel.agents.demo.broker import free_port, start_process
 from callfunnel.agents.engine.rerouting import REROUTED
 from callfunnel.agents.kafka import read_committed, topics
+from callfunnel.agents.kafka.changelog import tables_of
 from callfunnel.agents.kafka.connection import admin_client, aiokafka_options
 from callfunnel.schemas.codec import Decoder, Limits
 from callfunnel.schemas.topics import funnel_changelog, leads_changelog
@@ -45,8 +46,6 @@ from callfunnel.streams.rows import (
     LEADS_POSITION_KEY,
     POSITION_KEY,
     Position,
-    decode_columns,
-    decode_key,
     decode_position,
     generation_of,
 )
@@ -368,15 +367,7 @@ class Left:
 
     @cached_property
     def tables(self) -> dict[int, oracle.Tables]:
-        return {
-            partition: {
-                decode_key(key): decode_columns(value)
-                for key, value in rows.items()
-                if key != POSITION_KEY
-                and generation_of(key) == decode_position(rows[POSITION_KEY]).generation
-            }
-            for partition, rows in self.rows.items()
-        }
+        return {partition: tables_of(rows).rows for partition, rows in self.rows.items()}
 
     def total(self, what: str) -> int:
         """`applied`, `duplicates`, `rejected` or `rerouted`, over all partitions."""

@@ -44,6 +44,7 @@ from callfunnel.agents.engine.ingest import Ingest
 from callfunnel.agents.engine.rerouting import LAPS, REROUTED
 from callfunnel.agents.engine.transactions import Transactions
 from callfunnel.agents.errors import Mended, Stalled, TablesWrong, TakenOver, TopicsWrong, WriteFailed
+from callfunnel.agents.kafka.changelog import tables_of
 from callfunnel.schemas.codec import Rejected
 from callfunnel.schemas.events import TYPES, Event
 from callfunnel.streams import oracle
@@ -52,9 +53,8 @@ from callfunnel.streams.rows import (
     LEADS_POSITION_KEY,
     POSITION_KEY,
     Position,
-    decode_columns,
-    decode_key,
     decode_position,
+    encode_position,
     generation_of,
 )
 
@@ -927,11 +927,7 @@ NOTHING = Position(0, -1, "")
 
 def _differences(events: Iterable[Event], rows: Mapping[bytes, bytes], position: Position) -> list[str]:
     """What of the rows in force is not as these events make it."""
-    got = {
-        decode_key(key): decode_columns(value)
-        for key, value in rows.items()
-        if generation_of(key) == position.generation
-    }
+    got = tables_of({**rows, POSITION_KEY: encode_position(position)}).rows
     fold = position.settings or App("", 0, "").fold
     return oracle.differences(oracle.tables(events, hangup_ms=fold.hangup_ms, timezone=fold.timezone), got)
 

@@ -27,7 +27,7 @@ from callfunnel.streams.log import Entry, entry_of
 from callfunnel.streams.rows import LEADS_POSITION_KEY, POSITION_KEY, decode_position, encode_position
 
 SCHEDULES = int(os.environ.get("FUNNEL_MODEL_SCHEDULES", "4000"))
-CAUGHT_WITHIN = 5_000
+CAUGHT_WITHIN = 15_000
 
 
 @pytest.fixture(autouse=True)

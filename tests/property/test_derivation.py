@@ -1,7 +1,5 @@
 """Rows follow from logs: under another fold they are the oracle's, wherever a derivation was broken off."""
 
-from zoneinfo import ZoneInfo
-
 from held import restore
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +8,7 @@ from msgspec.structs import replace
 from callfunnel.streams import oracle
 from callfunnel.streams.engine import Partition
 from callfunnel.streams.panes import resolutions
-from callfunnel.streams.rows import POSITION_KEY, decode_position, generation_of, whole
+from callfunnel.streams.rows import POSITION_KEY, decode_position, generation_of
 from property.strategies import batches, event_sets
 from property.test_fold import DECODER, FOLD, feed, rows_of
 
@@ -71,11 +69,6 @@ def in_force(changelog):
     return {"funnel": of_it}, len(changelog["funnel"]) - len(of_it)
 
 
-def whole_rows(changelog):
-    zone = decode_position(changelog["funnel"][POSITION_KEY]).timezone
-    return whole(rows_of(changelog), ZoneInfo(zone))
-
-
 @given(st.data(), event_sets(), other_settings())
 def test_derived_rows_are_those_of_all_events_under_the_new_settings(tables, data, events, settings):
     changelog = {"funnel": {}, "leads": {}}
@@ -94,13 +87,13 @@ def test_derived_rows_are_those_of_all_events_under_the_new_settings(tables, dat
             write(part, changelog)
         held, _ = in_force(changelog)
         has_turned = decode_position(changelog["funnel"][POSITION_KEY]).fold == fold.id
-        assert oracle.differences(new if has_turned else old, whole_rows(held)) == []
+        assert oracle.differences(new if has_turned else old, rows_of(held)) == []
 
     state = take_over(tables, fold, changelog)
     for part in parts(state, most):
         write(part, changelog)
     held, others = in_force(changelog)
-    assert (oracle.differences(new, whole_rows(held)), others) == ([], 0)
+    assert (oracle.differences(new, rows_of(held)), others) == ([], 0)
     assert oracle.differences(new, state.tables.rows()) == []
     assert state.tables.logs() == {
         key: value for key, value in changelog["leads"].items() if not key.startswith(b"\0")
@@ -121,7 +114,7 @@ def test_after_a_derivation_events_count_as_if_it_had_always_been_so(tables, dat
     feed(state, events[half:], changelog)
     expected = oracle.tables(events, **settings)
     held, _ = in_force(changelog)
-    assert oracle.differences(expected, whole_rows(held)) == []
+    assert oracle.differences(expected, rows_of(held)) == []
     again = take_over(tables, fold, changelog)
     assert not again.is_of_another_fold
     assert oracle.differences(expected, again.tables.rows()) == []
