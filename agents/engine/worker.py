@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 FETCH_BYTES = 8 << 20
 """Of one partition in one answer: enough for a full batch, so that a backlog takes few transactions."""
 
-TICK_SECONDS = 0.25
+TICK_SECONDS = 0.5
 PATIENCE_SECONDS = 3.0
 """How long a worker that stops waits before it asks whether there is a broker to take leave of."""
 STOP_SECONDS = 20.0
