@@ -58,7 +58,7 @@ def _not_installed(error: Exception) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and leave with its exit code."""
-    memory.collect_seldom()
+    memory.prepare()
     try:
         code = callfunnel.main(arguments, prog_name="callfunnel", standalone_mode=False)
     except click.UsageError as error:

@@ -8,7 +8,9 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 import faust
+from faust.sensors.monitor import Monitor
 from faust.types import TP, EventT
+from mode import Service
 
 from callfunnel.agents.kafka.answers import Answers
 from callfunnel.agents.kafka.tables import ChangelogTable
@@ -62,6 +64,14 @@ class Group(Protocol):
     def consumer_generation_id(self) -> int: ...
 
 
+class _Monitor(Monitor):  # type: ignore[misc]
+    """Without Faust's rates, which nobody reads, and which it works out every second."""
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _sampler(self) -> None:
+        pass
+
+
 class App(faust.App):  # type: ignore[misc]
     """A `Group`, with what its recovery, its consumer and its tables need of the worker."""
 
@@ -78,7 +88,12 @@ class App(faust.App):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         """`partitions` is the number of them that the source has, `tables_type` the kind of their tables."""
-        super().__init__(app_id, TableManager="callfunnel.agents.kafka.recovery:TableManager", **options)
+        super().__init__(
+            app_id,
+            TableManager="callfunnel.agents.kafka.recovery:TableManager",
+            Monitor=_Monitor,
+            **options,
+        )
         self.source_topic = source_topic
         self.answers = answers
         self.funnel_table, self.leads_table = (

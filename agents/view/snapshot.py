@@ -27,6 +27,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError, TopicAuthorizationFailedError
 
+from callfunnel.agents import memory
 from callfunnel.agents.choice import sums_for
 from callfunnel.agents.config import Settings
 from callfunnel.agents.kafka.answers import Answers
@@ -701,6 +702,8 @@ class View:
             started = time.perf_counter()
             self.snapshot = funnel.snapshot(now_s)
             self.snapshot_seconds = time.perf_counter() - started
+        if self._phase != "current":
+            memory.give_back()
         at = self._arrivals.complete_at
         self._complete_s = self._now() - (0.0 if at is None else self._ticks() - at)
         self._offsets = {partition: position.offset for partition, position in funnel.positions.items()}

@@ -328,7 +328,7 @@ def main(
     if quick:
         events, rounds, slow_events = min(events, 250_000), 1, 20_000
         contenders = [one for one in contenders if one in (OURS, UNVIEWED, LOOP)]
-    memory.collect_seldom()
+    memory.prepare()
     with broker_of(broker) as running:
         prefix = f"bench-{os.getpid()}"
         settings = settings_of(running.address, prefix, clock="event", partitions=PARTITIONS, view=False)

@@ -125,7 +125,7 @@ def floor_of(seats: int) -> Iterator[Record]:
 @click.option("--month", is_flag=True, help="What is on the disk after a month of a floor of 200 seats.")
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write all figures to a file.")
 def main(month: bool, report: Path | None) -> None:
-    memory.collect_seldom()
+    memory.prepare()
     if month:
         machine.tell(a_month(), {}, report)
         return

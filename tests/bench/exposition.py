@@ -138,7 +138,7 @@ def stalls(funnel: Funnel, seconds: float) -> dict[str, float]:
     pages.start()
     refreshing = threading.Thread(target=refresh)
     refreshing.start()
-    memory.collect_seldom()
+    memory.prepare()
     try:
         quiet = asyncio.run(delays(seconds))
         command = [sys.executable, "-m", "bench.exposition", "--scrape", pages.url, "--seconds", str(seconds)]

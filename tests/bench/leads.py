@@ -185,7 +185,7 @@ def main(events: int, few: int, many: int, batches: int, report: Path | None) ->
     click.echo(f"{events:,} events of one lead …", err=True)
     figures = hot_lead(events)
     click.echo(f"filling tables with {few:,} and with {many:,} leads …", err=True)
-    memory.collect_seldom()
+    memory.prepare()
     figures |= old_leads(few, many, batches)
     machine.tell(figures, GOALS, report)
 

@@ -136,7 +136,7 @@ def measured(of_seed: int, warm: int, rate: int, rounds: int) -> dict[str, float
     numbers = lambda: Standing("current", snapshots[-1])  # noqa: E731
     page = Exposition(numbers, new_registry())
     unlimited = Exposition(numbers, new_registry(), series_limit=MOST)
-    memory.collect_seldom()
+    memory.prepare()
     for _ in range(60):
         its.happen(warm // 60, WARM_SECONDS / 60)
         anew(snapshots, its)  # spans are kept from the first one on

@@ -27,6 +27,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
 from faust.app import base as app
+from faust.sensors import monitor
 from faust.stores import base as stores
 from faust.tables import base as tables
 from faust.tables import manager, recovery
@@ -69,6 +70,7 @@ LEANT_ON = {
     driver.AIOKafkaConsumerThread._fetch_records: "39a2c6c79fc1",
     driver.AIOKafkaConsumerThread.getmany: "26fc5fc9f3b6",
     driver.AIOKafkaConsumerThread.topic_partitions: "8e5084fa9734",
+    monitor.Monitor._sampler.fun: "e963a929bb77",
     driver.Consumer._new_consumer_thread: "0870ec53dea7",
     driver.Consumer._to_message: "7c24f6511b2f",
     faust_consumer.Consumer._add_gap: "4df2573ded7c",
