@@ -12,8 +12,8 @@ def prepare() -> None:
     """Before there are threads.
 
     Modules and rows are many containers without cycles: as it is set, the collector takes a fifth of a start,
-    a tenth of a worker's time and half of a view's. Of a changelog, one thread fetches what another one holds:
-    with an area for each, what the first one freed was a fifth of a worker after its start.
+    a tenth of a worker's time and half of a view's. One thread fetches changelogs, another holds them: with
+    an area for each, what the first one had freed was a fifth of a worker after its start.
     """
     gc.set_threshold(500_000, 20, 50)
     with suppress(AttributeError):  # other C libraries have nothing of the kind
