@@ -351,6 +351,15 @@ class Settings(Struct, frozen=True, kw_only=True):
                 f"{self.heartbeat_seconds:g} is more than a third of CALLFUNNEL_SESSION_TIMEOUT_SECONDS "
                 f"({self.session_timeout_seconds:g}): one lost heartbeat would cost the partitions",
             ),
+            *(
+                (
+                    self.pane_retention_minute_hours > 24 * getattr(self, name),
+                    "pane_retention_minute_hours",
+                    f"{self.pane_retention_minute_hours} hours are more than the {getattr(self, name)} days "
+                    f"of {variable(name)}: what a minute holds goes into that row when it expires",
+                )
+                for name in ("pane_retention_hour_days", "pane_retention_day_days")
+            ),
             (
                 self.agent_label == "hashed" and not self.agent_label_key_file,
                 "agent_label_key_file",

@@ -212,6 +212,11 @@ def test_an_error_never_shows_what_may_be_a_secret(environ):
             ": one lost heartbeat would cost the partitions.",
         ),
         (
+            {"CALLFUNNEL_PANE_RETENTION_MINUTE_HOURS": "73"},
+            "CALLFUNNEL_PANE_RETENTION_MINUTE_HOURS: 73 hours are more than the 3 days of "
+            "CALLFUNNEL_PANE_RETENTION_HOUR_DAYS: what a minute holds goes into that row when it expires.",
+        ),
+        (
             {"CALLFUNNEL_AGENT_LABEL": "hashed"},
             "CALLFUNNEL_AGENT_LABEL_KEY_FILE: is needed, because CALLFUNNEL_AGENT_LABEL is hashed.",
         ),
