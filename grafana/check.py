@@ -11,8 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from callfunnel.schemas.events import STAGES
-from callfunnel.streams.metrics import CATALOGUE, CLOCKS, OUTCOMES, Metric
+from callfunnel.streams.metrics import CATALOGUE, CLOCKS, CLOSED, OUTCOMES, Metric
 from callfunnel.streams.windows import AGES, WINDOWS
 from grafana.frame import FRESH
 from grafana.panels import NO_DATA
@@ -38,21 +37,23 @@ OTHERS = {
 UNUSED: Mapping[str, str] = {
     "callfunnel_worker_source_gap_events_total": "callfunnel_source_lost_records outlives the worker",
     "callfunnel_source_records_total": "the worker's counters say it by reason",
+    "callfunnel_source_conflicting_records_total": "the worker's counter shows it",
     "callfunnel_source_loss_timestamp_seconds": "alerts read it",
 }  # fmt: skip
 """Metrics of the catalogue that no dashboard shows, with the reason."""
 TARGET = {"job", "instance", "pod"}
 """What Prometheus adds to every series."""
 VALUES = {
-    "funnel_stage": (*STAGES, "disqualified", "lost"),
+    "funnel_stage": (*CLOSED["funnel_stage"], "disqualified", "lost"),
     "window": WINDOWS,
     "age": AGES,
     "clock": tuple(CLOCKS),
+    "correction": CLOSED["correction"],
     "state": tuple(state for metric in CATALOGUE for state in metric.states),
     "outcome": OUTCOMES,
     "alertstate": ("firing", "pending"),
 }
-APART = ("window", "clock", "funnel_stage")
+APART = ("window", "clock", "funnel_stage", "correction")
 """Labels whose values overlap or follow from each other: a sum over them counts twice."""
 FRESHNESS = ("View", "Newest event", "Behind by", "Last snapshot")
 """The panels of the first row."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from callfunnel.schemas.events import NONE, STAGES
-from callfunnel.streams.measures import SEGMENT
+from callfunnel.streams.measures import FIGURES, SEGMENT
 from callfunnel.streams.metrics import BY_NAME, CATALOGUE, Metric
 from callfunnel.streams.rates import OBSERVED, RATES, Terms
 from callfunnel.streams.windows import DUE, MET
@@ -22,13 +22,14 @@ PARTS = ("_bucket", "_gcount", "_gsum", "_count", "_sum")
 """What a histogram's name may end in."""
 
 SERIES: Mapping[str, tuple[str, Mapping[str, str]]] = {
-    column: (metric.name, {reads.by: value} if reads.by else {})
+    name: (metric.name, {reads.by: value} if reads.by else {})
+    for name, figure in FIGURES.items()
     for metric in CATALOGUE
     if (reads := metric.reads) and reads.rollup is SEGMENT and reads.windows
-    for value, column in reads.figures
-    if isinstance(column, str)
+    for value, shown in reads.figures
+    if shown == figure
 } | {DUE: ("callfunnel_window_leads_due", {}), MET: ("callfunnel_window_leads_met", {})}
-"""The family that exposes a column of a campaign by window, and the labels that choose it there."""
+"""The family that exposes a number of a campaign by window, and the labels that choose it there."""
 
 
 def metric_of(name: str) -> Metric | None:
@@ -76,26 +77,26 @@ class Scope:
         """The sum of a series, of all or `by` labels."""
         return f"sum{f' by ({by})' if by else ''} ({self.series(name, offset, **labels)})"
 
-    def column(self, column: str, by: str = "", offset: str = "", **labels: str) -> str:
-        """The sum of a column in the window."""
-        name, chosen = SERIES[column]
+    def figure(self, name: str, by: str = "", offset: str = "", **labels: str) -> str:
+        """A number in the window (`FIGURES`)."""
+        name, chosen = SERIES[name]
         return self.total(name, by, offset, **chosen, **labels)
 
     def terms(self, terms: Terms, by: str = "", offset: str = "", **labels: str) -> str:
-        """Columns added up with their signs; the first one counts in full."""
+        """Numbers added up with their signs; the first one counts in full."""
         first, *others = terms
-        expr = self.column(first, by, offset, **labels)
+        expr = self.figure(first, by, offset, **labels)
         for other in others:
-            expr += f" {'+' if terms[other] > 0 else '-'} {self.column(other, by, offset, **labels)}"
+            expr += f" {'+' if terms[other] > 0 else '-'} {self.figure(other, by, offset, **labels)}"
         return expr
 
     def events(self, stage: str, by: str = "", offset: str = "", **labels: str) -> str:
         """What happened: events of a stage in the window, repeats counted."""
-        return self.column(f"events_{stage}", by, offset, **labels)
+        return self.figure(f"events_{stage}", by, offset, **labels)
 
     def leads(self, stage: str, by: str = "", offset: str = "", **labels: str) -> str:
         """Who got how far: leads that arrived at a stage in the window, each once."""
-        return self.column(f"leads_{stage}", by, offset, **labels)
+        return self.figure(f"leads_{stage}", by, offset, **labels)
 
     def reached(self, by: str = "", **labels: str) -> str:
         """Decision makers reached, as the reach rate counts them."""
@@ -130,10 +131,10 @@ class Scope:
         return f"({found} unless {unnamed}) + on () group_left () sum({unnamed}) or {found}"
 
     def due(self, by: str = "", **labels: str) -> str:
-        return self.column(DUE, by, **labels)
+        return self.figure(DUE, by, **labels)
 
     def met(self, by: str = "", **labels: str) -> str:
-        return self.column(MET, by, **labels)
+        return self.figure(MET, by, **labels)
 
     def quantile(self, q: float, clock: str) -> str:
         """A quantile of the response times of the leads created in the window."""

@@ -25,7 +25,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from callfunnel.schemas.events import FIRST_MS, TYPES, VERSION, Envelope, Event
-from callfunnel.schemas.fields import Field, fields
+from callfunnel.schemas.fields import fields
 
 CROWDED = "crowded_lead"
 """The reason that the tables give: how many events a lead has only they know."""
@@ -302,15 +302,20 @@ def _event(content: dict[str, Any]) -> Event | Rejected:
             return cast(Event, msgspec.convert(given, cls))
         except msgspec.ValidationError as error:
             broken = str(error.__cause__)
-    faults = _faults(known, given)
+    faults = _faults(cls, given)
     return min(faults, key=lambda fault: _PRECEDENCE[fault.reason], default=Rejected("bad_value", broken))
 
 
-def _faults(known: dict[str, Field], given: dict[str, Any]) -> list[Rejected]:
-    """What is wrong with each field by itself."""
-    money = known.keys() & {"amount", "expected_amount", "currency"}
-    needed = {name for name in known if known[name].required or (name in money and money & given.keys())}
+def _faults(cls: type[Envelope], given: dict[str, Any]) -> list[Rejected]:
+    """What is wrong with each field by itself, and what is missing."""
+    known = fields(cls)
+    needed = {name for name in known if known[name].required}
+    if given.keys() & {*cls.together}:
+        needed |= {*cls.together}
     faults = []
+    if cls.one_of and not given.keys() & {*cls.one_of}:
+        names = " or ".join(f"`$.{name}`" for name in cls.one_of)
+        faults.append(Rejected("missing_field", f"{names} must be given, and none of them is"))
     for name, field in known.items():
         if name not in given:
             if name in needed:

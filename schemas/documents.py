@@ -110,12 +110,18 @@ def _event(name: str, cls: type[Envelope]) -> dict[str, Any]:
         "allOf": [{"$ref": "#/definitions/envelope"}],
         **_object({"type": fields(cls)["type"], **own}),
     }
-    if "currency" in own:
-        amount = next(field for field in own if field.endswith("amount"))
+    if cls.one_of:
+        described["anyOf"] = [_given(name) for name in cls.one_of]
+    if cls.together:
+        amount, _ = cls.together
         described["if"] = {"properties": {amount: _ABSENT}}
         described["then"] = {"properties": {"currency": _ABSENT}}
         described["else"] = {"required": ["currency"], "properties": {"currency": _CURRENCY}}
     return described
+
+
+def _given(name: str) -> dict[str, Any]:
+    return {"required": [name], "properties": {name: {"not": _ABSENT}}}
 
 
 def _own(cls: type[Envelope]) -> dict[str, Field]:

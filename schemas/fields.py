@@ -12,6 +12,7 @@ _KINDS = {
     "string": {"a string"},
     "integer": {"an integer"},
     "number": {"a number", "an integer"},
+    "boolean": {"a boolean"},
 }
 
 

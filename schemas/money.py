@@ -24,10 +24,12 @@ DECIMALS = {
 LARGEST = 2**53 - 1
 """The largest sum in minor units: what every JSON reader holds exactly."""
 
-PLAIN_DECIMAL = r"^([0-9]{1,16})(?:\.([0-9]{1,32}))?$"
+_DIGITS = r"([0-9]{1,16})(?:\.([0-9]{1,32}))?$"
+PLAIN_DECIMAL = "^" + _DIGITS
+SIGNED_DECIMAL = "^-?" + _DIGITS
 
 
-def minor_units(amount: str | int | float, currency: str) -> int:
+def minor_units(amount: str | int | float, currency: str, *, is_signed: bool = False) -> int:
     """The amount in minor units, exactly: `("19.9", "EUR")` is 1990, `(5, "JPY")` is 5.
 
     Raises ValueError with a sentence that names the JSON field at fault, never its content.
@@ -35,15 +37,15 @@ def minor_units(amount: str | int | float, currency: str) -> int:
     decimals = DECIMALS.get(currency)
     if decimals is None:
         raise ValueError("`$.currency` must be an ISO 4217 code in capitals, like EUR, and this one is not")
-    written = re.fullmatch(
-        PLAIN_DECIMAL, amount if isinstance(amount, str) else format(Decimal(repr(amount)), "f")
-    )
+    text = amount if isinstance(amount, str) else format(Decimal(repr(amount)), "f")
+    written = re.fullmatch(SIGNED_DECIMAL if is_signed else PLAIN_DECIMAL, text)
     if not written:
-        raise ValueError("the amount must be a plain decimal of 0 or more, like 1990.50, and this one is not")
+        what = "a plain decimal, like -30.50" if is_signed else "a plain decimal of 0 or more, like 1990.50"
+        raise ValueError(f"the amount must be {what}, and this one is not")
     whole, fraction = written[1], (written[2] or "").rstrip("0")
     if len(fraction) > decimals:
         raise ValueError(f"the amount has {len(fraction)} decimals, its currency only {decimals}: round it")
     minor = int(whole + fraction.ljust(decimals, "0"))
     if minor > LARGEST:
         raise ValueError(f"the amount must be at most {LARGEST} minor units of its currency, and is more")
-    return minor
+    return -minor if text.startswith("-") else minor

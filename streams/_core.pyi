@@ -24,13 +24,12 @@ Effects = tuple[
     list[int],
     list[int],
     list[tuple[int, int]],
-    int,
-    int,
+    tuple[int, int, int],
     int,
     Archived,
 ]
-"""Changed rows, changed leads, crowded, older than the horizon, foreign with their homes, duplicates, late,
-newest event in ms, what archived leads add."""
+"""Changed rows, changed leads, crowded, older than the horizon, foreign with their homes, how many are
+duplicates, conflicting and late, newest event in ms, what archived leads add."""
 
 def murmur2(keys: Iterable[bytes]) -> dict[bytes, int]:
     """Kafka's hash of each key, with the sign bit cleared."""
@@ -93,11 +92,12 @@ class Tables:
     def __init__(
         self,
         *,
-        types: list[tuple[str, list[tuple[str, str, list[str]]]]],
+        types: list[tuple[str, list[tuple[str, str, str, list[str], str, bool]]]],
         columns: dict[str, int],
         rollups: list[tuple[int, list[str], bool, int]],
         resolutions: list[tuple[int, str, int, int]],
         activity: dict[str, str],
+        retracted: dict[str, str],
         histograms: list[tuple[str, list[int], list[str], str]],
         day_of: Callable[[int], int],
         hangup_ms: int,

@@ -12,12 +12,13 @@ import msgspec
 from msgspec.structs import astuple
 
 from callfunnel.schemas.codec import Decoder, Rejected
-from callfunnel.schemas.events import TYPES
+from callfunnel.schemas.events import TYPES, Envelope
+from callfunnel.schemas.fields import fields
 from callfunnel.streams import _core
 from callfunnel.streams.fold import Fold
 from callfunnel.streams.funnel import Change
-from callfunnel.streams.log import OWN, entry_of
-from callfunnel.streams.measures import ACTIVITY, COLUMNS, HISTOGRAMS, ROLLUPS
+from callfunnel.streams.log import OWN, OwnField, entry_of
+from callfunnel.streams.measures import ACTIVITY, COLUMNS, HISTOGRAMS, RETRACTED, ROLLUPS
 from callfunnel.streams.panes import RESOLUTIONS, SUMMED, Bounds, pane_start
 from callfunnel.streams.records import Pairs, Store
 from callfunnel.streams.rows import (
@@ -60,7 +61,7 @@ class CoreTables(Tables):
         self._crowded = crowded(fold.lead_events)
         self._core = _core.Tables(
             types=[
-                (name, [(field.name, field.kind, list(field.choices)) for field in OWN.get(kind, ())])
+                (name, [_declared(kind, field) for field in OWN.get(kind, ())])
                 for name, kind in TYPES.items()
             ],
             columns=dict(COLUMNS),
@@ -70,6 +71,7 @@ class CoreTables(Tables):
             ],
             resolutions=[(RESOLUTIONS[each.name], *astuple(each)) for each in fold.resolutions],
             activity=dict(ACTIVITY),
+            retracted=dict(RETRACTED),
             histograms=[(each.name, list(each.bounds), list(each.bins), each.sum) for each in HISTOGRAMS],
             day_of=lambda minute: pane_start("1d", minute, zone),
             hangup_ms=fold.hangup_ms,
@@ -135,9 +137,10 @@ class CoreTables(Tables):
         bounds: Bounds,
         part: range,
     ) -> Effects:
-        rows, leads, crowded, old, foreign, duplicates, late, newest_ms, kept = self._core.add(
+        rows, leads, crowded, old, foreign, counts, newest_ms, kept = self._core.add(
             verdicts.events, list(timestamps), dict(away), _pair(bounds), part.start, part.stop
         )
+        duplicates, conflicting, late = counts
         rejected = [(i, why) for i, why in verdicts.rejected.items() if i in part]
         rejected += [(i, self._crowded) for i in crowded]
         rejected += [(i, archived(bounds.horizon_ms)) for i in old]
@@ -147,6 +150,7 @@ class CoreTables(Tables):
             rejected=sorted(rejected, key=lambda one: one[0]),
             foreign=foreign,
             duplicates=duplicates,
+            conflicting=conflicting,
             late=late,
             watermark_ms=max(bounds.watermark_ms, newest_ms),
             newest_ms=newest_ms,
@@ -156,7 +160,7 @@ class CoreTables(Tables):
     def archive(self, place: int, most: int, bounds: Bounds) -> tuple[Effects, int | None]:
         rows, leads, next_place, kept = self._core.archive(place, most, _pair(bounds))
         gone: list[Change] = [(lead_id, None) for lead_id in leads]
-        return Effects(rows, gone, [], [], 0, 0, bounds.watermark_ms, archived=_archived(kept)), next_place
+        return Effects(rows, gone, [], [], bounds.watermark_ms, archived=_archived(kept)), next_place
 
     def rows(self) -> dict[RowKey, Columns]:
         return whole({decode_key(key): decode_columns(value) for key, value in self._core.rows()}, self._zone)
@@ -166,6 +170,11 @@ class CoreTables(Tables):
 
     def sizes(self) -> tuple[int, int]:
         return self._core.row_count(), self._core.lead_count()
+
+
+def _declared(kind: type[Envelope], field: OwnField) -> tuple[str, str, str, list[str], str, bool]:
+    required = fields(kind)[field.given_as].required
+    return field.name, field.kind, field.given_as, list(field.choices), field.unsaid, required
 
 
 class CoreSums(Sums):

@@ -134,9 +134,10 @@ class DefinedTables(Tables):
             if len(entries) == len(old):
                 continue
             new = joined((), entries)
+            effects.conflicting += _conflicting(new) - _conflicting(old)
             _count(sums, activity(entries.difference(old)))
-            latter = list(facts(in_force(new), fold.hangup_ms))
-            former = list(facts(in_force(old), fold.hangup_ms)) if old else []
+            latter = list(facts(new, fold.hangup_ms))
+            former = list(facts(old, fold.hangup_ms)) if old else []
             alike = _alike(latter, former)
             _count(sums, latter[alike:])
             _count(sums, former[alike:], -1)
@@ -189,8 +190,13 @@ def _is_past(log: Sequence[Entry], bounds: Bounds) -> bool:
     return log[-1].at_ms < bounds.horizon_ms
 
 
+def _conflicting(log: Sequence[Entry]) -> int:
+    """How many entries contradict another one of the same event."""
+    return len(log) - len(in_force(log))
+
+
 def _none(bounds: Bounds) -> Effects:
-    return Effects([], [], [], [], 0, 0, bounds.watermark_ms)
+    return Effects([], [], [], [], bounds.watermark_ms)
 
 
 def _alike(some: Sequence[Addition], others: Sequence[Addition]) -> int:

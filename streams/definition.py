@@ -16,6 +16,8 @@ from callfunnel.streams.measures import (
     ACTIVITY,
     AGENT_HANGUPS,
     AWAITED,
+    CORRECTIONS_OPEN,
+    CORRECTIONS_VOID,
     DIALED_BEFORE_CREATION,
     DM_HANGUPS,
     FIRST_ANSWER,
@@ -25,10 +27,10 @@ from callfunnel.streams.measures import (
     MACHINE_ANSWERS,
     PERSON,
     PLACE,
+    RETRACTED,
     ROLLUPS,
     SEGMENT,
     UNCALLED,
-    Count,
     Histogram,
     Rollup,
 )
@@ -48,7 +50,10 @@ class Addition(NamedTuple):
 Entries = Sequence[Entry]
 """In order."""
 
-Hangups = dict[int, Count]
+Retractions = list[tuple[Entry, Entries]]
+"""Those in force, each with the entries that it takes back."""
+
+Hangups = dict[int, str]
 """What counts the calls that ended at once, by call."""
 
 CREATED, DIAL, CONNECT, DM_REACHED, QUALIFIED, WON, CALL_ENDED, DISQUALIFIED, LOST = (
@@ -58,7 +63,8 @@ CREATED, DIAL, CONNECT, DM_REACHED, QUALIFIED, WON, CALL_ENDED, DISQUALIFIED, LO
         *("call_ended", "disqualified", "lost"),
     )
 )
-VERDICTS = (QUALIFIED, DISQUALIFIED, WON)
+RETRACTION, APPOINTMENT_SET, TOUCH = (TYPES[name].rank for name in ("retracted", "appointment_set", "touch"))
+VERDICTS = (QUALIFIED, DISQUALIFIED, WON, APPOINTMENT_SET)
 CLOSING = (DISQUALIFIED, LOST, WON)
 DIALED, CONNECTED = STAGES.index("dialed"), STAGES.index("connected")
 NO_STAGE = -1
@@ -70,18 +76,26 @@ _OWN_PLACE = {
 }
 _STAGE = tuple(kind.stage for kind in KINDS)
 _ACTIVITY = tuple(ACTIVITY.get(name) for name in TYPES)
+_NAMES = tuple(TYPES)
 
 
 def additions(log: Entries, hangup_ms: int) -> Iterator[Addition]:
     """Everything that a lead adds, from its log."""
-    return chain(activity(log), facts(in_force(log), hangup_ms))
+    return chain(activity(log), facts(log, hangup_ms))
 
 
-def facts(live: Entries, hangup_ms: int) -> Iterator[Addition]:
+def facts(log: Entries, hangup_ms: int) -> Iterator[Addition]:
     """What follows from the events of a lead together, and changes when one more comes."""
+    back = taken_back(log)
+    live = live_of(log, back)
     ended_at_once = hangups(live, hangup_ms)
     arrived = arrivals(live, ended_at_once)
-    return chain(voids(live, ended_at_once), progress(live, arrived), response(live, arrived))
+    return chain(
+        corrections(log, live, back),
+        voids(live, ended_at_once),
+        progress(live, arrived),
+        response(live, arrived),
+    )
 
 
 # Facts of an event
@@ -98,9 +112,51 @@ def is_machine(entry: Entry) -> bool:
     return entry.rank == CONNECT and own(entry, "answered_by") == "machine"
 
 
+def column_of(entry: Entry) -> str | None:
+    """The column that counts the event by itself."""
+    if is_machine(entry):
+        return MACHINE_ANSWERS
+    return None if entry.rank == TOUCH and own(entry, "automated") else _ACTIVITY[entry.rank]
+
+
 def of_event(entry: Entry, rollup: Rollup) -> tuple[str, ...]:
     """The event's own dimension values."""
     return tuple([getattr(entry, name) or NONE for name in rollup.dimensions])
+
+
+# What is taken back
+
+
+def taken_back(log: Entries) -> Retractions:
+    """The retractions in force, each with what it takes back: all of an id, or the latest of a type."""
+    held = in_force(log)
+    retractions = [entry for entry in held if entry.rank == RETRACTION]
+    by_id = [(each, of_id(log, each)) for each in retractions if own(each, "retracts") is not None]
+    gone = {entry for _, entries in by_id for entry in entries}
+    left = [entry for entry in held if entry not in gone]
+    by_type: Retractions = []
+    for each in retractions:
+        if own(each, "retracts") is None:
+            latest = [entry for entry in left if is_of(entry, each) and entry.at_ms <= each.at_ms][-1:]
+            left = [entry for entry in left if entry not in latest]
+            by_type.append((each, latest))
+    return by_id + by_type
+
+
+def of_id(log: Entries, retraction: Entry) -> Entries:
+    """The entries of the id that a retraction names, and of the type, where it names one."""
+    return [entry for entry in log if entry.mark == own(retraction, "retracts") and is_of(entry, retraction)]
+
+
+def is_of(entry: Entry, retraction: Entry) -> bool:
+    """Whether it is of the type that a retraction names; of any, where it names none."""
+    return own(retraction, "retracts_type") in (None, _NAMES[entry.rank])
+
+
+def live_of(log: Entries, retractions: Retractions) -> Entries:
+    """The entries that facts look at: those in force that are no retractions and that none takes back."""
+    gone = {entry for _, entries in retractions for entry in entries}
+    return [entry for entry in in_force(log) if entry.rank != RETRACTION and entry not in gone]
 
 
 # Facts of a lead
@@ -174,23 +230,39 @@ def observed(
 # What is counted
 
 
+def counted(entry: Entry, column: str | None) -> Iterator[Addition]:
+    """An event, at its time and under its dimensions."""
+    if column is not None:
+        for rollup in ROLLUPS:
+            yield Addition(entry.at_ms, rollup, of_event(entry, rollup), column)
+
+
 def activity(log: Iterable[Entry]) -> Iterator[Addition]:
-    """What happened when, under the dimensions of the events. Contradictory copies count each."""
+    """What happened when. Contradictory copies count each, and so does what is taken back: it only grows."""
     for entry in log:
-        column = MACHINE_ANSWERS.column if is_machine(entry) else _ACTIVITY[entry.rank]
-        if column is not None:
-            for rollup in ROLLUPS:
-                yield Addition(entry.at_ms, rollup, of_event(entry, rollup), column)
+        yield from counted(entry, column_of(entry))
+
+
+def corrections(log: Entries, live: Entries, retractions: Retractions) -> Iterator[Addition]:
+    """What of the activity is no longer in force, and the retractions that take nothing back."""
+    held = set(live)
+    for entry in log:
+        if entry not in held:
+            yield from counted(entry, RETRACTED.get(column_of(entry) or ""))
+    for retraction, entries in retractions:
+        if not entries:
+            yield from counted(retraction, CORRECTIONS_OPEN)
+        elif all(entry.rank == RETRACTION for entry in entries):
+            yield from counted(retraction, CORRECTIONS_VOID)
 
 
 def voids(live: Entries, ended_at_once: Hangups) -> Iterator[Addition]:
     """The calls that ended at once, at the moment and under the dimensions of their reach."""
-    counted = set[int]()
+    told = set[int]()
     for entry in live:
-        if entry.rank == DM_REACHED and entry.call in ended_at_once and entry.call not in counted:
-            counted.add(entry.call)
-            for rollup in ROLLUPS:
-                yield Addition(entry.at_ms, rollup, of_event(entry, rollup), ended_at_once[entry.call].column)
+        if entry.rank == DM_REACHED and entry.call in ended_at_once and entry.call not in told:
+            told.add(entry.call)
+            yield from counted(entry, ended_at_once[entry.call])
 
 
 def progress(live: Entries, arrived: Sequence[tuple[Entry, bool]]) -> Iterator[Addition]:
@@ -201,7 +273,7 @@ def progress(live: Entries, arrived: Sequence[tuple[Entry, bool]]) -> Iterator[A
         for rollup, values in ((SEGMENT, segment), (PERSON, of_event(event, PERSON)), (PLACE, place)):
             yield Addition(event.at_ms, rollup, values, column)
             if is_implied:
-                yield Addition(event.at_ms, rollup, values, IMPLIED.column)
+                yield Addition(event.at_ms, rollup, values, IMPLIED)
 
 
 def response(live: Entries, arrived: Sequence[tuple[Entry, bool]]) -> Iterator[Addition]:

@@ -231,8 +231,6 @@ class Partition:
             leads=[(LEADS_POSITION_KEY, position)],
             rejected=[],
             foreign=[],
-            duplicates=0,
-            late=0,
             watermark_ms=self.written.watermark_ms,
         )
 
@@ -303,6 +301,7 @@ class Partition:
             witness=witness or before.witness,
             applied=before.applied + len(values) - rejected - foreign - duplicates,
             duplicates=before.duplicates + duplicates,
+            conflicting=before.conflicting + effects.conflicting,
             rejected=before.rejected + rejected + unreadable,
             rerouted=before.rerouted + foreign,
             partitions=self._partitions,
@@ -329,7 +328,7 @@ class Partition:
         # Another retention, or tables of before there was a horizon, move it before the first record.
         horizon_ms = self._memory.horizon_ms(position.horizon_ms, position.watermark_ms)
         bounds = Bounds(position.watermark_ms, horizon_ms)
-        effects = Effects([], [], [], [], 0, 0, bounds.watermark_ms)
+        effects = Effects([], [], [], [], bounds.watermark_ms)
         while True:
             start, stop = stop, len(keys)
             moves_at_ms = self._memory.moves_at_ms(bounds.horizon_ms)

@@ -13,12 +13,18 @@ from xxhash import xxh3_64_intdigest
 
 from callfunnel.schemas.events import (
     TYPES,
+    AppointmentHeld,
     CallEnded,
     Connect,
     Disqualified,
     Envelope,
+    LeadCreated,
     Lost,
+    ProposalSent,
     Qualified,
+    Retracted,
+    RevenueAdjusted,
+    Touch,
     Won,
 )
 from callfunnel.schemas.money import minor_units
@@ -50,31 +56,59 @@ class OwnField(NamedTuple):
     """How a log keeps a field that only some types have."""
 
     name: str
-    kind: Literal["choice", "integer", "text"]
+    kind: Literal["choice", "flag", "text", "mark", "money", "currency", "seconds"]
+    """A mark is kept as the fingerprint of an id, money in minor units, seconds in whole milliseconds."""
+    given_as: str
+    """The field of the event."""
     read: Callable[[Any], Own]
     choices: tuple[str, ...] = ()
     """Of a choice, which is kept as its place here: only ever added to."""
+    unsaid: str = ""
+    """A choice that means the same as none, and is kept as none."""
 
 
 LONGEST_MS = 2**53 - 1
 """Longer talks are cut: the largest number that every JSON reader holds exactly."""
 
+RETRACTABLE = tuple(name for name in TYPES if name != "retracted")
+"""The types that `retracts_type` may name, by their places in logs."""
 
-def _choice(name: str, *choices: str) -> OwnField:
+
+def fingerprint(text: str) -> int:
+    """64 bits that stand for an id in its lead's log: two ids are alike once in 2⁶⁴ pairs."""
+    return xxh3_64_intdigest(text.encode())
+
+
+def _choice(name: str, *choices: str, unsaid: str = "") -> OwnField:
     places: Mapping[str | None, int] = {value: place for place, value in enumerate(choices)}
-    return OwnField(name, "choice", lambda event: places.get(getattr(event, name)), choices)
+    return OwnField(name, "choice", name, lambda event: places.get(getattr(event, name)), choices, unsaid)
+
+
+def _flag(name: str) -> OwnField:
+    return OwnField(name, "flag", name, lambda event: 1 if getattr(event, name) else None)
 
 
 def _text(name: str) -> OwnField:
-    return OwnField(name, "text", lambda event: getattr(event, name))
+    return OwnField(name, "text", name, lambda event: getattr(event, name))
+
+
+def _mark(name: str) -> OwnField:
+    def read(event: Any) -> int | None:
+        id_ = getattr(event, name)
+        return None if id_ is None else fingerprint(id_)
+
+    return OwnField(name, "mark", name, read)
 
 
 def _money(name: str) -> OwnField:
     def read(event: Any) -> int | None:
         amount = getattr(event, name)
-        return None if amount is None else minor_units(amount, event.currency)
+        return None if amount is None else minor_units(amount, event.currency, is_signed=True)
 
-    return OwnField(name, "integer", read)
+    return OwnField(name, "money", name, read)
+
+
+_CURRENCY = OwnField("currency", "currency", "currency", lambda event: event.currency)
 
 
 def whole_ms(seconds: float) -> int:
@@ -91,15 +125,33 @@ def _talk_ms(event: CallEnded) -> int | None:
 
 
 OWN: Mapping[type[Envelope], tuple[OwnField, ...]] = {
-    Connect: (_choice("answered_by", "human", "machine"),),
-    Qualified: (_money("expected_amount"), _text("currency")),
-    Won: (_money("amount"), _text("currency")),
+    LeadCreated: (_flag("imported"),),
+    Connect: (
+        _choice("answered_by", "human", "machine", unsaid="unknown"),
+        _choice("direction", "inbound", unsaid="outbound"),
+    ),
+    Qualified: (_money("expected_amount"), _CURRENCY),
+    Won: (
+        _money("amount"),
+        _CURRENCY,
+        _choice("sale_kind", "new", "upsell", "cross_sell", "renewal"),
+        _text("product"),
+        _text("segment"),
+    ),
     CallEnded: (
-        OwnField("talk_ms", "integer", _talk_ms),
+        OwnField("talk_ms", "seconds", "talk_seconds", _talk_ms),
         _choice("hangup_by", "customer", "agent", "system"),
     ),
     Disqualified: (_text("reason"),),
     Lost: (_text("reason"),),
+    Retracted: (_mark("retracts"), _choice("retracts_type", *RETRACTABLE)),
+    AppointmentHeld: (_choice("outcome", "no_show", "cancelled", unsaid="held"),),
+    ProposalSent: (_money("amount"), _CURRENCY),
+    Touch: (
+        _choice("channel", "email", "sms", "chat", "meeting", "mail", "video", "social", "visit"),
+        _flag("automated"),
+    ),
+    RevenueAdjusted: (_money("amount"), _CURRENCY, _mark("adjusts")),
 }
 """The own fields of each type; at most eight."""
 
@@ -108,11 +160,6 @@ KINDS = tuple(TYPES.values())
 
 _OWN = tuple(OWN.get(kind, ()) for kind in KINDS)
 _CONNECT = Connect.rank
-
-
-def fingerprint(text: str) -> int:
-    """64 bits that stand for an id in its lead's log: two ids are alike once in 2⁶⁴ pairs."""
-    return xxh3_64_intdigest(text.encode())
 
 
 def entry_of(event: Envelope) -> Entry:
@@ -141,13 +188,14 @@ def identity(entry: Entry) -> tuple[object, ...]:
     """What makes two entries copies of one event.
 
     Many call systems have one id for a whole call and give it to its dial, its connect and its end; so it is
-    the id and the type, and of a connect who answered: a machine is often noticed after the connect.
+    the id and the type, and of a connect who answered, because a machine is often noticed after the connect,
+    and which way the call went.
     """
-    return entry.mark, entry.rank, entry.own[0] if entry.rank == _CONNECT else None
+    return entry.mark, entry.rank, entry.own if entry.rank == _CONNECT else ()
 
 
 def in_force(log: Sequence[Entry]) -> list[Entry]:
-    """The entries that facts look at: of copies that contradict each other, the first in the order."""
+    """Of copies that contradict each other, the first in the order; of other entries, all."""
     smallest: dict[tuple[object, ...], Entry] = {}
     for entry in log:
         smallest.setdefault(identity(entry), entry)
@@ -219,9 +267,11 @@ def pack(log: Sequence[Entry]) -> bytes:
                 out.extend(entry.call.to_bytes(8, "little"))
         if own:
             out.append(sum(1 << place for place, _ in own))
-            for _, value in own:
+            for place, value in own:
                 if isinstance(value, str):
                     text(value)
+                elif _OWN[entry.rank][place].kind == "mark":
+                    out.extend(value.to_bytes(8, "little"))
                 else:
                     number(value << 1 if value >= 0 else (-value << 1) - 1)
     return bytes(out)
@@ -299,10 +349,13 @@ def unpack(record: bytes) -> list[Entry]:
         return n >> 1 if n & 1 == 0 else -(n + 1 >> 1)
 
     def own_of(field: OwnField) -> Own:
-        if field.kind == "text":
+        if field.kind in ("text", "currency"):
             return text()
+        if field.kind == "mark":
+            return data.fingerprint()
         n = integer()
-        if field.kind == "choice" and not 0 <= n < len(field.choices):
+        is_known = {"choice": 0 <= n < len(field.choices), "flag": n == 1}.get(field.kind, True)
+        if not is_known:
             raise ValueError("not a lead's record: a field has a choice that this version does not know")
         return n
 

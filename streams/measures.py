@@ -83,85 +83,150 @@ FIRST_ANSWER = Histogram(
 HISTOGRAMS = (FIRST_DIAL, FIRST_ANSWER)
 
 
-class Count(Struct, frozen=True):
-    """Something that happens, counted in each rollup, and shown of each campaign and window."""
+class Figure(Struct, frozen=True):
+    """A number that is shown: the sum of some columns, less others."""
 
-    column: str
+    of: tuple[str, ...]
+    less: tuple[str, ...] = ()
+
+    def read(self, columns: Mapping[str, int]) -> int:
+        return sum(columns.get(name, 0) for name in self.of) - sum(columns.get(name, 0) for name in self.less)
+
+
+class Happening(Struct, frozen=True):
+    """Events of a type, which count as they come: a column for all, and one for those that are taken back."""
+
+    event: str
+    """The type."""
+    name: str
     id: int
-    title: str
-    """What a person reads behind the number."""
-    help: str
-    unit: str = "calls"
-    name: str = ""
-    """What the API calls it, and its metric after `callfunnel_window_`; "": as the column."""
-    event: str = ""
-    """The type of which every event counts, where that is all."""
+    retracted_id: int
+    title: str = ""
+    """What a person reads behind the number. "": it is a stage's, or is not shown by itself."""
 
     @property
-    def shown_as(self) -> str:
-        return self.name or self.column
+    def column(self) -> str:
+        return f"events_{self.name}"
+
+    @property
+    def retracted(self) -> str:
+        return f"retracted_{self.name}"
+
+    @property
+    def net(self) -> Figure:
+        """Those that are not taken back."""
+        return Figure((self.column,), (self.retracted,))
 
 
-DM_HANGUPS = Count(
-    "dm_hangups",
-    15,
-    "immediate hang-ups",
-    "Decision makers of the window who hung up at once: to be taken off the reached events.",
+OF_STAGES = tuple(
+    Happening(event, stage, id_, id_ + 60)
+    for id_, (event, stage) in enumerate(
+        zip(("lead_created", "dial", "connect", "dm_reached", "qualified", "won"), STAGES, strict=True)
+    )
 )
-AGENT_HANGUPS = Count(
-    "agent_hangups",
-    16,
-    "ended by the agent at once",
-    "Calls of the window that an agent ended at once; their reach stands.",
+DISQUALIFIED = Happening("disqualified", "disqualified", 12, 66)
+LOST = Happening("lost", "lost", 13, 67)
+HAPPENINGS = (
+    *OF_STAGES,
+    DISQUALIFIED,
+    LOST,
+    Happening("lead_recycled", "recycled", 55, 68),
+    Happening("appointment_set", "appointment", 56, 69, "appointments"),
+    Happening("demo_held", "demo", 57, 70, "demos"),
+    Happening("proposal_sent", "proposal", 58, 71, "proposals"),
+    Happening("touch", "touch", 59, 72, "touches other than calls"),
 )
-MACHINE_ANSWERS = Count(
-    "machine_answers", 14, "machine answers", "Calls of the window that a machine answered."
-)
-IMPLIED = Count(
-    "implied",
-    17,
-    "implied arrivals",
-    "Arrivals of leads in the window that only a later stage gave away.",
-    unit="arrivals",
-    name="implied_arrivals",
-)
-COUNTS = (DM_HANGUPS, AGENT_HANGUPS, MACHINE_ANSWERS, IMPLIED)
 
-EVENTS = tuple(f"events_{stage}" for stage in STAGES)
-EVENTS_DISQUALIFIED = "events_disqualified"
-EVENTS_LOST = "events_lost"
+MACHINE_ANSWERS, RETRACTED_MACHINE = "machine_answers", "retracted_machine"
+DM_HANGUPS, AGENT_HANGUPS = "dm_hangups", "agent_hangups"
+IMPLIED = "implied"
+CORRECTIONS, CORRECTIONS_OPEN, CORRECTIONS_VOID = "corrections", "corrections_open", "corrections_void"
+EVENTS = tuple(each.column for each in OF_STAGES)
 LEADS = tuple(f"leads_{stage}" for stage in STAGES)
-AWAITED = "awaited"
-UNCALLED = "uncalled"
-DIALED_BEFORE_CREATION = "dialed_before_creation"
+AWAITED, UNCALLED, DIALED_BEFORE_CREATION = "awaited", "uncalled", "dialed_before_creation"
 
 COLUMNS: Mapping[str, int] = (
-    {
+    {each.column: each.id for each in HAPPENINGS}
+    | {each.retracted: each.retracted_id for each in HAPPENINGS}
+    | {
         name: id_
         for first_id, names in (
-            (0, EVENTS),
             (6, LEADS),
-            (12, (EVENTS_DISQUALIFIED, EVENTS_LOST)),
+            (14, (MACHINE_ANSWERS, DM_HANGUPS, AGENT_HANGUPS, IMPLIED)),
             (18, (AWAITED, UNCALLED, DIALED_BEFORE_CREATION)),
+            (73, (RETRACTED_MACHINE, CORRECTIONS, CORRECTIONS_OPEN, CORRECTIONS_VOID)),
         )
         for id_, name in enumerate(names, first_id)
     }
-    | {count.column: count.id for count in COUNTS}
     | {name: id_ for histogram in HISTOGRAMS for name, id_ in histogram.columns.items()}
 )
 """The id of each column."""
 
-ACTIVITY: Mapping[str, str] = {
-    "lead_created": EVENTS[0],
-    "dial": EVENTS[1],
-    "connect": EVENTS[2],
-    "dm_reached": EVENTS[3],
-    "qualified": EVENTS[4],
-    "won": EVENTS[5],
-    "disqualified": EVENTS_DISQUALIFIED,
-    "lost": EVENTS_LOST,
-} | {count.event: count.column for count in COUNTS if count.event}
-"""The column that counts the events of a type; a machine's answer has its own."""
+ACTIVITY: Mapping[str, str] = {each.event: each.column for each in HAPPENINGS} | {"retracted": CORRECTIONS}
+"""The column that counts the events of a type; a machine's answer has its own, an automated touch none."""
+
+RETRACTED: Mapping[str, str] = {each.column: each.retracted for each in HAPPENINGS} | {
+    MACHINE_ANSWERS: RETRACTED_MACHINE
+}
+"""Of a column that counts events, the one that counts those of them that are taken back."""
+
+
+class Count(Struct, frozen=True):
+    """A number that is shown of each campaign and window."""
+
+    name: str
+    """What the API calls it, and its metric after `callfunnel_window_`."""
+    title: str
+    """What a person reads behind the number."""
+    help: str
+    figure: Figure
+    unit: str = "calls"
+
+
+SHOWN = tuple(each for each in HAPPENINGS if each in OF_STAGES or each.title)
+"""The events that are shown by campaign, agent and place."""
+
+COUNTS = (
+    Count(
+        "dm_hangups",
+        "immediate hang-ups",
+        "Decision makers of the window who hung up at once: to be taken off the reached events.",
+        Figure((DM_HANGUPS,)),
+    ),
+    Count(
+        "agent_hangups",
+        "ended by the agent at once",
+        "Calls of the window that an agent ended at once; their reach stands.",
+        Figure((AGENT_HANGUPS,)),
+    ),
+    Count(
+        "machine_answers",
+        "machine answers",
+        "Calls of the window that a machine answered.",
+        Figure((MACHINE_ANSWERS,), (RETRACTED_MACHINE,)),
+    ),
+    Count(
+        "implied_arrivals",
+        "implied arrivals",
+        "Arrivals of leads in the window that only a later stage gave away.",
+        Figure((IMPLIED,)),
+        unit="arrivals",
+    ),
+    Count(
+        "retractions",
+        "events taken back",
+        "Events that occurred in the window and were taken back, of whatever type.",
+        Figure(tuple(RETRACTED.values())),
+        unit="events",
+    ),
+)
+
+FIGURES: Mapping[str, Figure] = (
+    {each.column: each.net for each in HAPPENINGS}
+    | {name: Figure((name,)) for name in LEADS}
+    | {count.name: count.figure for count in COUNTS}
+)
+"""What is shown, and what rates are made of, by name."""
 
 OF_SEGMENT = frozenset(
     (AWAITED, UNCALLED, DIALED_BEFORE_CREATION, *(name for each in HISTOGRAMS for name in each.columns))

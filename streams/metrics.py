@@ -12,8 +12,10 @@ from typing import Literal
 from callfunnel.schemas.codec import REASONS
 from callfunnel.schemas.events import STAGES
 from callfunnel.streams.measures import (
+    CORRECTIONS,
+    CORRECTIONS_OPEN,
+    CORRECTIONS_VOID,
     COUNTS,
-    EVENTS,
     FIRST_ANSWER,
     FIRST_DIAL,
     HISTOGRAMS,
@@ -21,6 +23,8 @@ from callfunnel.streams.measures import (
     PERSON,
     PLACE,
     SEGMENT,
+    SHOWN,
+    Figure,
     Histogram,
     Rollup,
 )
@@ -34,10 +38,17 @@ ALL_WINDOWS = tuple(WINDOWS)
 CLOCKS = {histogram.name: histogram for histogram in (FIRST_DIAL, FIRST_ANSWER)}
 """What is measured from a lead's creation on: families tell them apart by the label `clock`."""
 
+RETRACTIONS = (
+    ("sent", Figure((CORRECTIONS,))),
+    ("open", Figure((CORRECTIONS_OPEN,))),
+    ("void", Figure((CORRECTIONS_VOID,))),
+)
+
 CLOSED: Mapping[str, tuple[str, ...]] = {
-    "funnel_stage": STAGES,
+    "funnel_stage": tuple(each.name for each in SHOWN),
     "window": ALL_WINDOWS,
     "clock": tuple(CLOCKS),
+    "correction": tuple(name for name, _ in RETRACTIONS),
     "age": AGES,
     "reason": tuple(REASONS),
     "outcome": OUTCOMES,
@@ -67,8 +78,8 @@ class Reads:
 
     rollup: Rollup
     dimensions: tuple[str, ...]
-    figures: tuple[tuple[str, str | Histogram], ...]
-    """For each value of the label `by`: columns, or histograms with the same bounds."""
+    figures: tuple[tuple[str, Figure | Histogram], ...]
+    """For each value of the label `by`: numbers, or histograms with the same bounds."""
     by: str = ""
     windows: tuple[str, ...] = ()
     """Those that it is exposed of; none: it is of all time."""
@@ -99,8 +110,10 @@ class Metric:
     @property
     def values(self) -> Mapping[str, tuple[str, ...]]:
         """Its labels whose values are known beforehand, with these."""
-        windows = self.reads.windows if self.reads else CLOSED["window"]
-        known = {**CLOSED, "state": self.states, "window": windows}
+        known = {**CLOSED, "state": self.states}
+        if self.reads:
+            by = tuple(value for value, _ in self.reads.figures)
+            known |= {"window": self.reads.windows, self.reads.by: by}
         return {label: known[label] for label in self.labels if label in known}
 
 
@@ -123,16 +136,25 @@ def _read(name: str, help_: str, unit: str, reads: Reads, buckets: tuple[float, 
     return Metric(f"callfunnel_{name}", type_, help_, labels, unit, buckets=buckets, reads=reads)
 
 
+EVENTS = tuple((each.name, each.net) for each in SHOWN)
+EVENTS_EVER = tuple((each.name, Figure((each.column,))) for each in SHOWN)
+"""A counter: what is taken back stays in it."""
+LEADS_BY_STAGE = tuple((stage, Figure((column,))) for stage, column in zip(STAGES, LEADS, strict=True))
+
+
 def _by_stage(
-    name: str, help_: str, rollup: Rollup, columns: tuple[str, ...], windows: tuple[str, ...] = ALL_WINDOWS
+    name: str,
+    help_: str,
+    rollup: Rollup,
+    figures: tuple[tuple[str, Figure], ...],
+    windows: tuple[str, ...] = ALL_WINDOWS,
 ) -> Metric:
-    figures = tuple(zip(STAGES, columns, strict=True))
-    unit = "events" if columns is EVENTS else "leads"
+    unit = "leads" if figures is LEADS_BY_STAGE else "events"
     return _read(name, help_, unit, Reads(rollup, rollup.dimensions, figures, "funnel_stage", windows))
 
 
 def _of_campaign(
-    name: str, help_: str, unit: str, figure: str, windows: tuple[str, ...] = ALL_WINDOWS
+    name: str, help_: str, unit: str, figure: Figure, windows: tuple[str, ...] = ALL_WINDOWS
 ) -> Metric:
     return _read(name, help_, unit, Reads(SEGMENT, ("campaign",), (("", figure),), "", windows))
 
@@ -152,14 +174,14 @@ CATALOGUE: tuple[Metric, ...] = (
     # What happened, and who got how far.
     _by_stage(
         "events_total",
-        "Events of each stage since the beginning (activity view: repeats count).",
+        "Events of each stage since the beginning (activity view: repeats count, and what is taken back).",
         SEGMENT,
-        EVENTS,
+        EVENTS_EVER,
         windows=(),
     ),
     _by_stage(
         "window_events",
-        "Events that occurred in the window (activity view: repeats count).",
+        "Events that occurred in the window and were not taken back (activity view: repeats count).",
         SEGMENT,
         EVENTS,
     ),
@@ -167,11 +189,11 @@ CATALOGUE: tuple[Metric, ...] = (
         "window_leads",
         "Leads whose first arrival at the stage lies in the window (each lead once per stage).",
         SEGMENT,
-        LEADS,
+        LEADS_BY_STAGE,
     ),
     _by_stage(
         "agent_window_events",
-        "Events of an agent that occurred in the window (activity view).",
+        "Events of an agent that occurred in the window and were not taken back (activity view).",
         PERSON,
         EVENTS,
     ),
@@ -179,15 +201,22 @@ CATALOGUE: tuple[Metric, ...] = (
         "agent_window_leads",
         "Leads that an agent brought to the stage for the first time in the window.",
         PERSON,
-        LEADS,
+        LEADS_BY_STAGE,
     ),
     _by_stage(
         "location_window_events",
-        "Events at a location that occurred in the window (activity view).",
+        "Events at a location that occurred in the window and were not taken back (activity view).",
         PLACE,
         EVENTS,
     ),
-    *(_of_campaign(f"window_{count.shown_as}", count.help, count.unit, count.column) for count in COUNTS),
+    *(_of_campaign(f"window_{count.name}", count.help, count.unit, count.figure) for count in COUNTS),
+    _read(
+        "window_corrections",
+        "Retractions of the window: all that came, those whose events have not come, and those of "
+        "retractions, which change nothing.",
+        "events",
+        Reads(SEGMENT, ("campaign",), RETRACTIONS, "correction", ("1d", "today")),
+    ),
     # How fast a new lead is called, and what else takes time. Gauge histograms: a late event can make a
     # response slower after the fact.
     Metric(
@@ -250,6 +279,13 @@ CATALOGUE: tuple[Metric, ...] = (
         "counter",
         "Records read of the source since the tables were begun, by what became of them.",
         ("partition", "outcome"),
+        "records",
+    ),
+    Metric(
+        "callfunnel_source_conflicting_records_total",
+        "counter",
+        "Of the applied records, those that contradict another one of the same event_id and type.",
+        ("partition",),
         "records",
     ),
     Metric(
@@ -358,7 +394,14 @@ CATALOGUE: tuple[Metric, ...] = (
     _worker(
         "events_duplicate_total",
         "counter",
-        "Events whose event_id their lead had already seen.",
+        "Exact copies of events that their lead has already.",
+        (),
+        "events",
+    ),
+    _worker(
+        "events_conflicting_total",
+        "counter",
+        "Events that contradict another one of the same event_id and type: one of them is in force.",
         (),
         "events",
     ),

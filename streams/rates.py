@@ -10,7 +10,7 @@ from operator import ge, gt
 from typing import Literal
 
 from callfunnel.schemas.events import STAGES
-from callfunnel.streams.measures import DM_HANGUPS, EVENTS, LEADS
+from callfunnel.streams.measures import EVENTS, LEADS
 from callfunnel.streams.windows import DUE, DUE_SECONDS, MET
 
 Band = Literal["critical", "watch", "standard", "very good"]
@@ -19,7 +19,7 @@ Bands = tuple[tuple[Band, Callable[[float, float], bool], float], ...]
 """Best first: a value has the first band whose comparison with the bound holds; critical where none does."""
 
 Terms = Mapping[str, int]
-"""Columns, each with the sign with which it counts."""
+"""Numbers by their names in `FIGURES`, each with the sign with which it counts."""
 
 OBSERVED = (4, 5)
 """A stage is measured where its leads have at least this share of events of the stage: four of five.
@@ -85,9 +85,9 @@ class Rate:
         return next((name for name, holds, bound in self.standard if holds(value, bound)), "critical")
 
 
-def total(terms: Terms, columns: Mapping[str, int]) -> int:
-    """The terms with the numbers of these columns."""
-    return sum(sign * columns.get(column, 0) for column, sign in terms.items())
+def total(terms: Terms, figures: Mapping[str, int]) -> int:
+    """The terms with these numbers."""
+    return sum(sign * figures[name] for name, sign in terms.items())
 
 
 RATES: Mapping[str, Rate] = {
@@ -98,7 +98,7 @@ RATES: Mapping[str, Rate] = {
             "Reach",
             "activity",
             "(reached − immediate hang-ups) ÷ dials",
-            {"events_reached": 1, DM_HANGUPS.column: -1},
+            {"events_reached": 1, "dm_hangups": -1},
             {"events_dialed": 1},
             standard=(("very good", ge, 0.30), ("standard", ge, 0.15), ("watch", gt, 0.10)),
             enough=20,

@@ -114,6 +114,8 @@ class Position(msgspec.Struct, frozen=True):
     """
     horizon_ms: int = 0
     """A local midnight, Unix milliseconds: events before it are refused as archived. It never goes back."""
+    conflicting: int = 0
+    """Of the applied records, those that contradict another one of the same event id."""
 
 
 COARSER = {rollup.name: ("1h", "1d", "all") if rollup.of_all_time else ("1h", "1d") for rollup in ROLLUPS}

@@ -34,10 +34,12 @@ class Effects(Struct):
     """(index in the batch, why)"""
     foreign: list[tuple[int, int]]
     """(index in the batch, home partition) of events whose lead lives on another partition."""
-    duplicates: int
-    late: int
     watermark_ms: int
     """The largest event time so far."""
+    duplicates: int = 0
+    conflicting: int = 0
+    """Events that were taken in and contradict another one of the same id."""
+    late: int = 0
     newest_ms: int = -1
     """The largest event time of the events that were taken in; -1 where there are none."""
     horizon_ms: int = 0
@@ -52,6 +54,7 @@ class Effects(Struct):
         self.rejected += later.rejected
         self.foreign += later.foreign
         self.duplicates += later.duplicates
+        self.conflicting += later.conflicting
         self.late += later.late
         self.watermark_ms = later.watermark_ms
         self.newest_ms = max(self.newest_ms, later.newest_ms)

@@ -30,8 +30,8 @@ def command(file: str, replay: bool, as_json: bool, quiet: bool) -> int:
 
     Every refused line is told with its number, the reason and what would be right, as a worker with the same
     CALLFUNNEL_ variables would judge the same bytes if they were published now. The summary says which time
-    the events span, which fields look like a known one misspelt, and which leads have more events than one
-    may have. Exit code 1 if any line is refused.
+    the events span, how many are copies or contradict each other, which fields look like a known one
+    misspelt, and which leads have more events than one may have. Exit code 1 if any line is refused.
 
     \b
     Example:
@@ -78,6 +78,16 @@ def _told(validation: "Validation", settings: "Settings") -> Iterator[str]:
     if first and last:
         judged = {"wall": "for a live floor", "event": "as history"}[settings.clock]
         yield f"accepted events from {first} to {last}, judged {judged}"
+    if validation.copies == 1:
+        yield "1 is an exact copy of an event before it: it changes nothing"
+    elif validation.copies:
+        yield f"{validation.copies:,} are exact copies of events before them: they change nothing"
+    if validation.conflicting:
+        yield (
+            f"same event_id and type as an event before, and other content: {validation.conflicting:,}, "
+            f"first in line {validation.first_conflicting_line:,}. Of such events only the earliest counts: "
+            "give each an id of its own; to correct one, publish retracted and a new event"
+        )
     for one in validation.misspelt[:_TOLD]:
         yield f"{one.lines:,} lines have a field {one.field}, which is ignored: did you mean {one.meant}?"
     for lead in validation.crowded_leads[:_TOLD]:
@@ -89,7 +99,10 @@ def _told(validation: "Validation", settings: "Settings") -> Iterator[str]:
         if len(found) > _TOLD:
             yield f"{len(found) - _TOLD:,} more such {what}; --json names them"
     if validation.crowd.forgot:
-        yield "There are more leads than memory was taken for, so a crowded lead may not be named here."
+        yield (
+            "There are more leads than memory was taken for, so crowded leads and contradictions may be "
+            "missing here."
+        )
 
 
 def _summary(validation: "Validation", settings: "Settings") -> dict[str, object]:
@@ -99,6 +112,9 @@ def _summary(validation: "Validation", settings: "Settings") -> dict[str, object
     return {
         "accepted": validation.accepted,
         "refused": dict(validation.refused.most_common()),
+        "copies": validation.copies,
+        "conflicting": validation.conflicting,
+        "first_conflicting_line": validation.first_conflicting_line,
         "clock": settings.clock,
         "first_event": first,
         "last_event": last,

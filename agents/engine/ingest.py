@@ -722,6 +722,7 @@ class Ingest:
         metrics = self._metrics
         metrics.events_consumed.labels(batch.topic, str(batch.partition)).inc(batch.records)
         metrics.events_duplicate.inc(effects.duplicates)
+        metrics.events_conflicting.inc(effects.conflicting)
         metrics.events_late.inc(effects.late)
         metrics.events_rerouted.inc(len(effects.foreign))
         metrics.batch_events.observe(len(batch))

@@ -24,6 +24,7 @@ class EngineMetrics:
     poisoned: Gauge
     crowded_leads: Counter
     events_duplicate: Counter
+    events_conflicting: Counter
     events_late: Counter
     events_replayed: Counter
     events_rerouted: Counter

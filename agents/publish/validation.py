@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from functools import lru_cache, partial
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import msgspec
 from msgspec import Struct
@@ -17,13 +17,14 @@ from xxhash import xxh3_64_digest
 from callfunnel.schemas.codec import Decoder, Limits, Rejected, too_large
 from callfunnel.schemas.events import TYPES, Envelope, Event
 from callfunnel.schemas.fields import fields
-from callfunnel.streams.log import entry_of, pack, pseudonym
+from callfunnel.streams.log import entry_of, identity, pack, pseudonym
 from callfunnel.streams.tables import MOST_EVENTS, crowded
 
 BATCH_LINES, BATCH_BYTES = 2_000, 4 * 2**20
 MOST_HELD = 8_000_000
-"""Of events that are known by eight bytes each, in all leads; a lead itself takes as much as `_LEAD`."""
-_LEAD = 24
+"""Of events that are known by twelve bytes each, in all leads; a lead itself takes as much as `_LEAD`."""
+_IDENTITY, _MARK = 8, 12
+_LEAD = 16
 MOST_TOLD = 1_000
 """Misspelt names, and crowded leads, that are counted one by one."""
 
@@ -66,6 +67,10 @@ def _rest_of_line(stream: BinaryIO, part: bytes) -> Iterator[bytes]:
         yield part.rstrip(b"\r\n")
 
 
+Taken = Literal["new", "copy", "conflicting", "crowded"]
+"""A copy is exact, and changes nothing. A conflicting event has the id and the type of one that differs."""
+
+
 class Crowd:
     """Counts the different events of each lead, as the tables do.
 
@@ -80,36 +85,38 @@ class Crowd:
         self._seen: dict[bytes, bytes] = {}
         self.forgot = False
 
-    def takes(self, event: Event) -> bool:
-        """Whether the lead has room for the event, or knows it already."""
-        lead, mark = xxh3_64_digest(event.lead_id.encode()), xxh3_64_digest(pack((entry_of(event),)))
+    def take(self, event: Event) -> Taken:
+        """What the tables would make of the event."""
+        lead, entry = xxh3_64_digest(event.lead_id.encode()), entry_of(event)
+        mark = xxh3_64_digest(repr(identity(entry)).encode()) + xxh3_64_digest(pack((entry,)))[:4]
         seen = self._seen.get(lead)
         if seen is None:
             seen = b""
             self._held += _LEAD
         elif _holds(seen, mark):
-            return True
-        elif len(seen) >= 8 * self.most_events:
-            return False
+            return "copy"
+        elif len(seen) >= _MARK * self.most_events:
+            return "crowded"
+        is_conflicting = _holds(seen, mark[:_IDENTITY])
         self._seen[lead] = seen + mark
         self._held += 1
         if self._held > self._most_held:
             self._forget()
-        return True
+        return "conflicting" if is_conflicting else "new"
 
     def _forget(self) -> None:
         self.forgot = True
         for lead in sorted(self._seen, key=lambda lead: len(self._seen[lead])):
             if self._held <= self._most_held // 2:
                 break
-            self._held -= _LEAD + len(self._seen.pop(lead)) // 8
+            self._held -= _LEAD + len(self._seen.pop(lead)) // _MARK
 
 
-def _holds(seen: bytes, mark: bytes) -> bool:
-    """Whether it is among the marks of eight bytes that were put together."""
-    at = seen.find(mark)
-    while at > 0 and at % 8:
-        at = seen.find(mark, at + 1)
+def _holds(seen: bytes, start: bytes) -> bool:
+    """Whether one of the marks that were put together begins so."""
+    at = seen.find(start)
+    while at > 0 and at % _MARK:
+        at = seen.find(start, at + 1)
     return at >= 0
 
 
@@ -137,6 +144,9 @@ class Validation:
         self.refused: Counter[str] = Counter()
         self.first_ms: int | None = None
         self.last_ms: int | None = None
+        self.copies = 0
+        self.conflicting = 0
+        self.first_conflicting_line: int | None = None
         self.crowd = crowd or Crowd()
         self._limits = limits
         self._decoder = Decoder(limits)
@@ -163,8 +173,8 @@ class Validation:
                 verdict = too_large(line.size, self._limits)
             else:
                 self._look_at_names(line.value, None if isinstance(verdict, Rejected) else type(verdict))
-            if not isinstance(verdict, Rejected) and not self.crowd.takes(verdict):
-                verdict = self._crowd(verdict, line.number)
+            if not isinstance(verdict, Rejected):
+                verdict = self._take(verdict, line.number)
             if isinstance(verdict, Rejected):
                 self.refused[verdict.reason] += 1
                 yield line.number, verdict
@@ -173,6 +183,16 @@ class Validation:
             at_ms = verdict.at_ms
             self.first_ms = at_ms if self.first_ms is None else min(self.first_ms, at_ms)
             self.last_ms = at_ms if self.last_ms is None else max(self.last_ms, at_ms)
+
+    def _take(self, event: Event, line: int) -> Event | Rejected:
+        taken = self.crowd.take(event)
+        if taken == "crowded":
+            return self._crowd(event, line)
+        self.copies += taken == "copy"
+        if taken == "conflicting":
+            self.conflicting += 1
+            self.first_conflicting_line = self.first_conflicting_line or line
+        return event
 
     def _crowd(self, event: Event, line: int) -> Rejected:
         name = pseudonym(event.lead_id.encode())

@@ -8,7 +8,15 @@ from typing import Any
 
 from callfunnel.agents.view.snapshot import SEGMENT, Snapshot
 from callfunnel.schemas.events import NONE, STAGES
-from callfunnel.streams.measures import COUNTS, HISTOGRAMS, Histogram
+from callfunnel.streams.measures import (
+    CORRECTIONS_OPEN,
+    COUNTS,
+    FIGURES,
+    HISTOGRAMS,
+    OF_STAGES,
+    SHOWN,
+    Histogram,
+)
 from callfunnel.streams.metrics import CLOCKS
 from callfunnel.streams.rates import RATES, Observed, Rate, total
 from callfunnel.streams.rows import Columns
@@ -51,14 +59,15 @@ def funnel_document(
     archived = _add(columns for row, columns in at.archived.items() if row in chosen)
     uncalled = [found for row, found in at.uncalled.items() if row in chosen]
 
+    figures = {name: figure.read(columns) for name, figure in FIGURES.items()} | {DUE: due, MET: met}
+
     def events(stage: str) -> int:
-        return columns.get(f"events_{stage}", 0)
+        return figures[f"events_{stage}"]
 
     def leads(stage: str) -> int:
-        return columns.get(f"leads_{stage}", 0)
+        return figures[f"leads_{stage}"]
 
-    observed = {stage: (leads(stage), of_any.get(f"events_{stage}", 0)) for stage in STAGES}
-    figures = columns | {DUE: due, MET: met}
+    observed = {stage: (leads(stage), FIGURES[f"events_{stage}"].read(of_any)) for stage in STAGES}
     rates = {name: _rate(rate, figures, observed) for name, rate in RATES.items()}
     response = rates.pop("response")
     return {
@@ -83,7 +92,7 @@ def funnel_document(
         "response": response
         | {DUE: due, MET: met}
         | {name: _times(columns, histogram) for name, histogram in CLOCKS.items()},
-        "calls": {count.shown_as: columns.get(count.column, 0) for count in COUNTS},
+        "calls": {count.name: figures[count.name] for count in COUNTS},
         "closed": {"disqualified": events("disqualified"), "lost": events("lost")},
         "uncalled": {
             "leads": sum(sum(found.by_age) for found in uncalled),
@@ -96,8 +105,17 @@ def funnel_document(
             "uncalled": archived.get("uncalled", 0),
         },
         "counts": [
-            {"name": count.shown_as, "title": count.title, "count": columns.get(count.column, 0)}
-            for count in COUNTS
+            *({"name": count.name, "title": count.title, "count": figures[count.name]} for count in COUNTS),
+            *(
+                {"name": each.name, "title": each.title, "count": figures[each.column]}
+                for each in SHOWN
+                if each not in OF_STAGES
+            ),
+            {
+                "name": CORRECTIONS_OPEN,
+                "title": "retractions of events that have not come",
+                "count": columns.get(CORRECTIONS_OPEN, 0),
+            },
         ],
         "durations": [{"name": each.name, "title": each.help} | _times(columns, each) for each in HISTOGRAMS],
     }

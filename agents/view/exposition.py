@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache, reduce
-from itertools import accumulate, chain, islice, repeat
+from itertools import accumulate, chain, islice, repeat, zip_longest
 from operator import add, sub
 from typing import Any, Literal, Self
 
@@ -25,7 +25,7 @@ from callfunnel.agents.config import Settings
 from callfunnel.agents.kafka.connection import read_secret
 from callfunnel.agents.view.snapshot import Snapshot, Standing, View
 from callfunnel.schemas.events import NONE
-from callfunnel.streams.measures import PERSON, SEGMENT, Histogram, Rollup
+from callfunnel.streams.measures import PERSON, SEGMENT, Figure, Histogram, Rollup
 from callfunnel.streams.metrics import BY_NAME, CATALOGUE, OUTCOMES, Metric, Reads
 from callfunnel.streams.rows import Columns
 from callfunnel.streams.sums import Dimensions
@@ -135,8 +135,8 @@ def _layout(metric: Metric) -> tuple[Sample, ...]:
     )
 
 
-def _samples(metric: Metric, figure: str | Histogram, labels: Pairs) -> Iterator[Sample]:
-    if isinstance(figure, str):
+def _samples(metric: Metric, figure: Figure | Histogram, labels: Pairs) -> Iterator[Sample]:
+    if isinstance(figure, Figure):
         yield Sample("_total" if metric.type == "counter" else "", labels)
         return
     for le in (*(_go(float(bound)) for bound in figure.bounds), "+Inf"):
@@ -307,6 +307,12 @@ class Exposition:
             ("partition",),
             _BY_OUTCOME,
             {p: (its.applied, its.duplicates, its.rejected, its.rerouted) for p, its in positions.items()},
+        )
+        yield Family(
+            BY_NAME["callfunnel_source_conflicting_records_total"],
+            ("partition",),
+            (Sample("_total"),),
+            {p: (its.conflicting,) for p, its in positions.items()},
         )
         yield _one("source_lost_records", {p: (its.lost,) for p, its in positions.items()})
         lost = {p: (its.lost_at_ms / 1000,) for p, its in positions.items() if its.lost_at_ms}
@@ -484,13 +490,12 @@ def _some_labels(rollup: Rollup, dimensions: Labels) -> Callable[[Dimensions], L
 
 
 @lru_cache
-def _picker(figures: tuple[tuple[str, str | Histogram], ...]) -> Callable[[Columns | None], Values]:
-    """What takes these figures out of a row: the columns as they are, or the histograms as their samples."""
-    names = tuple([figure for _, figure in figures if isinstance(figure, str)])
+def _picker(figures: tuple[tuple[str, Figure | Histogram], ...]) -> Callable[[Columns | None], Values]:
+    """What takes these figures out of a row: numbers as they are, or the histograms as their samples."""
+    numbers = [figure for _, figure in figures if isinstance(figure, Figure)]
     histograms = [figure for _, figure in figures if isinstance(figure, Histogram)]
     if not histograms:
-        none: Values = (0,) * len(names)
-        return lambda columns: tuple(map(columns.get, names, repeat(0))) if columns else none
+        return _numbers(numbers)
 
     def pick(columns: Columns | None) -> Values:
         values: list[float] = []
@@ -499,6 +504,25 @@ def _picker(figures: tuple[tuple[str, str | Histogram], ...]) -> Callable[[Colum
             bins = list(accumulate(map(held.get, histogram.bins, repeat(0))))
             values += (*bins, bins[-1], held.get(histogram.sum, 0))
         return tuple(values)
+
+    return pick
+
+
+def _numbers(figures: Sequence[Figure]) -> Callable[[Columns | None], Values]:
+    """What reads all of them at once: their first columns, then their second ones, and so on."""
+    signed = [(add, names) for names in zip_longest(*[figure.of for figure in figures], fillvalue="")]
+    signed += [(sub, names) for names in zip_longest(*[figure.less for figure in figures], fillvalue="")]
+    (_, first), *others = signed
+    none: Values = (0,) * len(figures)
+
+    def pick(columns: Columns | None) -> Values:
+        if not columns:
+            return none
+        get = columns.get
+        values = tuple(map(get, first, repeat(0)))
+        for sign, names in others:
+            values = tuple(map(sign, values, map(get, names, repeat(0))))
+        return values
 
     return pick
 

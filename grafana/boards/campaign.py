@@ -1,15 +1,13 @@
 """A campaign: where it loses leads, which source is worth its money, whether today is as other days."""
 
-from collections.abc import Iterator
-
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from callfunnel.schemas.events import STAGES
-from callfunnel.streams.measures import COUNTS
+from callfunnel.streams.measures import OF_STAGES, SHOWN
 from callfunnel.streams.windows import DUE_SECONDS
 from grafana import frame
 from grafana.boards.speed import leads_due_and_met
-from grafana.frame import Line, Section
+from grafana.frame import Section
 from grafana.panels import (
     COUNT,
     SHARE,
@@ -138,24 +136,33 @@ def losses() -> Section:
                 size=(8, 8),
             ),
         ],
-        *other_events(),
-    )
-
-
-def other_events() -> Iterator[Line]:
-    """The counted events that are no stage, where there are any."""
-    counts = [count for count in COUNTS if count.event]
-    if counts:
-        yield [
+        [
             lines(
                 "Other events",
-                "Events that are no stage of the funnel, in the window that ends at each moment. Of all "
-                "sources: they are not counted by source.",
+                "Events that are no stage of the funnel, in the window that ends at each moment.",
                 COUNT,
-                *(Query(scope.column(count.column), count.title) for count in counts),
-                size=(24, 8),
-            )
-        ]
+                *(
+                    Query(of_source.figure(each.column), each.title)
+                    for each in SHOWN
+                    if each not in OF_STAGES
+                ),
+                size=(12, 8),
+            ),
+            lines(
+                "Taken back",
+                "Events of the window that a retraction took back, or that contradict another copy of the "
+                "same event; and retractions of the last day whose events have not come: is the id right, "
+                "and the lead? Of all sources.",
+                COUNT,
+                Query(scope.figure("retractions"), "taken back"),
+                Query(
+                    scope.total("callfunnel_window_corrections", window="1d", correction="open"),
+                    "retractions without an event",
+                ),
+                size=(12, 8),
+            ),
+        ],
+    )
 
 
 def sources() -> Section:

@@ -184,13 +184,13 @@ def events() -> Section:
         [
             lines(
                 "Not folded as they came",
-                "Events per second that were known already, came for a minute no longer held, were skipped "
-                "because the tables had them (after a restart), or were sent on to the partition of their "
-                "lead.",
+                "Events per second that were known already, contradict another copy of the same event, came "
+                "for a minute no longer held, were skipped because the tables had them (after a restart), or "
+                "were sent on to the partition of their lead.",
                 _PER_SECOND,
                 *(
                     Query(scope.rate(f"callfunnel_worker_events_{what}_total"), what)
-                    for what in ("duplicate", "late", "replayed", "rerouted")
+                    for what in ("duplicate", "conflicting", "late", "replayed", "rerouted")
                 ),
                 size=(6, 8),
             ),

@@ -43,7 +43,13 @@ def test_event_time_is_the_same_instant_however_it_is_written(at):
 
 
 def test_every_type_of_the_catalogue_is_decoded_to_its_own_class():
-    assert [type(verdict(DIAL | {"type": name})) for name in TYPES] == list(TYPES.values())
+    needed = {
+        "retracted": {"retracts_type": "won"},
+        "touch": {"channel": "sms"},
+        "revenue_adjusted": {"amount": "-1", "currency": "EUR"},
+    }
+    decoded = [type(verdict(DIAL | {"type": name} | needed.get(name, {}))) for name in TYPES]
+    assert decoded == list(TYPES.values())
 
 
 def test_null_or_an_empty_string_in_an_optional_field_means_missing():
@@ -263,7 +269,7 @@ def test_details_say_what_is_wrong_and_what_would_be_right():
         verdict(b"\0\0\0\0\7{}").detail,
         WALL.decode(None, b"l-1", NOON_MS).detail,
     ] == [
-        "`$.event_id` must be a string of 1 to 64 characters, no control character, and is missing",
+        "`$.event_id` must be a string of 1 to 128 characters, no control character, and is missing",
         "`$.occurred_at` must be an RFC 3339 time with an offset, like 2025-03-01T09:30:00Z, "
         "or whole Unix milliseconds, and is a number",
         "`$.occurred_at` must be an RFC 3339 time with an offset, like 2025-03-01T09:30:00Z, "

@@ -42,10 +42,10 @@ BY_SHAPE = (
     "unsupported_version",
     "bad_value",
 )
-BEYOND_A_SCHEMA = {  # formats it leaves open, numbers Python reads as infinite, sums in another field's units
+BEYOND_A_SCHEMA = {  # formats, numbers Python reads as infinite, what depends on another field
     "bad_value-occurred_at-no-offset", "bad_value-occurred_at-not-a-date", "bad_value-occurred_at-day-first",
     "bad_value-occurred_at-microseconds", "bad_value-amount-too-many-decimals", "bad_value-amount-too-large",
-    "bad_value-talk_seconds-out-of-range",
+    "bad_value-talk_seconds-out-of-range", "bad_value-retracts-itself", "bad_value-adjustment-of-nothing",
 }  # fmt: skip
 
 

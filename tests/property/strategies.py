@@ -60,8 +60,39 @@ dimensions = st.fixed_dictionaries(
     },
 )
 
+money = st.fixed_dictionaries(
+    {"amount": st.sampled_from(("0", "19.90", 90_071_992_547_409.91)), "currency": st.just("EUR")}
+) | st.fixed_dictionaries({"amount": st.sampled_from((1, 500)), "currency": st.just("JPY")})
+
 own_fields: dict[str, st.SearchStrategy[dict[str, Any]]] = {
-    "connect": st.fixed_dictionaries({"answered_by": st.sampled_from(("human", "human", "machine"))}),
+    "lead_created": st.fixed_dictionaries({"imported": or_none(False, True)}),
+    "connect": st.fixed_dictionaries(
+        {
+            "answered_by": or_none("human", "human", "machine", "unknown"),
+            "direction": or_none("outbound", "inbound"),
+        }
+    ),
+    "won": st.just({})
+    | money
+    | st.fixed_dictionaries({"sale_kind": or_none("new", "upsell"), "product": or_none("line")}),
+    "appointment_held": st.fixed_dictionaries({"outcome": or_none("held", "no_show", "cancelled")}),
+    "proposal_sent": st.just({}) | money,
+    "touch": st.fixed_dictionaries(
+        {"channel": st.sampled_from(("email", "visit")), "automated": or_none(False, True)}
+    ),
+    "revenue_adjusted": st.fixed_dictionaries(
+        {
+            "amount": st.sampled_from(("-19.90", 1)),
+            "currency": st.just("EUR"),
+            "adjusts": or_none("e1", "e2"),
+        }
+    ),
+    "retracted": st.fixed_dictionaries(
+        {
+            "retracts": or_none("e1", "e2", "e3", "e4", "e9"),
+            "retracts_type": or_none("dial", "connect", "dm_reached", "won", "lead_created", "call_ended"),
+        }
+    ),
     "call_ended": st.fixed_dictionaries(
         {
             "talk_seconds": or_none(0.0, 14.999, 15.0, 3_000.0),
@@ -95,6 +126,9 @@ STORIES = (
     ("dial", "connect"),
     ("dm_reached", "call_ended"),
     ("dm_reached", "dm_reached", "call_ended"),
+    ("dial", "retracted", "dial"),
+    ("lead_created", "dial", "retracted", "retracted"),
+    ("won", "retracted", "lost", "lead_recycled", "won"),
     ("connect", "dm_reached", "call_ended", "qualified"),
 )
 
@@ -121,20 +155,25 @@ def stories(draw: st.DrawFn, base_ms: int) -> list[Sketch]:
 
 @st.composite
 def event_sets(draw: st.DrawFn, max_stories: int = 12) -> list[Event]:
-    """Accepted events of one partition, in no order, no two of a lead with the same id."""
+    """Accepted events of one partition, in no order. Some of a lead have an id that others have, too."""
     told = draw(st.lists(stories(draw(bases_ms)), max_size=max_stories))
     sketches = draw(st.permutations([sketch for story in told for sketch in story]))
     used: Counter[str] = Counter()
     events = []
     for kind, lead_id, call_id, at_ms in sketches:
-        used[lead_id] += 1
+        used[lead_id] += draw(st.sampled_from((1, 1, 1, 1, 0)))
+        own = draw(own_fields.get(kind, st.just({})))
+        # Leads share ids, for which ids of other leads mean nothing.
+        event_id = f"e{used[lead_id]}"
+        if kind == "retracted" and own["retracts"] in (None, event_id):
+            own = {"retracts": None, "retracts_type": own["retracts_type"] or "dial"}
         event = TYPES[kind](
-            event_id=f"e{used[lead_id]}",  # leads share ids, for which ids of other leads mean nothing
+            event_id=event_id,
             occurred_at=draw(spelled(at_ms)),
             lead_id=lead_id,
             call_id=call_id,
             **draw(dimensions),
-            **draw(own_fields.get(kind, st.just({}))),
+            **own,
         )
         events.append(event)
     return events

@@ -5,8 +5,10 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callfunnel.schemas.events import STAGES, Event
-from callfunnel.streams.measures import ACTIVITY, MACHINE_ANSWERS
+from callfunnel.schemas.events import STAGES, Dial, Event, LeadCreated, Retracted
+from callfunnel.streams.definition import column_of, live_of, taken_back
+from callfunnel.streams.log import entry_of, joined
+from callfunnel.streams.measures import COLUMNS, CORRECTIONS, RETRACTED
 from callfunnel.streams.oracle import (
     Tables,
     differences,
@@ -23,6 +25,60 @@ def only_all_time(rows: Tables) -> Tables:
     return {key: columns for key, columns in rows.items() if key[0] == "all"}
 
 
+def live(events: list[Event]) -> list[Event]:
+    """The events that facts look at."""
+    logs: dict[str, set] = {}
+    for event in events:
+        logs.setdefault(event.lead_id, set()).add(entry_of(event))
+    of_leads = {lead: joined((), log) for lead, log in logs.items()}
+    found = {lead: set(live_of(log, taken_back(log))) for lead, log in of_leads.items()}
+    return [event for event in events if entry_of(event) in found[event.lead_id]]
+
+
+GROSS = {*RETRACTED, *RETRACTED.values(), *(name for name in COLUMNS if name.startswith(CORRECTIONS))}
+
+
+@given(st.data(), event_sets(), settings)
+def test_what_is_taken_back_counts_as_if_it_had_never_been_sent(
+    data: st.DataObject, events: list[Event], chosen: dict
+) -> None:
+    able = [event for event in events if not isinstance(event, Retracted)]
+    if not able:
+        return
+    target = data.draw(st.sampled_from(able))
+    at_ms = target.at_ms + data.draw(st.sampled_from((-1, 0, 1, 10**9)))
+    ids = {"event_id": "back", "occurred_at": at_ms, "lead_id": target.lead_id}
+    back = Retracted(**ids, retracts=target.event_id)
+    last_ms = max(event.at_ms for event in (*events, back))
+    later = Dial(event_id="later", occurred_at=last_ms, lead_id="another")
+    never = [
+        event
+        for event in events
+        if (event.lead_id, event.event_id) != (target.lead_id, target.event_id)
+        or isinstance(event, Retracted)
+    ]
+
+    def facts(world: list[Event]) -> Tables:
+        rows = tables(world, **chosen)
+        kept = {key: {name: n for name, n in row.items() if name not in GROSS} for key, row in rows.items()}
+        return {key: row for key, row in kept.items() if row}
+
+    assert facts([*events, back, later]) == facts([*never, later])
+
+
+@given(event_sets(), settings)
+def test_what_is_not_in_force_is_taken_off(events: list[Event], chosen: dict) -> None:
+    """Activity less what is taken back is the activity of the events that facts look at."""
+    sums: Counter[str] = Counter()
+    for columns in only_all_time(tables(events, **chosen)).values():
+        sums.update(columns)
+    alive = {(event.lead_id, entry_of(event)) for event in live(events)}
+    expected = Counter(column_of(entry) for _, entry in alive)
+    assert {name: sums[name] - sums[back] for name, back in RETRACTED.items()} == {
+        name: expected[name] for name in RETRACTED
+    }
+
+
 @given(st.data(), settings)
 def test_any_order_and_any_duplication_give_the_same_tables(data: st.DataObject, chosen: dict) -> None:
     events = data.draw(event_sets())
@@ -32,12 +88,13 @@ def test_any_order_and_any_duplication_give_the_same_tables(data: st.DataObject,
 @given(event_sets(), settings)
 def test_every_event_counts_once_in_every_rollup(events: list[Event], chosen: dict) -> None:
     counted: Counter[str] = Counter()
-    counting = {*ACTIVITY.values(), MACHINE_ANSWERS.column}
+    counting = {*RETRACTED, CORRECTIONS}
     for (resolution, _, rollup, *_), columns in tables(events, **{**chosen, **keep_everything}).items():
         for column, n in columns.items():
             if resolution == "1d" and column in counting:
                 counted[rollup] += n
-    seen = sum(type(event).__struct_config__.tag in ACTIVITY for event in events)
+    entries = {(event.lead_id, entry_of(event)) for event in events}
+    seen = sum(column_of(entry) is not None for _, entry in entries)
     assert counted == ({"campaign+source": seen, "team+agent": seen, "location": seen} if seen else {})
 
 
@@ -53,7 +110,7 @@ def test_every_created_lead_is_awaited_or_was_dialed_before(events: list[Event],
     sums: Counter[str] = Counter()
     for columns in only_all_time(tables(events, **chosen)).values():
         sums.update(columns)
-    created = {event.lead_id for event in events if event.stage == 0}
+    created = {event.lead_id for event in live(events) if isinstance(event, LeadCreated)}
     bins = [n for name, n in sums.items() if name.startswith("attempt_") and name != "attempt_ms"]
     assert sums["awaited"] + sums["dialed_before_creation"] == len(created)
     assert sum(bins) + sums["uncalled"] <= sums["awaited"]

@@ -109,7 +109,8 @@ def test_validate_tells_each_refused_line_with_its_number_and_the_cure():
         "line 5: not_json: the value stops being JSON at character 1 "
         "(Expecting property name enclosed in double quotes)",
         "2 accepted, 2 refused: 1 wrong_type, 1 not_json",
-        done.stdout.splitlines()[-1],
+        done.stdout.splitlines()[-2],
+        "1 is an exact copy of an event before it: it changes nothing",
     ]
 
 
@@ -121,6 +122,9 @@ def test_validate_speaks_json_to_machines():
     assert summary == {
         "accepted": 0,
         "refused": {"unknown_type": 1},
+        "copies": 0,
+        "conflicting": 0,
+        "first_conflicting_line": None,
         "clock": "wall",
         "first_event": None,
         "last_event": None,
@@ -176,7 +180,7 @@ def test_validate_names_fields_that_look_like_a_known_one_misspelt():
     late = {name: value for name, value in EVENT.items() if name != "occurred_at"} | {"occured_at": "x"}
     stdin = lines(*[wrong] * 3, late, EVENT | {"campaign": "spring", "campain": "spring"})
     done = run("validate", "--replay", "-", stdin=stdin)
-    assert done.stdout.splitlines()[3:] == [
+    assert done.stdout.splitlines()[5:] == [
         "3 lines have a field campain, which is ignored: did you mean campaign?",
         "3 lines have a field Agent-Id, which is ignored: did you mean agent?",
         "1 lines have a field occured_at, which is ignored: did you mean occurred_at?",
@@ -197,6 +201,7 @@ def test_validate_names_a_crowded_lead_as_the_worker_would():
     ] + [
         "1,002 accepted, 2 refused: 2 crowded_lead",
         "accepted events from 2025-03-01T12:00:00+00:00 to 2025-03-01T12:00:00+00:00, judged as history",
+        "1 is an exact copy of an event before it: it changes nothing",
         f"lead #{pseudonym(b'0')} is crowded: 2 events, from line 1,001 on, are more than one lead may have. "
         "Is its id a placeholder for many leads?",
     ]

@@ -11,6 +11,8 @@ from callfunnel.schemas.events import (
     LeadCreated,
     Lost,
     Qualified,
+    Retracted,
+    Touch,
     Won,
 )
 from callfunnel.streams.definition import additions
@@ -106,6 +108,111 @@ def test_of_two_reaches_and_two_ends_the_earliest_decide():
     )
 
 
+# What is taken back
+
+
+def back(after_ms=0, event_id="back", **what):
+    return event(Retracted, after_ms, event_id, **what)
+
+
+def corrected(columns):
+    return {
+        name: n for name, n in columns.items() if name.startswith(("events_won", "retracted_", "corrections"))
+    }
+
+
+SALE = event(Won, 0, "w1")
+HALF_AN_HOUR = 1_800_000
+
+
+@pytest.mark.parametrize("after_ms", [HALF_AN_HOUR, 0, -600_000])
+@pytest.mark.parametrize(
+    "what", [{"retracts": "w1"}, {"retracts": "w1", "retracts_type": "won"}, {"retracts_type": "won"}]
+)
+def test_a_win_is_taken_back_before_or_after_it_comes(after_ms, what):
+    if "retracts" not in what and after_ms < 0:
+        return  # the latest up to its own time
+    columns = counted(SALE, back(after_ms, **what))
+    assert columns == {"events_won": 1, "retracted_won": 1, "corrections": 1}
+
+
+def test_it_counts_in_the_minute_of_the_win_and_the_correction_in_its_own():
+    columns = added(SALE, back(HALF_AN_HOUR, retracts="w1", campaign="spring"))
+    assert columns["campaign+source", "none", "none", MINUTE // 60 * 60, "retracted_won"] == 1
+    later = (MINUTE + 1_800) // 60 * 60
+    assert columns["campaign+source", "spring", "none", later, "corrections"] == 1
+
+
+def test_a_retraction_cannot_be_taken_back():
+    columns = counted(SALE, back(1, "b1", retracts="w1"), back(2, "b2", retracts="b1"))
+    assert corrected(columns) == {
+        "events_won": 1,
+        "retracted_won": 1,
+        "corrections": 2,
+        "corrections_void": 1,
+    }
+
+
+def test_a_retraction_is_open_until_its_event_comes():
+    assert corrected(counted(back(retracts="w1"))) == {"corrections": 1, "corrections_open": 1}
+    assert corrected(counted(back(retracts="w1"), SALE)) == {
+        "events_won": 1,
+        "retracted_won": 1,
+        "corrections": 1,
+    }
+    other = counted(SALE, back(1, retracts="w1", retracts_type="lost"))
+    assert corrected(other) == {"events_won": 1, "corrections": 1, "corrections_open": 1}
+
+
+def test_an_id_takes_back_all_its_events_and_a_type_one_of_them():
+    call = [event(cls, n, "CA1", call_id="CA1") for n, cls in enumerate((Dial, Connect, DmReached))]
+    assert facts(counted(*call, back(9, retracts="CA1"))) == {
+        **{f"retracted_{stage}": 1 for stage in ("dialed", "connected", "reached")},
+        "corrections": 1,
+    }
+    kept = counted(*call, back(9, retracts="CA1", retracts_type="dm_reached"))
+    assert (kept["leads_connected"], kept["retracted_reached"]) == (1, 1)
+    assert not {"leads_reached", "retracted_dialed"} & kept.keys()
+
+
+def test_a_type_alone_takes_the_latest_up_to_its_time_and_each_its_own():
+    wins = [event(Won, minutes * 60_000, f"w{minutes}") for minutes in (0, 10, 20)]
+
+    def left(*retractions):
+        columns = added(*wins, *retractions)
+        return [n for n in (0, 10, 20) if ("campaign+source", "none", "none", (MINUTE + n * 60) // 60 * 60,
+                "retracted_won") not in columns]  # fmt: skip
+
+    assert left(back(15 * 60_000, retracts_type="won")) == [0, 20]
+    assert left(back(10 * 60_000, retracts_type="won")) == [0, 20]
+    assert left(back(10 * 60_000 - 1, retracts_type="won")) == [10, 20]
+    two = [back(15 * 60_000, "b1", retracts_type="won"), back(16 * 60_000, "b2", retracts_type="won")]
+    assert left(*two) == [20]
+    # What an id names is left out, whenever that retraction comes.
+    assert left(back(15 * 60_000, "b1", retracts_type="won"), back(30 * 60_000, "b2", retracts="w10")) == [20]
+
+
+def test_what_a_retracted_event_moved_goes_back():
+    story = event(LeadCreated, 0, "a"), event(Dial, 20_000, "d1"), event(Dial, 90_000, "d2")
+    columns = counted(*story, back(100_000, retracts="d1"))
+    assert (columns["attempt_ms"], columns["events_dialed"], columns["retracted_dialed"]) == (90_000, 2, 1)
+    gone = counted(*story, back(100_000, retracts="a"))
+    assert "awaited" not in gone
+    assert gone["leads_dialed"] == 1
+
+
+def test_a_retraction_has_no_dimensions_for_its_lead():
+    columns = added(event(Dial, 0, "d", source="web"), back(-1, retracts="x", campaign="spring"))
+    assert ("campaign+source", "none", "web", MINUTE // 60 * 60, "leads_dialed") in columns
+
+
+def test_a_machine_s_touch_counts_as_none_and_no_retraction_of_it_does():
+    assert counted(event(Touch, 0, "t", channel="email", automated=True), back(1, retracts="t")) == {
+        "corrections": 1
+    }
+    assert counted(event(Touch, 0, "t", channel="email"))["events_touch"] == 1
+
+
 # Copies that contradict each other
 
 
@@ -117,6 +224,7 @@ def test_of_contradictory_copies_each_is_activity_and_the_earliest_is_the_fact()
     columns = counted(event(LeadCreated, 0, "a"), event(Dial, 30_000), event(Dial, 20_000))
     assert (columns["events_dialed"], columns["leads_dialed"]) == (2, 1)
     assert columns["attempt_ms"] == 20_000
+    assert columns["retracted_dialed"] == 1, "one dial was made"
 
 
 def test_copies_are_of_one_type_and_one_id_may_serve_a_whole_call():

@@ -23,7 +23,7 @@ from callfunnel.agents.view.exposition import (
 )
 from callfunnel.agents.view.snapshot import Funnel, Standing
 from callfunnel.schemas.codec import REASONS
-from callfunnel.schemas.events import STAGES
+from callfunnel.streams.measures import SHOWN
 from callfunnel.streams.metrics import BY_NAME, CATALOGUE, OPEN, OWNED
 from callfunnel.streams.rows import POSITION_KEY
 from callfunnel.streams.windows import WINDOWS
@@ -36,7 +36,7 @@ COLUMNS = {
     "attempt_900": 1, "attempt_inf": 1, "attempt_ms": 90_123_456, "connect_300": 1, "connect_ms": 250,
     "uncalled": 1,
 }  # fmt: skip
-SERIES = len(WINDOWS) * len(STAGES)
+SERIES = len(WINDOWS) * len(SHOWN)
 """Of a label set, in a family by window and stage."""
 
 
@@ -180,7 +180,10 @@ def test_of_the_sources_of_a_campaign_the_oldest_lead_that_waits_is_told():
 def test_every_stage_of_a_label_set_is_there_from_the_start():
     page = exposition(funnel_of(("campaign+source", "spring", "web")))
     stages = {dict(key[1:])["funnel_stage"] for key in series(page) if key[0] == "callfunnel_events_total"}
-    assert stages == {"created", "dialed", "connected", "reached", "qualified", "won"}
+    assert stages == {
+        *("created", "dialed", "connected", "reached", "qualified", "won"),
+        *("appointment", "demo", "proposal", "touch"),
+    }
 
 
 def test_a_label_set_that_was_silent_for_two_days_has_no_windows_but_keeps_its_totals():

@@ -1,23 +1,44 @@
 """What a lead's record holds: each event once, in few bytes, and nothing that depends on arrival."""
 
 from itertools import permutations
+from typing import get_args
 
 import pytest
 from xxhash import xxh3_64_intdigest
 
 from callfunnel.schemas.events import (
     TYPES,
+    AppointmentHeld,
+    AppointmentSet,
     CallEnded,
     Connect,
+    DemoHeld,
     Dial,
     Disqualified,
     DmReached,
     LeadCreated,
+    LeadRecycled,
     Lost,
+    ProposalSent,
     Qualified,
+    Retractable,
+    Retracted,
+    RevenueAdjusted,
+    Touch,
     Won,
 )
-from callfunnel.streams.log import KINDS, OWN, entry_of, fingerprint, identity, in_force, joined, pack, unpack
+from callfunnel.streams.log import (
+    KINDS,
+    OWN,
+    RETRACTABLE,
+    entry_of,
+    fingerprint,
+    identity,
+    in_force,
+    joined,
+    pack,
+    unpack,
+)
 
 T = 1_750_000_020_000
 
@@ -43,6 +64,20 @@ EVERYTHING = (
     event(Disqualified, 7_000, "s", reason="price"),
     event(Lost, 8_000, "l", reason="price", call_id="c2"),
     event(Lost, 8_000, "l"),
+    event(LeadCreated, 0, "i", imported=True),
+    event(Connect, 2_000, "k", call_id="c", direction="inbound"),
+    event(Won, 6_000, "w2", sale_kind="cross_sell", product="line", segment="dentists"),
+    event(LeadRecycled, 9_000, "y"),
+    event(Retracted, 9_001, "b", retracts="w"),
+    event(Retracted, 9_002, "b2", retracts="w2", retracts_type="won"),
+    event(Retracted, 9_003, "b3", retracts_type="revenue_adjusted"),
+    event(AppointmentSet, 9_004, "p"),
+    event(AppointmentHeld, 9_005, "p", outcome="cancelled"),
+    event(DemoHeld, 9_006, "p"),
+    event(ProposalSent, 9_007, "p", amount="0.01", currency="EUR"),
+    event(Touch, 9_008, "t", channel="visit"),
+    event(Touch, 9_009, "t", channel="email", automated=True),
+    event(RevenueAdjusted, 9_010, "n", amount="-5", currency="JPY", adjusts="w"),
 )
 
 
@@ -58,7 +93,16 @@ def test_what_an_entry_holds():
         *(None, None, None, None, "ann"),
         (1_500, 1),
     )
-    assert entry_of(event(Won, amount="19.9", currency="EUR")).own == (1_990, "EUR")
+    assert entry_of(event(Won, amount="19.9", currency="EUR")).own == (1_990, "EUR", None, None, None)
+    back = entry_of(event(Retracted, retracts="x", retracts_type="touch"))
+    assert back.own == (xxh3_64_intdigest(b"x"), 14)
+
+
+def test_what_means_the_same_as_a_missing_field_is_missing():
+    said = event(Connect, answered_by="unknown", direction="outbound")
+    assert entry_of(said) == entry_of(event(Connect))
+    assert entry_of(event(LeadCreated, imported=False)) == entry_of(event(LeadCreated))
+    assert entry_of(event(AppointmentHeld, outcome="held")) == entry_of(event(AppointmentHeld))
 
 
 def test_a_talk_is_in_whole_milliseconds_rounded_down_and_cut_where_nobody_talks_so_long():
@@ -153,6 +197,12 @@ def test_every_type_fits_into_a_record():
     assert [kind.rank for kind in KINDS] == list(range(len(KINDS)))
     assert all(len(fields) <= 8 for fields in OWN.values())
     for kind, fields in OWN.items():
-        assert {field.name.replace("talk_ms", "talk_seconds") for field in fields} == {
-            *kind.__struct_fields__
-        } - {*Dial.__struct_fields__}
+        assert {field.given_as for field in fields} == {*kind.__struct_fields__} - {*Dial.__struct_fields__}
+
+
+def test_a_retraction_may_name_every_type_but_its_own():
+    assert (
+        get_args(get_args(Retractable)[0])
+        == RETRACTABLE
+        == tuple(name for name in TYPES if name != "retracted")
+    )

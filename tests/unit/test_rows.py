@@ -64,7 +64,8 @@ def test_a_position_says_how_far_the_rows_go():
         b'{"offset":12,"watermark_ms":34,"fold":"f","applied":5,"duplicates":4,"rejected":2,"rerouted":1,'
         b'"partitions":6,"topic":"","topic_id":"","witness":null,"timezone":"","days_kept":0,'
         b'"replay_until_ms":null,"lost":3,"lost_at_ms":56,"rejected_share":0.25,"poison":"found",'
-        b'"generation":0,"settings":null,"replaced":[],"parts":0,"horizon_ms":0}'
+        b'"generation":0,"settings":null,"replaced":[],"parts":0,"horizon_ms":0,'
+        b'"conflicting":0}'
     )
     assert decode_position(encode_position(position)) == position
 

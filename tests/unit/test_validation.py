@@ -101,8 +101,8 @@ def test_where_memory_is_short_the_smallest_leads_are_forgotten_and_that_is_told
     crowd = Crowd(most_events=50, most_held=5_000)
     taken = 0
     for n in range(3_000):
-        assert crowd.takes(dial(f"small {n}", 0))
-        taken += crowd.takes(dial("0", n))
+        assert crowd.take(dial(f"small {n}", 0)) == "new"
+        taken += crowd.take(dial("0", n)) == "new"
     assert crowd.forgot
     assert taken == 50
     assert crowd._held <= 5_000
@@ -110,8 +110,24 @@ def test_where_memory_is_short_the_smallest_leads_are_forgotten_and_that_is_told
 
 def test_as_long_as_all_leads_are_held_nothing_is_forgotten():
     crowd = Crowd(most_held=5_000)
-    assert all(crowd.takes(dial(f"l{n}", 0)) for n in range(200))
+    assert {crowd.take(dial(f"l{n}", 0)) for n in range(200)} == {"new"}
     assert not crowd.forgot
+
+
+# Copies
+
+
+def test_copies_and_contradictions_are_told_apart_as_the_tables_do():
+    one = EVENT | {"event_id": "a"}
+    events = [
+        *(one, one, one | {"agent": "b"}, one | {"agent": "b"}, one | {"agent": "c"}),
+        *(one | {"lead_id": "other"}, one | {"type": "won"}, one | {"type": "won", "reason": "ignored"}),
+    ]
+    validation = validated(*events)
+    assert (validation.copies, validation.conflicting, validation.first_conflicting_line) == (3, 2, 3)
+    partition = Partition(0, 1, Fold(15_000, 600_000, 9, "UTC", "trust", resolutions()), Decoder(HISTORY))
+    effects = partition.apply([json.dumps(event).encode() for event in events], [None] * 8, [AT] * 8, 8)
+    assert (effects.duplicates, effects.conflicting) == (3, 2)
 
 
 # Misspelt fields

@@ -53,7 +53,7 @@ function drawFunnel(funnel) {
   });
   const implied = funnel.counts.find((count) => count.name === "implied_arrivals");
   write(byId("calls"), [
-    ...funnel.counts.filter((count) => count !== implied).map((count) => `${number.format(count.count)} ${count.title}`),
+    ...funnel.counts.filter((count) => count !== implied && count.count).map((count) => `${number.format(count.count)} ${count.title}`),
     `${number.format(funnel.closed.disqualified)} disqualified`,
     `${number.format(funnel.closed.lost)} lost`,
   ].join(" · "));

@@ -15,42 +15,166 @@ pub const WON: u8 = 5;
 pub const CALL_ENDED: u8 = 6;
 pub const DISQUALIFIED: u8 = 7;
 pub const LOST: u8 = 8;
+pub const RETRACTED: u8 = 10;
+pub const APPOINTMENT_SET: u8 = 11;
+pub const TOUCH: u8 = 15;
 
 /// The ranks below are events of these stages.
 pub const STAGES: usize = 6;
 const STAGE_NAMES: [&str; STAGES] = ["created", "dialed", "connected", "reached", "qualified", "won"];
 
-/// Name, kind and choices.
-type KnownOwn = (&'static str, &'static str, &'static [&'static str]);
+/// An own field: name, kind, the event's field, choices, the choice that is kept as none, whether it has to be given.
+type KnownOwn = (&'static str, &'static str, &'static str, &'static [&'static str], &'static str, bool);
 
-/// The types that the core knows more of than their own fields, by rank.
-pub const KNOWN: [(&str, &[KnownOwn]); 9] = [
-    ("lead_created", &[]),
+const MONEY: KnownOwn = ("amount", "money", "amount", &[], "", false);
+const CURRENCY: KnownOwn = ("currency", "currency", "currency", &[], "", false);
+const REASON: KnownOwn = ("reason", "text", "reason", &[], "", false);
+
+/// The types that the core was made for, by rank. Others may follow, and fields may follow theirs.
+pub const KNOWN: [(&str, &[KnownOwn]); 17] = [
+    ("lead_created", &[("imported", "flag", "imported", &[], "", false)]),
     ("dial", &[]),
-    ("connect", &[("answered_by", "choice", &["human", "machine"])]),
+    (
+        "connect",
+        &[
+            ("answered_by", "choice", "answered_by", &["human", "machine"], "unknown", false),
+            ("direction", "choice", "direction", &["inbound"], "outbound", false),
+        ],
+    ),
     ("dm_reached", &[]),
-    ("qualified", &[("expected_amount", "integer", &[]), ("currency", "text", &[])]),
-    ("won", &[("amount", "integer", &[]), ("currency", "text", &[])]),
-    ("call_ended", &[("talk_ms", "integer", &[]), ("hangup_by", "choice", &["customer", "agent", "system"])]),
-    ("disqualified", &[("reason", "text", &[])]),
-    ("lost", &[("reason", "text", &[])]),
+    ("qualified", &[("expected_amount", "money", "expected_amount", &[], "", false), CURRENCY]),
+    (
+        "won",
+        &[
+            MONEY,
+            CURRENCY,
+            ("sale_kind", "choice", "sale_kind", &["new", "upsell", "cross_sell", "renewal"], "", false),
+            ("product", "text", "product", &[], "", false),
+            ("segment", "text", "segment", &[], "", false),
+        ],
+    ),
+    (
+        "call_ended",
+        &[
+            ("talk_ms", "seconds", "talk_seconds", &[], "", false),
+            ("hangup_by", "choice", "hangup_by", &["customer", "agent", "system"], "", false),
+        ],
+    ),
+    ("disqualified", &[REASON]),
+    ("lost", &[REASON]),
+    ("lead_recycled", &[]),
+    (
+        "retracted",
+        &[
+            ("retracts", "mark", "retracts", &[], "", false),
+            ("retracts_type", "choice", "retracts_type", &RETRACTABLE, "", false),
+        ],
+    ),
+    ("appointment_set", &[]),
+    ("appointment_held", &[("outcome", "choice", "outcome", &["no_show", "cancelled"], "held", false)]),
+    ("demo_held", &[]),
+    ("proposal_sent", &[MONEY, CURRENCY]),
+    (
+        "touch",
+        &[
+            (
+                "channel",
+                "choice",
+                "channel",
+                &["email", "sms", "chat", "meeting", "mail", "video", "social", "visit"],
+                "",
+                true,
+            ),
+            ("automated", "flag", "automated", &[], "", false),
+        ],
+    ),
+    (
+        "revenue_adjusted",
+        &[
+            ("amount", "money", "amount", &[], "", true),
+            ("currency", "currency", "currency", &[], "", true),
+            ("adjusts", "mark", "adjusts", &[], "", false),
+        ],
+    ),
 ];
 pub const MACHINE: i64 = 1;
 pub const BY_AGENT: i64 = 1;
+const RETRACTABLE: [&str; 16] = [
+    "lead_created",
+    "dial",
+    "connect",
+    "dm_reached",
+    "qualified",
+    "won",
+    "call_ended",
+    "disqualified",
+    "lost",
+    "lead_recycled",
+    "appointment_set",
+    "appointment_held",
+    "demo_held",
+    "proposal_sent",
+    "touch",
+    "revenue_adjusted",
+];
+
+/// `KNOWN` as Python gives it.
+#[allow(dead_code, reason = "tests and fuzz targets need it")]
+pub fn known() -> Vec<DeclaredType> {
+    let text = |text: &&str| (*text).to_owned();
+    let own = |(name, kind, given_as, choices, unsaid, is_required): &KnownOwn| {
+        (text(name), text(kind), text(given_as), choices.iter().map(text).collect(), text(unsaid), *is_required)
+    };
+    KNOWN.iter().map(|(name, fields)| (text(name), fields.iter().map(own).collect())).collect()
+}
+
+/// The rank of a type that a retraction names.
+pub fn retractable(choice: i64) -> u8 {
+    let rank = choice as u8;
+    if rank < RETRACTED { rank } else { rank + 1 }
+}
 
 /// As many as the head of an entry can tell apart.
 const MOST_TYPES: usize = 32;
 pub const MOST_OWN: usize = 8;
 pub const MOST_ROLLUPS: usize = 8;
 
-/// As Python gives it: name, and the own fields' names, kinds and choices.
-pub type DeclaredType = (String, Vec<(String, String, Vec<String>)>);
+/// As Python gives it: name, and the own fields as in `KNOWN`.
+pub type DeclaredType = (String, Vec<DeclaredOwn>);
+pub type DeclaredOwn = (String, String, String, Vec<String>, String, bool);
 
+/// How a log keeps an own field.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Own {
+    /// The place of one of so many.
     Choice(i64),
+    /// 1 where it is set.
+    Flag,
     Integer,
+    /// The fingerprint of an id: 64 bits without a sign.
+    Mark,
     Text,
+}
+
+/// How an own field is read from an event.
+#[derive(Debug)]
+pub struct OwnField {
+    /// The place of the event's field among the names of all own fields.
+    pub given_as: u8,
+    pub is_required: bool,
+    pub reads: Reads,
+}
+
+#[derive(Debug)]
+pub enum Reads {
+    /// With the one that is kept as none.
+    Choice(Vec<Vec<u8>>, Vec<u8>),
+    Flag,
+    Mark,
+    Seconds,
+    Text,
+    /// Sums of money and their currencies are the codec's.
+    Money,
 }
 
 #[derive(Debug)]
@@ -59,18 +183,19 @@ pub struct Catalogue {
     names: Vec<String>,
     /// The own fields of each type, by rank.
     pub types: Vec<Vec<Own>>,
+    pub fields: Vec<Vec<OwnField>>,
+    /// The names of own fields in events.
+    given_as: Vec<Vec<u8>>,
 }
 
 impl Catalogue {
     pub fn new(declared: &[DeclaredType]) -> Result<Self, String> {
         for (rank, (name, own)) in KNOWN.iter().enumerate() {
             let as_known = declared.get(rank).is_some_and(|(declared_name, declared_own)| {
+                let mut pairs = declared_own.iter().zip(*own);
                 declared_name == name
-                    && declared_own.len() == own.len()
-                    && declared_own
-                        .iter()
-                        .zip(*own)
-                        .all(|(one, other)| one.0 == other.0 && one.1 == other.1 && one.2.iter().eq(other.2.iter()))
+                    && declared_own.len() >= own.len()
+                    && pairs.all(|(one, other)| is_same(one, other))
             });
             if !as_known {
                 return Err(format!("the core knows another type {name}, or another place of it"));
@@ -79,28 +204,63 @@ impl Catalogue {
         if declared.len() > MOST_TYPES {
             return Err(format!("the core takes up to {MOST_TYPES} types"));
         }
-        let types = declared.iter().map(|(name, own)| {
+        let mut catalogue =
+            Catalogue { names: Vec::new(), types: Vec::new(), fields: Vec::new(), given_as: Vec::new() };
+        for (name, own) in declared {
             if own.len() > MOST_OWN {
                 return Err(format!("{name} has more than {MOST_OWN} fields of its own"));
             }
-            own.iter().map(|(field, kind, choices)| own_field(field, kind, choices)).collect()
-        });
-        let names = declared.iter().map(|(name, _)| name.clone()).collect();
-        Ok(Catalogue { names, types: types.collect::<Result<_, _>>()? })
+            catalogue.names.push(name.clone());
+            catalogue.types.push(own.iter().map(kept_as).collect::<Result<_, _>>()?);
+            let fields = own.iter().map(|declared| catalogue.field(declared)).collect::<Result<_, String>>()?;
+            catalogue.fields.push(fields);
+        }
+        Ok(catalogue)
     }
 
-    /// The rank of a type all of whose fields the core reads: those of its own are none, or known.
-    pub fn readable(&self, name: &[u8]) -> Option<u8> {
-        let rank = self.names.iter().position(|known| known.as_bytes() == name)?;
-        (rank < KNOWN.len() || self.types[rank].is_empty()).then_some(rank as u8)
+    fn field(&mut self, (_, kind, given_as, choices, unsaid, is_required): &DeclaredOwn) -> Result<OwnField, String> {
+        let given_as = self.given_as(given_as.as_bytes()).unwrap_or_else(|| {
+            self.given_as.push(given_as.clone().into_bytes());
+            self.given_as.len() as u8 - 1
+        });
+        let reads = match kind.as_str() {
+            "choice" => Reads::Choice(
+                choices.iter().map(|choice| choice.clone().into_bytes()).collect(),
+                unsaid.as_bytes().into(),
+            ),
+            "flag" => Reads::Flag,
+            "mark" => Reads::Mark,
+            "seconds" => Reads::Seconds,
+            "text" => Reads::Text,
+            _ => Reads::Money,
+        };
+        Ok(OwnField { given_as, is_required: *is_required, reads })
+    }
+
+    /// The place of an own field's name in events.
+    #[inline]
+    pub fn given_as(&self, name: &[u8]) -> Option<u8> {
+        self.given_as.iter().position(|known| known == name).map(|place| place as u8)
+    }
+
+    pub fn rank(&self, name: &[u8]) -> Option<u8> {
+        self.names.iter().position(|known| known.as_bytes() == name).map(|rank| rank as u8)
     }
 }
 
-fn own_field(name: &str, kind: &str, choices: &[String]) -> Result<Own, String> {
-    match kind {
+fn is_same(declared: &DeclaredOwn, known: &KnownOwn) -> bool {
+    let (name, kind, given_as, choices, unsaid, is_required) = declared;
+    (&**name, &**kind, &**given_as, &**unsaid, *is_required) == (known.0, known.1, known.2, known.4, known.5)
+        && choices.iter().eq(known.3)
+}
+
+fn kept_as((name, kind, _, choices, ..): &DeclaredOwn) -> Result<Own, String> {
+    match kind.as_str() {
         "choice" => Ok(Own::Choice(choices.len() as i64)),
-        "integer" => Ok(Own::Integer),
-        "text" => Ok(Own::Text),
+        "flag" => Ok(Own::Flag),
+        "mark" => Ok(Own::Mark),
+        "money" | "seconds" => Ok(Own::Integer),
+        "text" | "currency" => Ok(Own::Text),
         _ => Err(format!("{name} is of a kind that the core does not know: {kind}")),
     }
 }
@@ -113,6 +273,11 @@ pub struct Columns {
     /// By rank. A machine's answer is counted apart.
     pub activity: Vec<Option<Column>>,
     pub machine_answers: Column,
+    /// Of these, those that are taken back.
+    pub retracted: Vec<Option<Column>>,
+    pub retracted_machine: Column,
+    pub corrections_open: Column,
+    pub corrections_void: Column,
     pub dm_hangups: Column,
     pub agent_hangups: Column,
     pub leads: [Column; STAGES],
@@ -144,6 +309,7 @@ impl Columns {
     pub fn new(
         declared: &BTreeMap<String, i64>,
         activity: &BTreeMap<String, String>,
+        retracted: &BTreeMap<String, String>,
         types: &[DeclaredType],
         histograms: Vec<DeclaredHistogram>,
     ) -> Result<Self, String> {
@@ -158,6 +324,8 @@ impl Columns {
         let leads = STAGE_NAMES.map(|stage| format!("leads_{stage}"));
         let others = [
             "machine_answers",
+            "corrections_open",
+            "corrections_void",
             "dm_hangups",
             "agent_hangups",
             "implied",
@@ -166,7 +334,8 @@ impl Columns {
             "dialed_before_creation",
         ];
         let of_histograms = histograms.iter().flat_map(|(_, _, bins, sum)| bins.iter().chain([sum]));
-        let counted = of_histograms.chain(&leads).chain(activity.values()).map(String::as_str);
+        let of_events = activity.values().chain(retracted.values());
+        let counted = of_histograms.chain(&leads).chain(of_events).map(String::as_str);
         let mut ids = Vec::new();
         for name in counted.chain(others) {
             match declared.get(name) {
@@ -190,9 +359,18 @@ impl Columns {
         if let Some(name) = activity.keys().find(|name| types.iter().all(|(known, _)| known != *name)) {
             return Err(format!("there is no type {name}"));
         }
+        let Some(retracted_machine) = retracted.get("machine_answers") else {
+            return Err("machine answers that are taken back have no column".into());
+        };
+        let of_type = |(name, _): &DeclaredType| activity.get(name);
+        let taken_back = |column: &String| retracted.get(column).map(|column| place(column));
         Ok(Columns {
-            activity: types.iter().map(|(name, _)| activity.get(name).map(|column| place(column))).collect(),
+            activity: types.iter().map(|its| of_type(its).map(|column| place(column))).collect(),
             machine_answers: place("machine_answers"),
+            retracted: types.iter().map(|its| of_type(its).and_then(taken_back)).collect(),
+            retracted_machine: place(retracted_machine),
+            corrections_open: place("corrections_open"),
+            corrections_void: place("corrections_void"),
             dm_hangups: place("dm_hangups"),
             agent_hangups: place("agent_hangups"),
             leads: std::array::from_fn(|stage| place(&leads[stage])),

@@ -2,7 +2,8 @@
 //! function for each measure.
 
 use crate::catalogue::{
-    BY_AGENT, CALL_ENDED, CONNECT, DIAL, DISQUALIFIED, DM_REACHED, LEAD_CREATED, LOST, QUALIFIED, STAGES, WON,
+    APPOINTMENT_SET, BY_AGENT, CALL_ENDED, CONNECT, DIAL, DISQUALIFIED, DM_REACHED, LEAD_CREATED, LOST, QUALIFIED,
+    STAGES, WON,
 };
 use crate::log::{Dimensions, Entry, Log};
 use crate::texts::{MISSING, Text, Texts};
@@ -10,6 +11,7 @@ use crate::texts::{MISSING, Text, Texts};
 /// Equal facts add the same to the rows.
 #[derive(Default)]
 pub struct Facts {
+    pub corrections: Vec<Correction>,
     pub origin: Origin,
     pub hangups: Vec<Hangup>,
     /// By stage.
@@ -21,6 +23,25 @@ pub struct Facts {
 
 /// Campaign, source and location, each of the earliest entry that carries it.
 pub type Origin = [Text; 3];
+
+/// What is no longer in force, or takes nothing back.
+#[derive(Clone, Copy, PartialEq)]
+pub struct Correction {
+    pub at_ms: i64,
+    pub dimensions: Dimensions,
+    pub of: Corrected,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub enum Corrected {
+    /// An event of this rank that counts by itself.
+    Event(u8),
+    MachineAnswer,
+    /// A retraction whose events have not come.
+    Open,
+    /// A retraction of retractions, which stay.
+    Void,
+}
 
 /// A decision maker's call that ended at once.
 #[derive(Clone, Copy, PartialEq)]
@@ -74,6 +95,7 @@ impl Facts {
         self.origin = Origin::default();
         self.arrivals = Default::default();
         self.response = None;
+        self.corrections.clear();
         self.hangups.clear();
         self.calls.clear();
     }
@@ -81,6 +103,8 @@ impl Facts {
     /// Their texts are those of the batch.
     pub fn find(&mut self, log: &mut Log, hangup_ms: i64, texts: &mut Texts) {
         self.clear();
+        log.find_live();
+        find_corrections(log, &mut self.corrections);
         find_calls(log, &mut self.calls);
         for call in &mut self.calls {
             if let Some(hangup) = hangup(call, hangup_ms) {
@@ -97,16 +121,34 @@ impl Facts {
             *team = log.number(*team, texts);
             *agent = log.number(*agent, texts);
         }
-        for hangup in &mut self.hangups {
-            hangup.dimensions = hangup.dimensions.map(|text| log.number(text, texts));
+        let of_corrections = self.corrections.iter_mut().map(|correction| &mut correction.dimensions);
+        let of_hangups = self.hangups.iter_mut().map(|hangup| &mut hangup.dimensions);
+        for dimensions in of_corrections.chain(of_hangups) {
+            *dimensions = dimensions.map(|text| log.number(text, texts));
         }
+    }
+}
+
+fn find_corrections(log: &Log, corrections: &mut Vec<Correction>) {
+    let correction = |entry: &Entry, of| Correction { at_ms: entry.at_ms, dimensions: entry.dimensions, of };
+    for entry in log.entries().iter().filter(|entry| !entry.is_live && entry.counts()) {
+        let of = if entry.is_machine() { Corrected::MachineAnswer } else { Corrected::Event(entry.rank) };
+        corrections.push(correction(entry, of));
+    }
+    for retraction in &log.retractions {
+        let of = match (retraction.entries, retraction.void) {
+            (0, _) => Corrected::Open,
+            (entries, void) if entries == void => Corrected::Void,
+            _ => continue,
+        };
+        corrections.push(correction(&log.entries()[retraction.place], of));
     }
 }
 
 fn find_calls(log: &Log, calls: &mut Vec<Call>) {
     calls.resize(log.calls(), Call::default());
     for entry in log.live() {
-        let (Some(_), DM_REACHED..=DISQUALIFIED) = (entry.call, entry.rank) else { continue };
+        let (Some(_), DM_REACHED..=DISQUALIFIED | APPOINTMENT_SET) = (entry.call, entry.rank) else { continue };
         let call = &mut calls[entry.call_place as usize];
         match entry.rank {
             DM_REACHED => {
@@ -119,7 +161,7 @@ fn find_calls(log: &Log, calls: &mut Vec<Call>) {
                     by_agent: entry.own(1) == Some(BY_AGENT),
                 });
             }
-            QUALIFIED | WON | DISQUALIFIED => call.has_verdict = true,
+            QUALIFIED | WON | DISQUALIFIED | APPOINTMENT_SET => call.has_verdict = true,
             _ => {}
         }
     }

@@ -67,6 +67,8 @@ pub struct Effects {
     pub old: Vec<usize>,
     pub foreign: Vec<(usize, i64)>,
     pub duplicates: usize,
+    /// Events that were taken in and contradict another one of the same id.
+    pub conflicting: usize,
     pub late: usize,
     /// Of the events that were taken in; -1 where there are none.
     pub newest_ms: i64,
@@ -111,6 +113,7 @@ impl Fold {
             old: Vec::new(),
             foreign: Vec::new(),
             duplicates: 0,
+            conflicting: 0,
             late: 0,
             newest_ms: -1,
         };
@@ -239,7 +242,8 @@ impl Fold {
                         before.find(log, self.limits.hangup_ms, texts);
                     }
                     has_changed = true;
-                    log.insert(place, event.entry, texts, catalogue);
+                    let is_conflicting = log.insert(place, event.entry, texts, catalogue);
+                    effects.conflicting += usize::from(is_conflicting);
                     let at_ms = event.entry.at_ms;
                     effects.newest_ms = effects.newest_ms.max(at_ms);
                     effects.late += usize::from(timestamps[at].saturating_sub(at_ms) > self.limits.late_ms);

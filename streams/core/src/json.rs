@@ -14,14 +14,10 @@ pub enum Value<'a> {
         unscaled: i64,
         decimals: u8,
     },
-    Boolean,
+    Boolean(bool),
 }
 
 impl<'a> Value<'a> {
-    pub fn is_none(&self) -> bool {
-        matches!(self, Value::None)
-    }
-
     /// Empty where it is none.
     pub fn text(&self) -> &'a [u8] {
         match self {
@@ -30,11 +26,21 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// What may be a dimension or an identity.
+    /// What may be a dimension or the identity of a lead or a call.
     pub fn label(&self) -> Option<&'a [u8]> {
+        self.text_of_up_to(64)
+    }
+
+    /// What may be the identity of an event.
+    pub fn event_id(&self) -> Option<&'a [u8]> {
+        self.text_of_up_to(128)
+    }
+
+    #[inline]
+    fn text_of_up_to(&self, most: usize) -> Option<&'a [u8]> {
         match self {
             Value::None => Some(b""),
-            Value::Text { text, characters: ..=64 } => Some(text),
+            Value::Text { text, characters } if *characters <= most => Some(text),
             _ => None,
         }
     }
@@ -90,8 +96,8 @@ impl<'a> Scanner<'a> {
         match self.json.get(self.at)? {
             b'"' => self.text(),
             b'n' => self.word(b"null", Value::None),
-            b't' => self.word(b"true", Value::Boolean),
-            b'f' => self.word(b"false", Value::Boolean),
+            b't' => self.word(b"true", Value::Boolean(true)),
+            b'f' => self.word(b"false", Value::Boolean(false)),
             _ => self.number(),
         }
     }

@@ -52,8 +52,7 @@ type GivenEffects<'py> = (
     Vec<usize>,
     Vec<usize>,
     Vec<(usize, i64)>,
-    usize,
-    usize,
+    (usize, usize, usize),
     i64,
     Vec<GivenArchived>,
 );
@@ -153,6 +152,8 @@ fn told(entry: &Bound<'_, PyTuple>, catalogue: &Catalogue, batch: &mut Batch) ->
         let value = match kind {
             Own::Text => Some(text(&value, &mut batch.texts)?).filter(|&text| text != MISSING).map(i64::from),
             Own::Integer => value.extract()?,
+            Own::Mark => value.extract::<Option<u64>>()?.map(|mark| mark as i64),
+            Own::Flag => value.extract()?,
             Own::Choice(choices) => {
                 let choice: Option<i64> = value.extract()?;
                 if choice.is_some_and(|choice| !(0..*choices).contains(&choice)) {
@@ -184,7 +185,7 @@ struct Tables {
 #[pymethods]
 impl Tables {
     #[new]
-    #[pyo3(signature = (*, types, columns, rollups, resolutions, activity, histograms, day_of, hangup_ms, late_ms, lead_events, max_bytes, generation))]
+    #[pyo3(signature = (*, types, columns, rollups, resolutions, activity, retracted, histograms, day_of, hangup_ms, late_ms, lead_events, max_bytes, generation))]
     #[expect(clippy::too_many_arguments, reason = "each has a name")]
     fn new(
         types: Vec<DeclaredType>,
@@ -192,6 +193,7 @@ impl Tables {
         rollups: Vec<(i64, Vec<String>, bool, i64)>,
         resolutions: Vec<(i64, String, i64, i64)>,
         activity: BTreeMap<String, String>,
+        retracted: BTreeMap<String, String>,
         histograms: Vec<DeclaredHistogram>,
         day_of: Py<PyAny>,
         hangup_ms: i64,
@@ -202,7 +204,7 @@ impl Tables {
     ) -> PyResult<Self> {
         let unfit = PyValueError::new_err;
         let catalogue = Catalogue::new(&types).map_err(unfit)?;
-        let columns = Columns::new(&columns, &activity, &types, histograms).map_err(unfit)?;
+        let columns = Columns::new(&columns, &activity, &retracted, &types, histograms).map_err(unfit)?;
         let rollups = catalogue::rollups(rollups).map_err(unfit)?;
         let resolutions = catalogue::resolutions(resolutions).map_err(unfit)?;
         let counts =
@@ -310,8 +312,8 @@ impl Tables {
         Ok(ids)
     }
 
-    /// Rows, leads, crowded, old, foreign, duplicates, late, newest_ms, archived. Events of leads that are
-    /// `away` are foreign.
+    /// Rows, leads, crowded, old, foreign, how many are duplicates, conflicting and late, newest_ms, archived. Events
+    /// of leads that are `away` are foreign.
     #[expect(clippy::too_many_arguments, reason = "one call for each part of a batch")]
     fn add<'py>(
         &mut self,
@@ -336,14 +338,15 @@ impl Tables {
         let home = |lead| if homes.is_empty() { None } else { homes.get(&lead).copied() };
         let mut part = Part { batch, range: start..stop, timestamps: &timestamps, catalogue: &verdicts.catalogue };
         let effects = self.fold.add(&mut part, home, bounds.into())?;
-        let Effects { rows, leads, crowded, old, foreign, duplicates, late, newest_ms } = effects;
+        let Effects { rows, leads, crowded, old, foreign, duplicates, conflicting, late, newest_ms } = effects;
         let bytes = |bytes: &[u8]| PyBytes::new(py, bytes);
         let leads = leads
             .iter()
             .map(|(lead, record)| (bytes(batch.leads.get(*lead)), bytes(&self.fold.records()[record.clone()])))
             .collect();
         let archived = self.fold.archived(&batch.texts);
-        Ok((changed(py, &rows), leads, crowded, old, foreign, duplicates, late, newest_ms, archived))
+        let counts = (duplicates, conflicting, late);
+        Ok((changed(py, &rows), leads, crowded, old, foreign, counts, newest_ms, archived))
     }
 
     fn rows<'py>(&self, py: Python<'py>) -> Vec<Record<'py>> {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry::Vacant;
 
-use crate::catalogue::{CONNECT, Catalogue, MACHINE, MOST_OWN, Own};
+use crate::catalogue::{CONNECT, Catalogue, MACHINE, MOST_OWN, Own, RETRACTED, TOUCH, retractable};
 use crate::texts::{MISSING, Text, Texts};
 use crate::varint::{Bytes, Corrupt, put_uvarint, put_zigzag};
 
@@ -32,6 +32,8 @@ pub struct Entry {
     pub dimensions: Dimensions,
     pub rank: u8,
     /// Whether it is the one in force among those of its identity.
+    pub is_in_force: bool,
+    /// Whether facts look at it, once `Log::find_live` has said so.
     pub is_live: bool,
     present: u8,
     own: [i64; MOST_OWN],
@@ -60,10 +62,21 @@ impl Entry {
         self.rank == CONNECT && self.own(0) == Some(MACHINE)
     }
 
+    /// Whether it counts by itself, if its type does: what a machine writes is no touch.
+    #[inline]
+    pub fn counts(&self) -> bool {
+        self.rank != TOUCH || self.own(1).is_none()
+    }
+
     /// Of several entries with the same, one is in force.
     #[inline]
-    fn identity(&self) -> (u64, u8, Option<i64>) {
-        (self.mark, self.rank, if self.rank == CONNECT { self.own(0) } else { None })
+    fn identity(&self) -> (u64, u8, Option<[Option<i64>; 2]>) {
+        (self.mark, self.rank, (self.rank == CONNECT).then(|| [self.own(0), self.own(1)]))
+    }
+
+    /// Whether a retraction names its type, or none.
+    fn is_of_type(&self, retraction: &Entry) -> bool {
+        retraction.own(1).is_none_or(|choice| retractable(choice) == self.rank)
     }
 }
 
@@ -84,8 +97,17 @@ pub struct Log {
     calls: Vec<u64>,
     opened: Opened,
     identities: HashTable<u32>,
+    /// The retractions in force, and what became of them.
+    pub retractions: Vec<Retraction>,
     text_order: Order,
     call_order: Order,
+}
+
+/// A retraction, by its place, and how many entries it takes back; how many of those are retractions themselves.
+pub struct Retraction {
+    pub place: usize,
+    pub entries: usize,
+    pub void: usize,
 }
 
 /// What a log was opened from; no entries once others were inserted between them.
@@ -147,7 +169,7 @@ impl Log {
         if self.texts.known.len() <= FEW_TEXTS {
             self.texts.number_all(texts);
         }
-        self.find_live();
+        self.find_in_force();
         Ok(())
     }
 
@@ -160,15 +182,15 @@ impl Log {
         }
     }
 
-    /// An entry of the batch; `place_for` gave the place.
-    pub fn insert(&mut self, place: usize, mut entry: Entry, texts: &Texts, catalogue: &Catalogue) {
+    /// An entry of the batch; `place_for` gave the place. Whether it contradicts another one.
+    pub fn insert(&mut self, place: usize, mut entry: Entry, texts: &Texts, catalogue: &Catalogue) -> bool {
         let same = |held: &Entry| held.mark == entry.mark && held.identity() == entry.identity();
-        let in_force = self.entries.iter().position(|held| held.is_live && same(held));
-        entry.is_live = in_force.is_none_or(|other| place <= other);
+        let in_force = self.entries.iter().position(|held| held.is_in_force && same(held));
+        entry.is_in_force = in_force.is_none_or(|other| place <= other);
         if let Some(other) = in_force
-            && entry.is_live
+            && entry.is_in_force
         {
-            self.entries[other].is_live = false;
+            self.entries[other].is_in_force = false;
         }
         if let Some(call) = entry.call {
             // From the last: most entries are of a call of late.
@@ -190,6 +212,42 @@ impl Log {
             self.opened.entries = 0;
         }
         self.entries.insert(place, entry);
+        in_force.is_some()
+    }
+
+    /// Says which entries facts look at: those in force that are no retractions and that none takes back.
+    pub fn find_live(&mut self) {
+        self.retractions.clear();
+        for (place, entry) in self.entries.iter_mut().enumerate() {
+            entry.is_live = entry.is_in_force && entry.rank != RETRACTED;
+            if entry.rank == RETRACTED && entry.is_in_force {
+                self.retractions.push(Retraction { place, entries: 0, void: 0 });
+            }
+        }
+        if self.retractions.is_empty() {
+            return;
+        }
+        for retraction in &mut self.retractions {
+            let by = self.entries[retraction.place];
+            let Some(mark) = by.own(0) else { continue };
+            for entry in self.entries.iter_mut().filter(|entry| entry.mark == mark as u64 && entry.is_of_type(&by)) {
+                entry.is_live = false;
+                retraction.entries += 1;
+                retraction.void += usize::from(entry.rank == RETRACTED);
+            }
+        }
+        // Those by a type alone take what these have left.
+        for retraction in &mut self.retractions {
+            let by = self.entries[retraction.place];
+            if by.own(0).is_some() {
+                continue;
+            }
+            let mut up_to = self.entries.iter_mut().rev().skip_while(|entry| entry.at_ms > by.at_ms);
+            if let Some(entry) = up_to.find(|entry| entry.is_live && entry.is_of_type(&by)) {
+                entry.is_live = false;
+                retraction.entries = 1;
+            }
+        }
     }
 
     /// Where all that is new is behind what the log was opened from, that is copied, and not written again.
@@ -252,6 +310,7 @@ impl Log {
             for (field, kind) in catalogue.types[usize::from(entry.rank)].iter().enumerate() {
                 match entry.own(field) {
                     Some(text) if *kind == Own::Text => self.write_text(to, text as Text, texts),
+                    Some(mark) if *kind == Own::Mark => to.extend_from_slice(&mark.to_le_bytes()),
                     Some(integer) => put_zigzag(to, integer),
                     None => {}
                 }
@@ -290,13 +349,14 @@ impl Log {
         let own = catalogue.types[usize::from(held.rank)].iter().enumerate();
         let by_own = own.map(|(field, kind)| match (held.own(field), other.own(field)) {
             (Some(a), Some(b)) if *kind == Own::Text => by_text(a as Text, b as Text),
+            (Some(a), Some(b)) if *kind == Own::Mark => (a as u64).cmp(&(b as u64)),
             (a, b) => a.cmp(&b),
         });
         by_dimension.chain(by_own).fold(held.call.cmp(&other.call), Ordering::then)
     }
 
     /// In order, the first of each identity is in force.
-    fn find_live(&mut self) {
+    fn find_in_force(&mut self) {
         if self.entries.len() > 64 {
             self.identities.clear();
             for at in 0..self.entries.len() {
@@ -305,18 +365,19 @@ impl Log {
                 let is_same = |&other: &u32| entries[other as usize].identity() == entry.identity();
                 let hash = |&other: &u32| entries[other as usize].mark;
                 let held = self.identities.entry(entry.mark, is_same, hash);
-                let is_live = matches!(held, Vacant(_));
+                let is_in_force = matches!(held, Vacant(_));
                 if let Vacant(place) = held {
                     place.insert(at as u32);
                 }
-                self.entries[at].is_live = is_live;
+                self.entries[at].is_in_force = is_in_force;
             }
             return;
         }
         for at in 0..self.entries.len() {
             let (before, rest) = self.entries.split_at_mut(at);
             let entry = &mut rest[0];
-            entry.is_live = !before.iter().any(|held| held.mark == entry.mark && held.identity() == entry.identity());
+            entry.is_in_force =
+                !before.iter().any(|held| held.mark == entry.mark && held.identity() == entry.identity());
         }
     }
 }
@@ -358,7 +419,9 @@ fn read_entry(
                 let value = match kind {
                     Own::Text => Some(texts.read(from)?).filter(|&text| text != MISSING).map(i64::from),
                     Own::Integer => Some(from.zigzag()?),
-                    Own::Choice(choices) => Some(read_choice(from, *choices)?),
+                    Own::Mark => Some(from.u64()? as i64),
+                    Own::Flag => Some(read_choice(from, 1..2)?),
+                    Own::Choice(choices) => Some(read_choice(from, 0..*choices)?),
                 };
                 entry.set_own(field, value);
             }
@@ -367,9 +430,9 @@ fn read_entry(
     Ok(entry)
 }
 
-fn read_choice(from: &mut Bytes, choices: i64) -> Result<i64, Corrupt> {
+fn read_choice(from: &mut Bytes, choices: Range<i64>) -> Result<i64, Corrupt> {
     let choice = from.zigzag()?;
-    if (0..choices).contains(&choice) { Ok(choice) } else { Err(Corrupt) }
+    if choices.contains(&choice) { Ok(choice) } else { Err(Corrupt) }
 }
 
 /// A byte with a bit for each of so many.
@@ -525,16 +588,10 @@ impl Order {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalogue::KNOWN;
+    use crate::catalogue::{KNOWN, known};
 
     fn catalogue() -> Catalogue {
-        let owned = |text: &&str| (*text).to_owned();
-        let own = |(name, kind, choices): &(&str, &str, &[&str])| {
-            (owned(name), owned(kind), choices.iter().map(owned).collect())
-        };
-        let types: Vec<_> =
-            KNOWN.iter().map(|(name, fields)| (owned(name), fields.iter().map(own).collect())).collect();
-        Catalogue::new(&types).unwrap()
+        Catalogue::new(&known()).unwrap()
     }
 
     fn record() -> Vec<u8> {
@@ -628,13 +685,15 @@ mod tests {
         let mark = [0; 8];
         let of = |head: u8, rest: &[u8]| open(&[&[FORMAT, head, 0][..], &mark, rest].concat()).is_ok();
         assert!(of(0, &[]));
-        assert!(!of(9, &[]), "rank");
+        assert!(!of(KNOWN.len() as u8, &[]), "rank");
         assert!(!of(OTHER_DIMENSIONS, &[0x20]), "a sixth dimension");
         assert!(of(OTHER_DIMENSIONS, &[1, 1, 1, b'a']));
         assert!(!of(OTHER_DIMENSIONS, &[1, 2, 1, b'a']), "the second text before the first");
         assert!(!of(OTHER_DIMENSIONS, &[1, 1, 1, 0xff]), "not UTF-8");
         assert!(!of(HAS_CALL, &[1, 0, 0, 0, 0, 0, 0, 0, 0]), "the second call before the first");
-        assert!(!of(HAS_OWN, &[1, 0]), "a field that the type does not have");
+        assert!(!of(HAS_OWN | 1, &[1, 0]), "a field that the type does not have");
+        assert!(of(HAS_OWN, &[1, 2]));
+        assert!(!of(HAS_OWN, &[1, 0]), "a flag that is not set");
         assert!(!of(HAS_OWN | 7, &[2, 0]), "a second field where there is one");
         assert!(of(HAS_OWN | 2, &[1, 2]));
         assert!(!of(HAS_OWN | 2, &[1, 4]), "a third choice of two");

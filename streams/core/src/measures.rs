@@ -2,7 +2,7 @@
 
 use crate::catalogue::{Columns, Histogram, STAGES};
 use crate::counts::{Counts, Place};
-use crate::facts::{Arrival, Facts, Hangup, Origin, Response};
+use crate::facts::{Arrival, Corrected, Correction, Facts, Hangup, Origin, Response};
 use crate::log::{Entry, Log};
 use crate::texts::Texts;
 
@@ -10,7 +10,7 @@ use crate::texts::Texts;
 pub fn count_activity(entry: &Entry, n: i64, columns: &Columns, counts: &mut Counts) {
     let column =
         if entry.is_machine() { Some(columns.machine_answers) } else { columns.activity[usize::from(entry.rank)] };
-    if let Some(column) = column {
+    if let Some(column) = column.filter(|_| entry.counts()) {
         let place = counts.place(entry.at_ms, &entry.dimensions);
         counts.add(&place, column, n);
     }
@@ -23,6 +23,7 @@ pub fn count_log(log: &mut Log, texts: &mut Texts, facts: &Facts, n: i64, column
         entry.dimensions = entry.dimensions.map(|text| log.number(text, texts));
         count_activity(&entry, n, columns, counts);
     }
+    count_corrections(&facts.corrections, n, columns, counts);
     count_hangups(&facts.hangups, n, columns, counts);
     count_progress(&facts.arrivals, &facts.origin, [true; STAGES], n, columns, counts);
     count_response(facts.response.as_ref(), &facts.origin, n, columns, counts);
@@ -33,6 +34,10 @@ pub fn count_log(log: &mut Log, texts: &mut Texts, facts: &Facts, n: i64, column
 
 /// What `after` adds, without what `before` added. Of a new lead, `before` are no facts.
 pub fn count_change(before: &Facts, after: &Facts, columns: &Columns, counts: &mut Counts) {
+    if before.corrections != after.corrections {
+        count_corrections(&before.corrections, -1, columns, counts);
+        count_corrections(&after.corrections, 1, columns, counts);
+    }
     if before.hangups != after.hangups {
         count_hangups(&before.hangups, -1, columns, counts);
         count_hangups(&after.hangups, 1, columns, counts);
@@ -78,6 +83,21 @@ fn connect(facts: &Facts) -> Option<Duration> {
 fn since_creation(facts: &Facts, at_ms: i64) -> Option<Duration> {
     let created_ms = facts.response?.created_ms;
     (at_ms >= created_ms).then(|| Duration { at_ms: created_ms, ms: at_ms - created_ms })
+}
+
+fn count_corrections(corrections: &[Correction], n: i64, columns: &Columns, counts: &mut Counts) {
+    for correction in corrections {
+        let column = match correction.of {
+            Corrected::Event(rank) => columns.retracted[usize::from(rank)],
+            Corrected::MachineAnswer => Some(columns.retracted_machine),
+            Corrected::Open => Some(columns.corrections_open),
+            Corrected::Void => Some(columns.corrections_void),
+        };
+        if let Some(column) = column {
+            let place = counts.place(correction.at_ms, &correction.dimensions);
+            counts.add(&place, column, n);
+        }
+    }
 }
 
 fn count_hangups(hangups: &[Hangup], n: i64, columns: &Columns, counts: &mut Counts) {

@@ -3,7 +3,7 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::catalogue::{CALL_ENDED, CONNECT, Catalogue, DISQUALIFIED, LOST, QUALIFIED, WON};
+use crate::catalogue::{Catalogue, OwnField, RETRACTED, Reads};
 use crate::json::{Scanner, Value};
 use crate::log::Entry;
 use crate::texts::Texts;
@@ -23,30 +23,30 @@ struct Given<'a> {
     team: Value<'a>,
     agent: Value<'a>,
     location: Value<'a>,
-    reason: Value<'a>,
     kind: Value<'a>,
     occurred_at: Value<'a>,
     schema_version: Value<'a>,
-    answered_by: Value<'a>,
-    talk_seconds: Value<'a>,
-    hangup_by: Value<'a>,
-    amount: Value<'a>,
-    expected_amount: Value<'a>,
-    currency: Value<'a>,
+    /// Fields that only some types have: the places of their names in the catalogue, and their values.
+    own: [(u8, Value<'a>); MOST_GIVEN],
+    size: usize,
 }
 
-impl Given<'_> {
-    fn has_money(&self) -> bool {
-        !(self.amount.is_none() && self.expected_amount.is_none() && self.currency.is_none())
+/// A record with more fields that only some types have is left to the codec.
+const MOST_GIVEN: usize = 8;
+
+impl<'a> Given<'a> {
+    fn own(&self, field: &OwnField) -> Value<'a> {
+        let its = |(place, _): &&(u8, Value)| *place == field.given_as;
+        self.own[..self.size].iter().rfind(its).map_or(Value::None, |&(_, value)| value)
     }
 }
 
 /// The lead's id and the entry. None where the codec has to be asked what the record says. Whether its time and its
 /// key are right is not looked at.
 pub fn read<'a>(json: &'a [u8], catalogue: &Catalogue, texts: &mut Texts) -> Option<(&'a [u8], Entry)> {
-    let given = given(json)?;
-    let rank = catalogue.readable(given.kind.text())?;
-    let event_id = given.event_id.label()?;
+    let given = given(json, catalogue)?;
+    let rank = catalogue.rank(given.kind.text())?;
+    let event_id = given.event_id.event_id()?;
     let lead_id = given.lead_id.label()?;
     let call_id = given.call_id.label()?;
     if event_id.is_empty() || lead_id.is_empty() {
@@ -70,19 +70,18 @@ pub fn read<'a>(json: &'a [u8], catalogue: &Catalogue, texts: &mut Texts) -> Opt
 
     let call = (!call_id.is_empty()).then(|| xxh3_64(call_id));
     let mut entry = Entry::new(at_ms, rank, xxh3_64(event_id), call);
-    match rank {
-        CONNECT => entry.set_own(0, choice(given.answered_by, &[b"human", b"machine"])?),
-        // Sums of money are the codec's.
-        QUALIFIED | WON if given.has_money() => return None,
-        CALL_ENDED => {
-            entry.set_own(0, talk_ms(given.talk_seconds)?);
-            entry.set_own(1, choice(given.hangup_by, &[b"customer", b"agent", b"system"])?);
+    for (place, field) in catalogue.fields[usize::from(rank)].iter().enumerate() {
+        let value = own(given.own(field), &field.reads, texts)?;
+        if value.is_none() && field.is_required {
+            return None;
         }
-        DISQUALIFIED | LOST => {
-            let reason = given.reason.label()?;
-            entry.set_own(0, (!reason.is_empty()).then(|| texts.number_of(reason).into()));
+        entry.set_own(place, value);
+    }
+    if rank == RETRACTED {
+        let (id, kind) = (entry.own(0), entry.own(1));
+        if id == Some(entry.mark as i64) || (id, kind) == (None, None) {
+            return None;
         }
-        _ => {}
     }
     entry.dimensions = dimensions.map(|value| texts.optional(value));
     Some((lead_id, entry))
@@ -90,7 +89,7 @@ pub fn read<'a>(json: &'a [u8], catalogue: &Catalogue, texts: &mut Texts) -> Opt
 
 /// The known fields; of a repeated name the last value counts.
 #[inline]
-fn given(json: &[u8]) -> Option<Given<'_>> {
+fn given<'a>(json: &'a [u8], catalogue: &Catalogue) -> Option<Given<'a>> {
     let mut given = Given::default();
     let mut from = Scanner::new(json);
     from.token(b'{')?;
@@ -107,17 +106,15 @@ fn given(json: &[u8]) -> Option<Given<'_>> {
             b"team" => given.team = value,
             b"agent" => given.agent = value,
             b"location" => given.location = value,
-            b"reason" => given.reason = value,
             b"type" => given.kind = value,
             b"occurred_at" => given.occurred_at = value,
             b"schema_version" => given.schema_version = value,
-            b"answered_by" => given.answered_by = value,
-            b"talk_seconds" => given.talk_seconds = value,
-            b"hangup_by" => given.hangup_by = value,
-            b"amount" => given.amount = value,
-            b"expected_amount" => given.expected_amount = value,
-            b"currency" => given.currency = value,
-            _ => {}
+            name => {
+                if let Some(place) = catalogue.given_as(name) {
+                    *given.own.get_mut(given.size)? = (place, value);
+                    given.size += 1;
+                }
+            }
         }
         if from.token(b',').is_none() {
             break;
@@ -129,10 +126,28 @@ fn given(json: &[u8]) -> Option<Given<'_>> {
 }
 
 /// The outer None: it has another value.
-fn choice(value: Value, choices: &[&[u8]]) -> Option<Option<i64>> {
-    match value {
-        Value::None => Some(None),
-        Value::Text { text, .. } => choices.iter().position(|choice| *choice == text).map(|place| Some(place as i64)),
+fn own(value: Value, reads: &Reads, texts: &mut Texts) -> Option<Option<i64>> {
+    match (reads, value) {
+        (_, Value::None) => Some(None),
+        (Reads::Choice(choices, unsaid), Value::Text { text, .. }) => {
+            match choices.iter().position(|choice| choice == text) {
+                None => (!text.is_empty() && unsaid == text).then_some(None),
+                place => Some(place.map(|place| place as i64)),
+            }
+        }
+        (Reads::Flag, Value::Boolean(is_set)) => Some(is_set.then_some(1)),
+        (Reads::Mark, value) => {
+            let id = value.event_id()?;
+            Some((!id.is_empty()).then(|| xxh3_64(id) as i64))
+        }
+        (Reads::Text, value) => {
+            let text = value.label()?;
+            Some((!text.is_empty()).then(|| texts.number_of(text).into()))
+        }
+        (Reads::Seconds, Value::Number { unscaled, decimals }) => {
+            let scale = (0..decimals).fold(1.0, |scale, _| scale * 10.0);
+            Some(Some(whole_ms(unscaled as f64 / scale)))
+        }
         _ => None,
     }
 }
@@ -146,16 +161,5 @@ fn whole_ms(seconds: f64) -> i64 {
         ms as i64 - 1
     } else {
         ms as i64
-    }
-}
-
-fn talk_ms(seconds: Value) -> Option<Option<i64>> {
-    match seconds {
-        Value::None => Some(None),
-        Value::Number { unscaled, decimals } => {
-            let scale = (0..decimals).fold(1.0, |scale, _| scale * 10.0);
-            Some(Some(whole_ms(unscaled as f64 / scale)))
-        }
-        _ => None,
     }
 }

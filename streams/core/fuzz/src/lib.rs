@@ -35,19 +35,14 @@ mod varint;
 use std::sync::LazyLock;
 
 use batch::Held;
-use catalogue::{Catalogue, KNOWN, MOST_OWN, Own, resolutions, rollups};
+use catalogue::{Catalogue, MOST_OWN, Own, known, resolutions, rollups};
 use facts::Facts;
 use log::{Dimensions, Entry, Log, Place};
 use rows::{Changes, Rows};
 use texts::Texts;
 
-static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(|| {
-    let types = KNOWN.map(|(name, fields)| {
-        let own = fields.iter().map(|&(name, kind, choices)| (name.into(), kind.into(), owned(choices)));
-        (name.into(), own.collect())
-    });
-    Catalogue::new(&types).expect("these are the types that the core knows")
-});
+static CATALOGUE: LazyLock<Catalogue> =
+    LazyLock::new(|| Catalogue::new(&known()).expect("these are the types that the core knows"));
 
 /// The JSON of an event. What is accepted is within its bounds, and its log can be written and opened.
 pub fn record(json: &[u8]) {
@@ -61,7 +56,9 @@ pub fn record(json: &[u8]) {
         let Some(value) = entry.own(field) else { continue };
         match kind {
             Own::Choice(choices) => assert!((0..*choices).contains(&value)),
+            Own::Flag => assert_eq!(value, 1),
             Own::Integer => assert!((0..1 << 53).contains(&value)),
+            Own::Mark => {}
             Own::Text => assert!((1..=64).contains(&characters(texts.get(value as u32)))),
         }
     }
@@ -138,7 +135,7 @@ fn fields(log: &mut Log, texts: &mut Texts) -> Vec<Fields> {
             (value, _) => value,
         });
         let dimensions = entry.dimensions.map(|text| log.number(text, texts));
-        (entry.at_ms, entry.mark, entry.call, dimensions, entry.rank, entry.is_live, own)
+        (entry.at_ms, entry.mark, entry.call, dimensions, entry.rank, entry.is_in_force, own)
     };
     entries.into_iter().map(of_entry).collect()
 }
