@@ -6,7 +6,7 @@ written to be read; the core does the same fast and was written without a look a
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import chain
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from callfunnel.streams.measures import (
     ACTIVITY,
     AGENT_HANGUPS,
     AWAITED,
+    CONNECT_VOIDED,
     CORRECTIONS_OPEN,
     CORRECTIONS_VOID,
     DIALED_BEFORE_CREATION,
@@ -23,10 +24,12 @@ from callfunnel.streams.measures import (
     FIRST_ANSWER,
     FIRST_DIAL,
     IMPLIED,
+    INBOUND_REACHED,
     LEADS,
     MACHINE_ANSWERS,
     PERSON,
     PLACE,
+    REACH_REPEATED,
     RETRACTED,
     ROLLUPS,
     SEGMENT,
@@ -53,8 +56,31 @@ Entries = Sequence[Entry]
 Retractions = list[tuple[Entry, Entries]]
 """Those in force, each with the entries that it takes back."""
 
-Hangups = dict[int, str]
-"""What counts the calls that ended at once, by call."""
+
+class Unit(NamedTuple):
+    """What is counted in the funnel: a cycle of a lead that has events."""
+
+    entries: Entries
+    """In order; the `lead_recycled` that opens it is the first."""
+    segment: tuple[str, str]
+    """Campaign and source."""
+    location: str
+    is_closed: bool
+
+    @property
+    def is_recycled(self) -> bool:
+        """Whether a `lead_recycled` opens it."""
+        return self.entries[0].rank == RECYCLED
+
+
+class Judged(NamedTuple):
+    """What only a call as a whole says."""
+
+    hangups: Mapping[int, str]
+    """What counts the calls that ended at once, by call."""
+    voided: Set[Entry]
+    """The connects that were a machine's after all."""
+
 
 CREATED, DIAL, CONNECT, DM_REACHED, QUALIFIED, WON, CALL_ENDED, DISQUALIFIED, LOST = (
     TYPES[name].rank
@@ -63,10 +89,15 @@ CREATED, DIAL, CONNECT, DM_REACHED, QUALIFIED, WON, CALL_ENDED, DISQUALIFIED, LO
         *("call_ended", "disqualified", "lost"),
     )
 )
-RETRACTION, APPOINTMENT_SET, TOUCH = (TYPES[name].rank for name in ("retracted", "appointment_set", "touch"))
+RECYCLED, RETRACTION, APPOINTMENT_SET, TOUCH, ADJUSTED = (
+    TYPES[name].rank
+    for name in ("lead_recycled", "retracted", "appointment_set", "touch", "revenue_adjusted")
+)
 VERDICTS = (QUALIFIED, DISQUALIFIED, WON, APPOINTMENT_SET)
-CLOSING = (DISQUALIFIED, LOST, WON)
-DIALED, CONNECTED = STAGES.index("dialed"), STAGES.index("connected")
+OUTCOMES = (QUALIFIED, DISQUALIFIED, LOST)
+STAY = (WON, DISQUALIFIED, LOST, CALL_ENDED)
+"""Of the millisecond of a `lead_recycled`, what belongs to the cycle before."""
+ENTERED, DIALED, CONNECTED = (STAGES.index(stage) for stage in ("created", "dialed", "connected"))
 NO_STAGE = -1
 
 _OWN_PLACE = {
@@ -88,14 +119,14 @@ def facts(log: Entries, hangup_ms: int) -> Iterator[Addition]:
     """What follows from the events of a lead together, and changes when one more comes."""
     back = taken_back(log)
     live = live_of(log, back)
-    ended_at_once = hangups(live, hangup_ms)
-    arrived = arrivals(live, ended_at_once)
-    return chain(
-        corrections(log, live, back),
-        voids(live, ended_at_once),
-        progress(live, arrived),
-        response(live, arrived),
-    )
+    judged = judge(live, hangup_ms)
+    of_units = (of_unit(unit, judged) for unit in units(live))
+    return chain(corrections(log, live, back), of_calls(live, judged), chain.from_iterable(of_units))
+
+
+def of_unit(unit: Unit, judged: Judged) -> Iterator[Addition]:
+    arrived = arrivals(unit, judged)
+    return chain(progress(unit, arrived), response(unit, arrived, judged))
 
 
 # Facts of an event
@@ -110,6 +141,10 @@ def own(entry: Entry, name: str) -> int | str | None:
 
 def is_machine(entry: Entry) -> bool:
     return entry.rank == CONNECT and own(entry, "answered_by") == "machine"
+
+
+def is_human(entry: Entry) -> bool:
+    return entry.rank == CONNECT and not is_machine(entry)
 
 
 def column_of(entry: Entry) -> str | None:
@@ -166,13 +201,61 @@ def first(live: Iterable[Entry], rank: int) -> Entry | None:
     return next((entry for entry in live if entry.rank == rank), None)
 
 
-def of_lead(live: Entries, name: str) -> str:
-    """The value of the earliest event that carries the dimension."""
-    for entry in live:
+def in_cycles(live: Entries) -> Entries:
+    """In the order in which cycles take them; sums of money that are corrected belong to none."""
+    moments = {entry.at_ms for entry in live if entry.rank == RECYCLED}
+
+    def place(entry: Entry) -> tuple[int, int]:
+        if entry.at_ms not in moments or entry.rank in STAY:
+            return entry.at_ms, 0
+        return entry.at_ms, 1 if entry.rank == RECYCLED else 2
+
+    return sorted((entry for entry in live if entry.rank != ADJUSTED), key=place)
+
+
+def units(live: Entries) -> list[Unit]:
+    """One for each cycle, in order."""
+    cycles: list[list[Entry]] = []
+    campaign = NONE
+    for entry in in_cycles(live):
+        if not cycles or opens(entry, cycles[-1], campaign):
+            cycles.append([])
+            earlier = campaign
+        cycles[-1].append(entry)
+        campaign = carried(cycles[-1], "campaign", earlier)
+    found: list[Unit] = []
+    campaign = source = location = NONE
+    for cycle in cycles:
+        campaign = carried(cycle, "campaign", campaign)
+        source = carried(cycle, "source", source)
+        location = carried(cycle, "location", location)
+        is_last = cycle is cycles[-1]
+        found.append(Unit(cycle, (campaign, source), location, is_closed(cycle) or not is_last))
+    return found
+
+
+def opens(entry: Entry, cycle: Entries, campaign: str) -> bool:
+    """Whether it opens a new cycle after what this one, of the campaign, holds so far."""
+    if entry.rank == RECYCLED:
+        return (entry.rank, entry.at_ms) != (cycle[0].rank, cycle[0].at_ms)
+    is_of_another = entry.campaign is not None and campaign not in (NONE, entry.campaign)
+    is_anew = entry.rank == CREATED or (entry.rank == DIAL and is_of_another)
+    return is_anew and is_closed(cycle)
+
+
+def is_closed(cycle: Entries) -> bool:
+    """Whether it is won, or given up after it was last qualified."""
+    last = [entry.rank for entry in cycle if entry.rank in OUTCOMES][-1:]
+    return first(cycle, WON) is not None or last not in ([], [QUALIFIED])
+
+
+def carried(cycle: Entries, name: str, earlier: str) -> str:
+    """The value of the earliest event that carries the dimension, or that of the cycle before."""
+    for entry in cycle:
         value: str | None = getattr(entry, name)
         if value is not None:
             return value
-    return NONE
+    return earlier
 
 
 def calls(live: Entries) -> dict[int, Entries]:
@@ -183,37 +266,69 @@ def calls(live: Entries) -> dict[int, Entries]:
     return dict(by_call)
 
 
-def hangups(live: Entries, hangup_ms: int) -> Hangups:
-    """The calls that ended at once: whose decision maker was reached, and gave nobody time for a verdict."""
-    found = {}
-    for call, entries in calls(live).items():
-        reach, end = first(entries, DM_REACHED), first(entries, CALL_ENDED)
-        if reach is None or end is None or any(entry.rank in VERDICTS for entry in entries):
-            continue
-        talk_ms = own(end, "talk_ms")
-        ended_soon = 0 <= end.at_ms - reach.at_ms < hangup_ms
-        talked_little = isinstance(talk_ms, int) and talk_ms < hangup_ms
-        if ended_soon or talked_little:
-            found[call] = AGENT_HANGUPS if own(end, "hangup_by") == "agent" else DM_HANGUPS
-    return found
+def judge(live: Entries, hangup_ms: int) -> Judged:
+    of_each = calls(live)
+    return Judged(
+        {call: found for call, entries in of_each.items() if (found := hangup(entries, hangup_ms))},
+        {entry for entries in of_each.values() for entry in voided(entries)},
+    )
 
 
-def is_void_reach(entry: Entry, ended_at_once: Hangups) -> bool:
+def hangup(call: Entries, hangup_ms: int) -> str | None:
+    """What counts a call that ended at once: that reached somebody, and gave nobody time for a verdict."""
+    reach, answer = first(call, DM_REACHED), first(filter(is_human, call), CONNECT)
+    ends = [entry for entry in call if entry.rank == CALL_ENDED]
+    if reach is None or not ends or any(entry.rank in VERDICTS for entry in call):
+        return None
+    end, talks = ends[-1], [talk_ms for each in ends if isinstance(talk_ms := own(each, "talk_ms"), int)]
+    ended_soon = 0 <= end.at_ms - reach.at_ms < hangup_ms
+    talked_little = bool(talks) and max(talks) < hangup_ms
+    # The reach was noted after the call: then the answer says how long it was.
+    was_short = (
+        end.at_ms < reach.at_ms
+        and not talks
+        and answer is not None
+        and 0 <= end.at_ms - answer.at_ms < hangup_ms
+    )
+    if ended_soon or talked_little or was_short:
+        return AGENT_HANGUPS if own(end, "hangup_by") == "agent" else DM_HANGUPS
+    return None
+
+
+def voided(call: Entries) -> Entries:
+    """The connects of a call that a machine answered, as it turned out: one says so, and none was reached."""
+    if first(call, DM_REACHED) is not None or not any(map(is_machine, call)):
+        return []
+    return [entry for entry in call if entry.rank == CONNECT and own(entry, "answered_by") is None]
+
+
+def is_inbound(call: Entries) -> bool:
+    """Whether the lead called: nobody dialed, and the first answer is to a call from outside."""
+    answer = first(call, CONNECT)
+    return first(call, DIAL) is None and answer is not None and own(answer, "direction") == "inbound"
+
+
+def is_void_reach(entry: Entry, judged: Judged) -> bool:
     """Whether it was reached a decision maker who hung up at once: as good as not reached."""
-    return entry.rank == DM_REACHED and entry.call is not None and ended_at_once.get(entry.call) is DM_HANGUPS
+    return (
+        entry.rank == DM_REACHED and entry.call is not None and judged.hangups.get(entry.call) == DM_HANGUPS
+    )
 
 
-def stage_of(entry: Entry, ended_at_once: Hangups) -> int | None:
+def stage_of(entry: Entry, unit: Unit, judged: Judged) -> int | None:
     """The stage at which the event itself arrives."""
-    return None if is_machine(entry) or is_void_reach(entry, ended_at_once) else _STAGE[entry.rank]
+    if entry.rank == RECYCLED:
+        return ENTERED if entry is unit.entries[0] else None
+    is_none = is_machine(entry) or entry in judged.voided or is_void_reach(entry, judged)
+    return None if is_none else _STAGE[entry.rank]
 
 
-def arrivals(live: Entries, ended_at_once: Hangups) -> list[tuple[Entry, bool]]:
-    """For each stage that it got to, the event by which the lead arrived, and whether that is implied."""
+def arrivals(unit: Unit, judged: Judged) -> list[tuple[Entry, bool]]:
+    """For each stage that it got to, the event by which the unit arrived, and whether that is implied."""
     arrived: list[tuple[Entry, bool]] = []
-    for entry in live:
-        its_stage = stage_of(entry, ended_at_once)
-        picked_up = CONNECTED if is_void_reach(entry, ended_at_once) else NO_STAGE
+    for entry in unit.entries:
+        its_stage = stage_of(entry, unit, judged)
+        picked_up = CONNECTED if is_void_reach(entry, judged) else NO_STAGE
         got_to = picked_up if its_stage is None else its_stage
         arrived += [(entry, stage != its_stage) for stage in range(len(arrived), got_to + 1)]
     return arrived
@@ -256,33 +371,39 @@ def corrections(log: Entries, live: Entries, retractions: Retractions) -> Iterat
             yield from counted(retraction, CORRECTIONS_VOID)
 
 
-def voids(live: Entries, ended_at_once: Hangups) -> Iterator[Addition]:
-    """The calls that ended at once, at the moment and under the dimensions of their reach."""
-    told = set[int]()
+def of_calls(live: Entries, judged: Judged) -> Iterator[Addition]:
+    """What of connects and reaches is not to be counted, at the moment and under the dimensions of each."""
     for entry in live:
-        if entry.rank == DM_REACHED and entry.call in ended_at_once and entry.call not in told:
-            told.add(entry.call)
-            yield from counted(entry, ended_at_once[entry.call])
+        if entry in judged.voided:
+            yield from counted(entry, CONNECT_VOIDED)
+    for call, entries in calls(live).items():
+        reaches = [entry for entry in entries if entry.rank == DM_REACHED]
+        for reach in reaches[:1]:
+            yield from counted(reach, judged.hangups.get(call))
+            if is_inbound(entries) and judged.hangups.get(call) != DM_HANGUPS:
+                yield from counted(reach, INBOUND_REACHED)
+        for reach in reaches[1:]:
+            yield from counted(reach, REACH_REPEATED)
 
 
-def progress(live: Entries, arrived: Sequence[tuple[Entry, bool]]) -> Iterator[Addition]:
-    """Who got how far: the lead once per stage, under its dimensions and the arriving event's agent."""
-    segment = of_lead(live, "campaign"), of_lead(live, "source")
-    place = (of_lead(live, "location"),)
+def progress(unit: Unit, arrived: Sequence[tuple[Entry, bool]]) -> Iterator[Addition]:
+    """Who got how far: the unit once per stage, under its dimensions and the arriving event's agent."""
     for (event, is_implied), column in zip(arrived, LEADS, strict=False):
-        for rollup, values in ((SEGMENT, segment), (PERSON, of_event(event, PERSON)), (PLACE, place)):
+        of_agent, place = of_event(event, PERSON), (unit.location,)
+        for rollup, values in ((SEGMENT, unit.segment), (PERSON, of_agent), (PLACE, place)):
             yield Addition(event.at_ms, rollup, values, column)
             if is_implied:
                 yield Addition(event.at_ms, rollup, values, IMPLIED)
 
 
-def response(live: Entries, arrived: Sequence[tuple[Entry, bool]]) -> Iterator[Addition]:
+def response(unit: Unit, arrived: Sequence[tuple[Entry, bool]], judged: Judged) -> Iterator[Addition]:
     """How fast a new lead is called, at the moment of its creation."""
-    created, dial = first(live, CREATED), first(live, DIAL)
-    connect = next((entry for entry in live if entry.rank == CONNECT and not is_machine(entry)), None)
+    created = unit.entries[0] if unit.is_recycled else first(unit.entries, CREATED)
+    dial, segment = first(unit.entries, DIAL), unit.segment
+    answers = (entry for entry in unit.entries if is_human(entry) and entry not in judged.voided)
+    connect = next(answers, None)
     if created is None:
         return
-    segment = of_lead(live, "campaign"), of_lead(live, "source")
 
     def count(column: str) -> Addition:
         return Addition(created.at_ms, SEGMENT, segment, column)
@@ -295,6 +416,5 @@ def response(live: Entries, arrived: Sequence[tuple[Entry, bool]]) -> Iterator[A
         yield from observed(FIRST_DIAL, created.at_ms, segment, dial.at_ms - created.at_ms)
     if connect is not None and connect.at_ms >= created.at_ms:
         yield from observed(FIRST_ANSWER, created.at_ms, segment, connect.at_ms - created.at_ms)
-    is_closed = any(entry.rank in CLOSING for entry in live)
-    if len(arrived) <= DIALED and not is_closed:
+    if len(arrived) <= DIALED and not unit.is_closed:
         yield count(UNCALLED)

@@ -23,7 +23,7 @@ class Fold(Struct, frozen=True, dict=True):
     resolutions: tuple[Resolution, ...]
     event_days: int = 400
     """For how many days at least an event is known."""
-    version: int = 6
+    version: int = 7
     """Raised whenever the code means something else by the same settings."""
 
     @cached_property

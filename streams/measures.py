@@ -103,6 +103,8 @@ class Happening(Struct, frozen=True):
     retracted_id: int
     title: str = ""
     """What a person reads behind the number. "": it is a stage's, or is not shown by itself."""
+    voided: tuple[str, ...] = ()
+    """Columns of those that turned out to be none."""
 
     @property
     def column(self) -> str:
@@ -114,12 +116,14 @@ class Happening(Struct, frozen=True):
 
     @property
     def net(self) -> Figure:
-        """Those that are not taken back."""
-        return Figure((self.column,), (self.retracted,))
+        """Those that stand."""
+        return Figure((self.column,), (self.retracted, *self.voided))
 
+
+CONNECT_VOIDED, INBOUND_REACHED, REACH_REPEATED = "connect_voided", "inbound_reached", "reach_repeated"
 
 OF_STAGES = tuple(
-    Happening(event, stage, id_, id_ + 60)
+    Happening(event, stage, id_, id_ + 60, voided=(CONNECT_VOIDED,) if event == "connect" else ())
     for id_, (event, stage) in enumerate(
         zip(("lead_created", "dial", "connect", "dm_reached", "qualified", "won"), STAGES, strict=True)
     )
@@ -155,6 +159,7 @@ COLUMNS: Mapping[str, int] = (
             (14, (MACHINE_ANSWERS, DM_HANGUPS, AGENT_HANGUPS, IMPLIED)),
             (18, (AWAITED, UNCALLED, DIALED_BEFORE_CREATION)),
             (73, (RETRACTED_MACHINE, CORRECTIONS, CORRECTIONS_OPEN, CORRECTIONS_VOID)),
+            (77, (CONNECT_VOIDED, INBOUND_REACHED, REACH_REPEATED)),
         )
         for id_, name in enumerate(names, first_id)
     }
@@ -198,6 +203,24 @@ COUNTS = (
         "ended by the agent at once",
         "Calls of the window that an agent ended at once; their reach stands.",
         Figure((AGENT_HANGUPS,)),
+    ),
+    Count(
+        "inbound_reached",
+        "reached by calls from leads",
+        "Decision makers of the window who called themselves: reached, and by no dial.",
+        Figure((INBOUND_REACHED,)),
+    ),
+    Count(
+        "reach_repeated",
+        "reaches of a call that had one",
+        "Reaches of the window in calls that had reached somebody before: a call counts once.",
+        Figure((REACH_REPEATED,)),
+    ),
+    Count(
+        "connects_voided",
+        "answers that were a machine's after all",
+        "Connects of the window in calls that a machine answered, as a later event says.",
+        Figure((CONNECT_VOIDED,)),
     ),
     Count(
         "machine_answers",

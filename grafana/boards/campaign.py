@@ -125,11 +125,12 @@ def losses() -> Section:
             ),
             lines(
                 "Calls that went nowhere",
-                "Machine answers, immediate hang-ups (taken off the reach), calls an agent ended at once, "
-                "and arrivals that only a later stage gave away: many of them mean that a system leaves "
-                "events out." + _ALL_SOURCES,
+                "Machine answers, answers that turned out to be a machine's, immediate hang-ups (taken off "
+                "the reach), calls an agent ended at once, and arrivals that only a later stage gave away: "
+                "many of them mean that a system leaves events out." + _ALL_SOURCES,
                 COUNT,
                 Query(scope.total("callfunnel_window_machine_answers"), "machine answers"),
+                Query(scope.total("callfunnel_window_connects_voided"), "answers that were a machine's"),
                 Query(hangups, "immediate hang-ups"),
                 Query(scope.total("callfunnel_window_agent_hangups"), "ended by the agent at once"),
                 Query(scope.total("callfunnel_window_implied_arrivals"), "implied arrivals"),

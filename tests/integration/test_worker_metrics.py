@@ -7,8 +7,8 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from callfunnel.schemas.events import STAGES
 from callfunnel.streams import oracle
+from callfunnel.streams.measures import SHOWN
 from integration.workers import PARTITIONS, Worker, assert_equal, calls
 from patience import Deadline
 
@@ -38,10 +38,10 @@ def told(workers):
 def test_metrics_are_the_numbers_of_the_oracle_over_all_time(told):
     worker, records, left = told
     expected = {
-        (dimensions[0], stage, dimensions[1]): float(columns.get(f"events_{stage}", 0))
+        (dimensions[0], shown.name, dimensions[1]): float(columns.get(shown.column, 0))
         for (resolution, _, rollup, *dimensions), columns in oracle.total(left.tables).items()
         if (resolution, rollup) == ("all", "campaign+source")
-        for stage in STAGES
+        for shown in SHOWN
     }
     deadline = Deadline(10)
     while samples(worker, "callfunnel_events_total") != expected and not deadline.is_over:

@@ -129,6 +129,8 @@ STORIES = (
     ("dial", "retracted", "dial"),
     ("lead_created", "dial", "retracted", "retracted"),
     ("won", "retracted", "lost", "lead_recycled", "won"),
+    ("lost", "dial", "lead_created", "lead_recycled", "dial"),
+    ("lead_created", "lead_recycled", "lost", "lead_created", "dial"),
     ("connect", "dm_reached", "call_ended", "qualified"),
 )
 

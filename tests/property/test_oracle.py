@@ -5,8 +5,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callfunnel.schemas.events import STAGES, Dial, Event, LeadCreated, Retracted
-from callfunnel.streams.definition import column_of, live_of, taken_back
+from callfunnel.schemas.events import STAGES, Dial, Event, Retracted
+from callfunnel.streams.definition import ADJUSTED, CREATED, Unit, column_of, live_of, taken_back, units
 from callfunnel.streams.log import entry_of, joined
 from callfunnel.streams.measures import COLUMNS, CORRECTIONS, RETRACTED
 from callfunnel.streams.oracle import (
@@ -33,6 +33,13 @@ def live(events: list[Event]) -> list[Event]:
     of_leads = {lead: joined((), log) for lead, log in logs.items()}
     found = {lead: set(live_of(log, taken_back(log))) for lead, log in of_leads.items()}
     return [event for event in events if entry_of(event) in found[event.lead_id]]
+
+
+def units_of(events: list[Event]) -> list[Unit]:
+    by_lead: dict[str, set] = {}
+    for event in live(events):
+        by_lead.setdefault(event.lead_id, set()).add(entry_of(event))
+    return [unit for entries in by_lead.values() for unit in units(joined((), entries))]
 
 
 GROSS = {*RETRACTED, *RETRACTED.values(), *(name for name in COLUMNS if name.startswith(CORRECTIONS))}
@@ -110,10 +117,22 @@ def test_every_created_lead_is_awaited_or_was_dialed_before(events: list[Event],
     sums: Counter[str] = Counter()
     for columns in only_all_time(tables(events, **chosen)).values():
         sums.update(columns)
-    created = {event.lead_id for event in live(events) if isinstance(event, LeadCreated)}
+    created = sum(
+        unit.is_recycled or any(entry.rank == CREATED for entry in unit.entries) for unit in units_of(events)
+    )
     bins = [n for name, n in sums.items() if name.startswith("attempt_") and name != "attempt_ms"]
-    assert sums["awaited"] + sums["dialed_before_creation"] == len(created)
+    assert sums["awaited"] + sums["dialed_before_creation"] == created
     assert sum(bins) + sums["uncalled"] <= sums["awaited"]
+
+
+@given(event_sets())
+def test_each_event_is_of_one_unit_and_those_of_a_lead_follow_each_other(events: list[Event]) -> None:
+    for unit in units_of(events):
+        assert unit.entries
+        times = [entry.at_ms for entry in unit.entries]
+        assert times == sorted(times)
+    alive = {(event.lead_id, entry_of(event)) for event in live(events) if event.rank != ADJUSTED}
+    assert sum(len(unit.entries) for unit in units_of(events)) == len(alive)
 
 
 @given(event_sets(), settings)

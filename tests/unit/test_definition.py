@@ -9,6 +9,7 @@ from callfunnel.schemas.events import (
     Disqualified,
     DmReached,
     LeadCreated,
+    LeadRecycled,
     Lost,
     Qualified,
     Retracted,
@@ -93,19 +94,173 @@ def test_a_reach_or_an_end_alone_is_no_hangup():
     assert "dm_hangups" not in counted(event(DmReached), event(CallEnded, 1, "x"))
 
 
-def test_of_two_reaches_and_two_ends_the_earliest_decide():
+def test_of_two_reaches_the_earliest_decides_and_of_two_ends_the_last():
     far = event(DmReached, -60_000, "a", call_id="c")
     assert "dm_hangups" not in counted(
         far, event(DmReached, 0, "r", call_id="c"), event(CallEnded, 1, "x", call_id="c")
     )
-    assert (
-        counted(
-            event(DmReached, 0, "r", call_id="c"),
-            event(CallEnded, 1, "x", call_id="c", hangup_by="agent"),
-            event(CallEnded, 2, "y", call_id="c", hangup_by="customer"),
-        )["agent_hangups"]
-        == 1
+    ends = (
+        event(CallEnded, 1, "x", call_id="c", hangup_by="customer"),
+        event(CallEnded, 2, "y", call_id="c", hangup_by="agent"),
     )
+    assert counted(event(DmReached, 0, "r", call_id="c"), *ends)["agent_hangups"] == 1
+
+
+def test_the_longest_talk_of_a_call_decides():
+    reach = event(DmReached, 0, "r", call_id="c")
+    legs = [
+        event(CallEnded, n, f"x{n}", call_id="c", talk_seconds=s) for n, s in ((20_000, 8), (90_000, 300))
+    ]
+    assert "dm_hangups" not in counted(reach, *legs)
+    assert counted(reach, legs[0])["dm_hangups"] == 1
+
+
+@pytest.mark.parametrize(
+    ("answered_ms", "more", "is_hangup"),
+    [(-5_000, {}, True), (-14_999, {}, True), (-15_001, {}, False), (-5_000, {"talk_seconds": 60.0}, False)],
+)
+def test_a_reach_that_is_noted_after_the_call_is_measured_from_the_answer(answered_ms, more, is_hangup):
+    columns = counted(
+        event(Connect, answered_ms, "k", call_id="c"),
+        event(CallEnded, -1, "x", call_id="c", **more),
+        event(DmReached, 0, "r", call_id="c"),
+    )
+    assert ("dm_hangups" in columns) == is_hangup
+
+
+def test_without_an_answer_a_reach_after_the_end_stands():
+    columns = counted(event(CallEnded, -1, "x", call_id="c"), event(DmReached, 0, "r", call_id="c"))
+    assert columns["leads_reached"] == 1
+
+
+# Calls as they really are
+
+
+def test_a_connect_of_a_machine_s_call_is_voided_unless_it_says_human():
+    dial = event(Dial, 0, "d", call_id="c")
+    connects = [
+        event(Connect, n, f"k{n}", call_id="c", answered_by=by) for n, by in ((1, None), (2, "human"))
+    ]
+    machine = event(Connect, 3, "m", call_id="c", answered_by="machine")
+    columns = counted(dial, connects[0], machine)
+    assert (columns["connect_voided"], columns["events_connected"], columns["machine_answers"]) == (1, 1, 1)
+    assert "leads_connected" not in columns
+    assert counted(dial, *connects, machine)["leads_connected"] == 1
+    reached = counted(dial, connects[0], machine, event(DmReached, 4, "r", call_id="c"))
+    assert "connect_voided" not in reached
+    other = event(Connect, 3, "m", call_id="other", answered_by="machine")
+    assert "connect_voided" not in counted(dial, connects[0], other)
+    assert "connect_voided" not in counted(
+        event(Connect, 1, "k"), event(Connect, 2, "m", answered_by="machine")
+    )
+
+
+def test_a_voided_connect_is_no_answer_to_a_new_lead():
+    created, dial = event(LeadCreated, -9_000, "a"), event(Dial, 0, "d", call_id="c")
+    connect = event(Connect, 1, "k", call_id="c")
+    machine = event(Connect, 2, "m", call_id="c", answered_by="machine")
+    assert counted(created, dial, connect)["connect_ms"] == 9_001
+    assert "connect_ms" not in counted(created, dial, connect, machine)
+
+
+def test_a_call_from_the_lead_reaches_it_by_no_dial():
+    call = event(Connect, 0, "k", call_id="c", direction="inbound"), event(DmReached, 1, "r", call_id="c")
+    assert (counted(*call)["inbound_reached"], counted(*call)["leads_reached"]) == (1, 1)
+    assert "inbound_reached" not in counted(*call, event(Dial, 5, "d", call_id="c"))
+    assert "inbound_reached" not in counted(*call, event(CallEnded, 2, "x", call_id="c"))
+    first = event(Connect, -1, "k0", call_id="c", direction="outbound")
+    assert "inbound_reached" not in counted(first, *call)
+
+
+def test_a_call_counts_once_in_the_reach_rate():
+    reaches = [event(DmReached, n, f"r{n}", call_id="c") for n in range(3)]
+    assert (counted(*reaches)["events_reached"], counted(*reaches)["reach_repeated"]) == (3, 2)
+    columns = counted(*reaches, event(CallEnded, 5, "x", call_id="c"))
+    assert (columns["dm_hangups"], columns["reach_repeated"]) == (1, 2)
+    assert "reach_repeated" not in counted(event(DmReached, 0, "r"), event(DmReached, 1, "s"))
+
+
+# Cycles
+
+
+def leads(*events):
+    """By campaign, the stages that units arrived at, with how many."""
+    found = {}
+    for (rollup, campaign, *_, column), n in added(*events).items():
+        if rollup == "campaign+source" and column.startswith("leads_"):
+            stages = found.setdefault(campaign, {})
+            stages[column.removeprefix("leads_")] = stages.get(column.removeprefix("leads_"), 0) + n
+    return found
+
+
+SPRING = event(LeadCreated, 0, "a", campaign="spring"), event(Dial, 60_000, "b", campaign="spring")
+LOST = event(Lost, 120_000, "l")
+
+
+def test_a_recycled_lead_is_another_unit_with_the_campaign_of_before():
+    again = event(LeadRecycled, 180_000, "y"), event(Dial, 240_000, "c")
+    assert leads(*SPRING, *again) == {"spring": {"created": 2, "dialed": 2}}
+    assert leads(*SPRING, event(LeadRecycled, 180_000, "y", campaign="autumn")) == {
+        "spring": {"created": 1, "dialed": 1},
+        "autumn": {"created": 1},
+    }
+    columns = counted(*SPRING, *again)
+    assert (columns["awaited"], columns["attempt_ms"], columns.get("implied")) == (2, 120_000, None)
+
+
+def test_of_an_open_lead_neither_another_creation_nor_another_campaign_is_another_unit():
+    more = event(LeadCreated, 180_000, "c", campaign="autumn"), event(Dial, 190_000, "d", campaign="autumn")
+    assert leads(*SPRING, *more) == {"spring": {"created": 1, "dialed": 1}}
+
+
+@pytest.mark.parametrize("closing", [LOST, event(Disqualified, 120_000, "l"), event(Won, 120_000, "l")])
+def test_a_closed_lead_that_is_created_again_or_dialed_by_another_campaign_is_another_unit(closing):
+    def units(*more):
+        return sum(
+            its["dialed"] for its in leads(*SPRING, closing, event(Dial, 999_000, "z"), *more).values()
+        )
+
+    assert units() == 1
+    assert units(event(Dial, 180_000, "c", campaign="spring")) == 1
+    assert units(event(Dial, 180_000, "c", campaign="autumn")) == 2
+    assert units(event(LeadCreated, 180_000, "c")) == 2
+
+
+def test_a_lead_that_is_qualified_after_it_was_lost_is_open_again():
+    story = *SPRING, LOST, event(Qualified, 130_000, "q")
+    assert leads(*story, event(LeadCreated, 180_000, "c"))["spring"]["created"] == 1
+    assert (
+        leads(*story, event(Lost, 140_000, "m"), event(LeadCreated, 180_000, "c"))["spring"]["created"] == 2
+    )
+
+
+def test_where_the_closed_lead_names_no_campaign_no_campaign_is_another():
+    story = event(Dial, 0, "b"), event(Lost, 1, "l"), event(Dial, 2, "c", campaign="spring")
+    assert leads(*story)["spring"]["dialed"] == 1
+
+
+def test_of_the_millisecond_of_a_recycle_what_closes_stays_in_the_cycle_before():
+    again = event(LeadRecycled, 0, "y"), event(LeadRecycled, 0, "y2")
+    same = event(Won, 0, "w"), event(Dial, 0, "d", campaign="autumn")
+    assert leads(event(LeadCreated, -1, "a", campaign="spring"), *same, *again) == {
+        "spring": dict.fromkeys(("created", "dialed", "connected", "reached", "qualified", "won"), 1),
+        "autumn": {"created": 1, "dialed": 1},
+    }
+
+
+def test_a_recycle_of_an_empty_lead_is_its_creation():
+    assert leads(event(LeadRecycled, 0, "y", campaign="spring")) == {"spring": {"created": 1}}
+    assert counted(event(LeadRecycled, 0, "y"))["uncalled"] == 1
+
+
+def test_a_recycled_lead_that_was_never_called_waits_no_more():
+    columns = counted(event(LeadCreated, 0, "a"), event(LeadRecycled, 60_000, "y"))
+    assert (columns["awaited"], columns["uncalled"]) == (2, 1)
+
+
+def test_without_its_recycle_two_units_are_one():
+    story = *SPRING, event(LeadRecycled, 180_000, "y"), event(Dial, 240_000, "c")
+    assert leads(*story, back(300_000, retracts="y")) == {"spring": {"created": 1, "dialed": 1}}
 
 
 # What is taken back

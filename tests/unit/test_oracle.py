@@ -197,7 +197,7 @@ def test_ties_break_by_the_place_in_the_catalogue_before_the_id(earlier, later):
         event(later, 0, event_id="a", location="wrong"),
         event(earlier, 0, event_id="b", location="right"),
     ]
-    leads = [event(LeadCreated, 1), *tied]
+    leads = [*tied, event(Dial, 1)]
     assert ever(tables(leads), "location")[("right",)]["leads_created"] == 1
 
 
@@ -210,9 +210,9 @@ def test_ties_of_the_same_type_break_by_the_fingerprint_of_the_id():
 
 
 def test_one_millisecond_decides_before_the_catalogue():
-    rows = tables([event(LeadCreated, 0.001, location="later"), event(Lost, 0, location="earlier")])
+    rows = tables([event(LeadCreated, 0.001, location="later"), event(Dial, 0, location="earlier")])
     assert ever(rows, "location") == {
-        ("earlier",): {"events_lost": 1, "leads_created": 1},
+        ("earlier",): {"events_dialed": 1, "leads_created": 1, "leads_dialed": 1, "implied": 1},
         ("later",): {"events_created": 1},
     }
 
@@ -392,12 +392,15 @@ def test_a_qualified_lead_is_reached_by_implication_when_its_reach_is_void():
 def test_a_call_has_one_hang_up_at_its_earliest_reach_and_all_its_reaches_are_void():
     second = event(DmReached, 3, call_id="c", agent="bo")
     rows = tables([second, *a_call(0, 5)])
-    assert ever(rows, "team+agent") == {("none", "ann"): VOID, ("none", "bo"): {"events_reached": 1}}
+    assert ever(rows, "team+agent") == {
+        ("none", "ann"): VOID,
+        ("none", "bo"): {"events_reached": 1, "reach_repeated": 1},
+    }
 
 
-def test_the_earliest_end_decides_how_long_it_took_and_who_hung_up():
-    first_end = event(CallEnded, 5, call_id="c", hangup_by="agent")
-    assert ever(tables([*a_call(0, 6, hangup_by="customer"), first_end]), "team+agent") == {
+def test_the_last_end_decides_who_hung_up_and_the_longest_talk_how_long_it_took():
+    last_end = event(CallEnded, 6, call_id="c", hangup_by="agent")
+    assert ever(tables([*a_call(0, 5, hangup_by="customer"), last_end]), "team+agent") == {
         ("none", "ann"): AGENT
     }
     long_talk = event(CallEnded, 20, call_id="c", talk_seconds=20.0)
@@ -498,7 +501,7 @@ RESPONSE = ("awaited", "attempt_", "connect_", "uncalled", "dialed_before_creati
         ),
         pytest.param([event(LeadCreated, 0), event(Lost, 10)], {"awaited": 1}, id="lost, never called"),
         pytest.param(
-            [event(LeadCreated, 0), event(Disqualified, -10)], {"awaited": 1}, id="disqualified, never called"
+            [event(LeadCreated, 0), event(Disqualified, 10)], {"awaited": 1}, id="disqualified, never called"
         ),
         pytest.param([event(LeadCreated, 0), event(Won, 10)], {"awaited": 1}, id="won, never called"),
         pytest.param(

@@ -15,9 +15,11 @@ pub const WON: u8 = 5;
 pub const CALL_ENDED: u8 = 6;
 pub const DISQUALIFIED: u8 = 7;
 pub const LOST: u8 = 8;
+pub const LEAD_RECYCLED: u8 = 9;
 pub const RETRACTED: u8 = 10;
 pub const APPOINTMENT_SET: u8 = 11;
 pub const TOUCH: u8 = 15;
+pub const REVENUE_ADJUSTED: u8 = 16;
 
 /// The ranks below are events of these stages.
 pub const STAGES: usize = 6;
@@ -278,6 +280,9 @@ pub struct Columns {
     pub retracted_machine: Column,
     pub corrections_open: Column,
     pub corrections_void: Column,
+    pub connect_voided: Column,
+    pub inbound_reached: Column,
+    pub reach_repeated: Column,
     pub dm_hangups: Column,
     pub agent_hangups: Column,
     pub leads: [Column; STAGES],
@@ -326,6 +331,9 @@ impl Columns {
             "machine_answers",
             "corrections_open",
             "corrections_void",
+            "connect_voided",
+            "inbound_reached",
+            "reach_repeated",
             "dm_hangups",
             "agent_hangups",
             "implied",
@@ -371,6 +379,9 @@ impl Columns {
             retracted_machine: place(retracted_machine),
             corrections_open: place("corrections_open"),
             corrections_void: place("corrections_void"),
+            connect_voided: place("connect_voided"),
+            inbound_reached: place("inbound_reached"),
+            reach_repeated: place("reach_repeated"),
             dm_hangups: place("dm_hangups"),
             agent_hangups: place("agent_hangups"),
             leads: std::array::from_fn(|stage| place(&leads[stage])),

@@ -2,7 +2,7 @@
 
 use crate::catalogue::{Columns, Histogram, STAGES};
 use crate::counts::{Counts, Place};
-use crate::facts::{Arrival, Corrected, Correction, Facts, Hangup, Origin, Response};
+use crate::facts::{Arrival, Corrected, Correction, Counted, Facts, OfCall, Origin, Response, Unit};
 use crate::log::{Entry, Log};
 use crate::texts::Texts;
 
@@ -24,11 +24,13 @@ pub fn count_log(log: &mut Log, texts: &mut Texts, facts: &Facts, n: i64, column
         count_activity(&entry, n, columns, counts);
     }
     count_corrections(&facts.corrections, n, columns, counts);
-    count_hangups(&facts.hangups, n, columns, counts);
-    count_progress(&facts.arrivals, &facts.origin, [true; STAGES], n, columns, counts);
-    count_response(facts.response.as_ref(), &facts.origin, n, columns, counts);
-    for (histogram, (_, observe)) in columns.histograms.iter().zip(HISTOGRAMS) {
-        count_duration(observe(facts), &facts.origin, n, histogram, counts);
+    count_calls(&facts.calls, n, columns, counts);
+    for unit in &facts.units {
+        count_progress(&unit.arrivals, &unit.origin, [true; STAGES], n, columns, counts);
+        count_response(unit.response.as_ref(), &unit.origin, n, columns, counts);
+        for (histogram, (_, observe)) in columns.histograms.iter().zip(HISTOGRAMS) {
+            count_duration(observe(unit), &unit.origin, n, histogram, counts);
+        }
     }
 }
 
@@ -38,10 +40,18 @@ pub fn count_change(before: &Facts, after: &Facts, columns: &Columns, counts: &m
         count_corrections(&before.corrections, -1, columns, counts);
         count_corrections(&after.corrections, 1, columns, counts);
     }
-    if before.hangups != after.hangups {
-        count_hangups(&before.hangups, -1, columns, counts);
-        count_hangups(&after.hangups, 1, columns, counts);
+    if before.calls != after.calls {
+        count_calls(&before.calls, -1, columns, counts);
+        count_calls(&after.calls, 1, columns, counts);
     }
+    let none = Unit::default();
+    for number in 0..before.units.len().max(after.units.len()) {
+        let [before, after] = [before, after].map(|facts| facts.units.get(number).unwrap_or(&none));
+        count_unit_change(before, after, columns, counts);
+    }
+}
+
+fn count_unit_change(before: &Unit, after: &Unit, columns: &Columns, counts: &mut Counts) {
     let moves = before.origin != after.origin;
     let other: [bool; STAGES] = std::array::from_fn(|at| moves || before.arrivals[at] != after.arrivals[at]);
     count_progress(&before.arrivals, &before.origin, other, -1, columns, counts);
@@ -66,22 +76,22 @@ pub struct Duration {
     ms: i64,
 }
 
-type Observe = fn(&Facts) -> Option<Duration>;
+type Observe = fn(&Unit) -> Option<Duration>;
 
-/// The histograms that are counted: the name that Python declares, and what of a lead is observed.
+/// The histograms that are counted: the name that Python declares, and what of a unit is observed.
 pub const HISTOGRAMS: &[(&str, Observe)] = &[("attempt", attempt), ("connect", connect)];
 
-fn attempt(facts: &Facts) -> Option<Duration> {
-    since_creation(facts, facts.response?.dialed_ms?)
+fn attempt(unit: &Unit) -> Option<Duration> {
+    since_creation(unit, unit.response?.dialed_ms?)
 }
 
-fn connect(facts: &Facts) -> Option<Duration> {
-    let response = facts.response.filter(|response| !response.is_dialed_before())?;
-    since_creation(facts, response.connected_ms?)
+fn connect(unit: &Unit) -> Option<Duration> {
+    let response = unit.response.filter(|response| !response.is_dialed_before())?;
+    since_creation(unit, response.connected_ms?)
 }
 
-fn since_creation(facts: &Facts, at_ms: i64) -> Option<Duration> {
-    let created_ms = facts.response?.created_ms;
+fn since_creation(unit: &Unit, at_ms: i64) -> Option<Duration> {
+    let created_ms = unit.response?.created_ms;
     (at_ms >= created_ms).then(|| Duration { at_ms: created_ms, ms: at_ms - created_ms })
 }
 
@@ -100,10 +110,17 @@ fn count_corrections(corrections: &[Correction], n: i64, columns: &Columns, coun
     }
 }
 
-fn count_hangups(hangups: &[Hangup], n: i64, columns: &Columns, counts: &mut Counts) {
-    for hangup in hangups {
-        let place = counts.place(hangup.at_ms, &hangup.dimensions);
-        counts.add(&place, if hangup.is_agents { columns.agent_hangups } else { columns.dm_hangups }, n);
+fn count_calls(calls: &[Counted], n: i64, columns: &Columns, counts: &mut Counts) {
+    for counted in calls {
+        let column = match counted.of {
+            OfCall::Hangup => columns.dm_hangups,
+            OfCall::AgentHangup => columns.agent_hangups,
+            OfCall::Inbound => columns.inbound_reached,
+            OfCall::Repeated => columns.reach_repeated,
+            OfCall::Voided => columns.connect_voided,
+        };
+        let place = counts.place(counted.at_ms, &counted.dimensions);
+        counts.add(&place, column, n);
     }
 }
 
