@@ -127,7 +127,7 @@ class Envelope(Struct, frozen=True, gc=False, kw_only=True, tag_field="type"):
 
 
 class LeadCreated(Envelope, frozen=True, gc=False, kw_only=True, tag="lead_created"):
-    """A new lead entered: the response clock starts. `imported`: loaded from a list, no clock."""
+    """A new lead entered: the response clock starts. `imported`: it was loaded from a list."""
 
     rank = 0
     stage = 0
