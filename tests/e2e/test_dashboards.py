@@ -311,7 +311,11 @@ def test_prometheus_evaluates_every_rule_without_an_error(floor: Floor):
         ("WorkerNotReady", "worker_ready", "workers_ready"),
         ("RecoveryStuck", "on (job, instance) sum by (job, instance)", "on (job, instance) sum by (job)"),
         ("PartitionsUnassigned", 'state="active"', 'state="assigned"'),
-        ("campaign:callfunnel_reach:ratio", "- ignoring (funnel_stage)", "-"),
+        (
+            "campaign:callfunnel_reach:ratio",
+            "- ignoring (funnel_stage) campaign:callfunnel_window_dm_hangups",
+            "- campaign:callfunnel_window_dm_hangups",
+        ),
         ("campaign:callfunnel_response_sla:burn1h", "/ on () group_left ()", "/"),
     ],
 )  # fmt: skip

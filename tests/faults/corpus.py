@@ -31,7 +31,15 @@ MORE: dict[str, Event] = {
     "call_ended": {"talk_seconds": 12.5, "hangup_by": "customer"},
     "disqualified": {"reason": "no need"},
     "lost": {"reason": "price"},
+    "lead_created": {"imported": False},
+    "retracted": {"retracts": "id of another", "retracts_type": "won"},
+    "appointment_held": {"outcome": "no_show"},
+    "proposal_sent": {"amount": "99.90", "currency": "EUR"},
+    "touch": {"channel": "email", "automated": True},
+    "revenue_adjusted": {"amount": "-9.90", "currency": "EUR", "adjusts": "id of another"},
 }
+NEEDED = {"retracted": ("retracts",), "touch": ("channel",), "revenue_adjusted": ("amount", "currency")}
+"""Of those, the fields that have to be there."""
 IDENTITIES = ("event_id", "lead_id")
 DIMENSIONS = ("campaign", "source", "agent", "team", "location", "call_id")
 FORBIDDEN = {
@@ -193,13 +201,16 @@ def _fields(at_ms: int) -> Iterator[Case]:
             without = {name: value for name, value in event.items() if name != field}
             yield _case(f"{kind} without {field}", without, "missing_field")
             yield _case(f"{kind} null {field}", event | {field: None}, "missing_field")
-        name = f"{kind} bare"
-        bare = {
-            field: good(kind, name, at_ms)[field] for field in ("event_id", "type", "occurred_at", "lead_id")
-        }
-        yield _case(name, bare, None)
+        name, needed = f"{kind} bare", NEEDED.get(kind, ())
+        required = ("event_id", "type", "occurred_at", "lead_id", *needed)
+        yield _case(name, {field: good(kind, name, at_ms)[field] for field in required}, None)
         name = f"{kind} nulls"
-        yield _case(name, good(kind, name, at_ms) | dict.fromkeys((*DIMENSIONS, *MORE.get(kind, ()))), None)
+        optional = {*DIMENSIONS, *MORE.get(kind, ())} - {*needed}
+        yield _case(name, good(kind, name, at_ms) | dict.fromkeys(optional), None)
+        if needed:
+            name = f"{kind} without its own"
+            without = good(kind, name, at_ms) | dict.fromkeys(MORE[kind])
+            yield _case(name, without, "missing_field")
         name = f"{kind} unknown"
         yield _case(name, good(kind, name, at_ms) | {"phone": "+49", "extra": {"a": [1, None]}}, None)
     for field in (*IDENTITIES, *DIMENSIONS):
@@ -223,8 +234,8 @@ def _values(at_ms: int) -> Iterator[Case]:
         for name, character in FORBIDDEN.items():
             full = f"{field} {name}"
             yield _case(full, good("dial", full, at_ms) | {field: f"a{character}b"}, "bad_value")
-        full = f"{field} 65"
-        yield _case(full, good("dial", full, at_ms) | {field: "x" * 65}, "bad_value")
+        full, most = f"{field} too long", 128 if field == "event_id" else 64
+        yield _case(full, good("dial", full, at_ms) | {field: "x" * (most + 1)}, "bad_value")
         full = f"{field} empty"
         reason = "bad_value" if field in IDENTITIES else None
         yield _case(full, good("dial", full, at_ms) | {field: ""}, reason)
