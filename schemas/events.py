@@ -159,6 +159,18 @@ class DmReached(Envelope, frozen=True, gc=False, kw_only=True, tag="dm_reached")
     stage = 3
 
 
+class Priced(Envelope, frozen=True, gc=False, kw_only=True):
+    """An event that may name a sum."""
+
+    together = ("amount", "currency")
+
+    amount: Amount | None = None
+    currency: Currency | None = None
+
+    def __post_init__(self) -> None:
+        _check_money("amount", self.amount, self.currency)
+
+
 class Qualified(Envelope, frozen=True, gc=False, kw_only=True, tag="qualified"):
     """The verdict: worth selling to."""
 
@@ -173,21 +185,15 @@ class Qualified(Envelope, frozen=True, gc=False, kw_only=True, tag="qualified"):
         _check_money("expected_amount", self.expected_amount, self.currency)
 
 
-class Won(Envelope, frozen=True, gc=False, kw_only=True, tag="won"):
+class Won(Priced, frozen=True, gc=False, kw_only=True, tag="won"):
     """The sale is made."""
 
     rank = 5
     stage = 5
-    together = ("amount", "currency")
 
-    amount: Amount | None = None
-    currency: Currency | None = None
     sale_kind: SaleKind | None = None
     product: Dimension | None = None
     segment: Dimension | None = None
-
-    def __post_init__(self) -> None:
-        _check_money("amount", self.amount, self.currency)
 
 
 class CallEnded(Envelope, frozen=True, gc=False, kw_only=True, tag="call_ended"):
@@ -257,17 +263,10 @@ class DemoHeld(Envelope, frozen=True, gc=False, kw_only=True, tag="demo_held"):
     rank = 13
 
 
-class ProposalSent(Envelope, frozen=True, gc=False, kw_only=True, tag="proposal_sent"):
+class ProposalSent(Priced, frozen=True, gc=False, kw_only=True, tag="proposal_sent"):
     """An offer is out; its amount is the latest expected value."""
 
     rank = 14
-    together = ("amount", "currency")
-
-    amount: Amount | None = None
-    currency: Currency | None = None
-
-    def __post_init__(self) -> None:
-        _check_money("amount", self.amount, self.currency)
 
 
 class Touch(Envelope, frozen=True, gc=False, kw_only=True, tag="touch"):

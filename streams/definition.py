@@ -76,6 +76,7 @@ class Unit(NamedTuple):
 class Judged(NamedTuple):
     """What only a call as a whole says."""
 
+    calls: Mapping[int, Entries]
     hangups: Mapping[int, str]
     """What counts the calls that ended at once, by call."""
     voided: Set[Entry]
@@ -117,8 +118,9 @@ def additions(log: Entries, hangup_ms: int) -> Iterator[Addition]:
 
 def facts(log: Entries, hangup_ms: int) -> Iterator[Addition]:
     """What follows from the events of a lead together, and changes when one more comes."""
-    back = taken_back(log)
-    live = live_of(log, back)
+    held = in_force(log)
+    back = taken_back(log, held)
+    live = live_of(held, back)
     judged = judge(live, hangup_ms)
     of_units = (of_unit(unit, judged) for unit in units(live))
     return chain(corrections(log, live, back), of_calls(live, judged), chain.from_iterable(of_units))
@@ -162,9 +164,11 @@ def of_event(entry: Entry, rollup: Rollup) -> tuple[str, ...]:
 # What is taken back
 
 
-def taken_back(log: Entries) -> Retractions:
-    """The retractions in force, each with what it takes back: all of an id, or the latest of a type."""
-    held = in_force(log)
+def taken_back(log: Entries, held: Entries) -> Retractions:
+    """The retractions in force, each with what it takes back: all of an id, or the latest of a type.
+
+    `held` are the entries in force.
+    """
     retractions = [entry for entry in held if entry.rank == RETRACTION]
     by_id = [(each, of_id(log, each)) for each in retractions if own(each, "retracts") is not None]
     gone = {entry for _, entries in by_id for entry in entries}
@@ -188,10 +192,10 @@ def is_of(entry: Entry, retraction: Entry) -> bool:
     return own(retraction, "retracts_type") in (None, _NAMES[entry.rank])
 
 
-def live_of(log: Entries, retractions: Retractions) -> Entries:
+def live_of(held: Entries, retractions: Retractions) -> Entries:
     """The entries that facts look at: those in force that are no retractions and that none takes back."""
     gone = {entry for _, entries in retractions for entry in entries}
-    return [entry for entry in in_force(log) if entry.rank != RETRACTION and entry not in gone]
+    return [entry for entry in held if entry.rank != RETRACTION and entry not in gone]
 
 
 # Facts of a lead
@@ -269,6 +273,7 @@ def calls(live: Entries) -> dict[int, Entries]:
 def judge(live: Entries, hangup_ms: int) -> Judged:
     of_each = calls(live)
     return Judged(
+        of_each,
         {call: found for call, entries in of_each.items() if (found := hangup(entries, hangup_ms))},
         {entry for entries in of_each.values() for entry in voided(entries)},
     )
@@ -376,7 +381,7 @@ def of_calls(live: Entries, judged: Judged) -> Iterator[Addition]:
     for entry in live:
         if entry in judged.voided:
             yield from counted(entry, CONNECT_VOIDED)
-    for call, entries in calls(live).items():
+    for call, entries in judged.calls.items():
         reaches = [entry for entry in entries if entry.rank == DM_REACHED]
         for reach in reaches[:1]:
             yield from counted(reach, judged.hangups.get(call))

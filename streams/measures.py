@@ -128,12 +128,10 @@ OF_STAGES = tuple(
         zip(("lead_created", "dial", "connect", "dm_reached", "qualified", "won"), STAGES, strict=True)
     )
 )
-DISQUALIFIED = Happening("disqualified", "disqualified", 12, 66)
-LOST = Happening("lost", "lost", 13, 67)
 HAPPENINGS = (
     *OF_STAGES,
-    DISQUALIFIED,
-    LOST,
+    Happening("disqualified", "disqualified", 12, 66),
+    Happening("lost", "lost", 13, 67),
     Happening("lead_recycled", "recycled", 55, 68),
     Happening("appointment_set", "appointment", 56, 69, "appointments"),
     Happening("demo_held", "demo", 57, 70, "demos"),
@@ -188,7 +186,10 @@ class Count(Struct, frozen=True):
     unit: str = "calls"
 
 
-SHOWN = tuple(each for each in HAPPENINGS if each in OF_STAGES or each.title)
+BESIDE_STAGES = tuple(each for each in HAPPENINGS if each.title)
+"""The events of no stage that are shown."""
+
+SHOWN = (*OF_STAGES, *BESIDE_STAGES)
 """The events that are shown by campaign, agent and place."""
 
 COUNTS = (

@@ -9,12 +9,11 @@ from typing import Any
 from callfunnel.agents.view.snapshot import SEGMENT, Snapshot
 from callfunnel.schemas.events import NONE, STAGES
 from callfunnel.streams.measures import (
+    BESIDE_STAGES,
     CORRECTIONS_OPEN,
     COUNTS,
     FIGURES,
     HISTOGRAMS,
-    OF_STAGES,
-    SHOWN,
     Histogram,
 )
 from callfunnel.streams.metrics import CLOCKS
@@ -108,8 +107,7 @@ def funnel_document(
             *({"name": count.name, "title": count.title, "count": figures[count.name]} for count in COUNTS),
             *(
                 {"name": each.name, "title": each.title, "count": figures[each.column]}
-                for each in SHOWN
-                if each not in OF_STAGES
+                for each in BESIDE_STAGES
             ),
             {
                 "name": CORRECTIONS_OPEN,

@@ -3,7 +3,7 @@
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from callfunnel.schemas.events import STAGES
-from callfunnel.streams.measures import OF_STAGES, SHOWN
+from callfunnel.streams.measures import BESIDE_STAGES
 from callfunnel.streams.windows import DUE_SECONDS
 from grafana import frame
 from grafana.boards.speed import leads_due_and_met
@@ -142,11 +142,7 @@ def losses() -> Section:
                 "Other events",
                 "Events that are no stage of the funnel, in the window that ends at each moment.",
                 COUNT,
-                *(
-                    Query(of_source.figure(each.column), each.title)
-                    for each in SHOWN
-                    if each not in OF_STAGES
-                ),
+                *(Query(of_source.figure(each.column), each.title) for each in BESIDE_STAGES),
                 size=(12, 8),
             ),
             lines(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from callfunnel.schemas.events import STAGES, Dial, Event, Retracted
 from callfunnel.streams.definition import ADJUSTED, CREATED, Unit, column_of, live_of, taken_back, units
-from callfunnel.streams.log import entry_of, joined
+from callfunnel.streams.log import entry_of, in_force, joined
 from callfunnel.streams.measures import COLUMNS, CORRECTIONS, RETRACTED
 from callfunnel.streams.oracle import (
     Tables,
@@ -31,7 +31,8 @@ def live(events: list[Event]) -> list[Event]:
     for event in events:
         logs.setdefault(event.lead_id, set()).add(entry_of(event))
     of_leads = {lead: joined((), log) for lead, log in logs.items()}
-    found = {lead: set(live_of(log, taken_back(log))) for lead, log in of_leads.items()}
+    held = {lead: in_force(log) for lead, log in of_leads.items()}
+    found = {lead: set(live_of(held[lead], taken_back(log, held[lead]))) for lead, log in of_leads.items()}
     return [event for event in events if entry_of(event) in found[event.lead_id]]
 
 

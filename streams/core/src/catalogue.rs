@@ -212,31 +212,37 @@ impl Catalogue {
             if own.len() > MOST_OWN {
                 return Err(format!("{name} has more than {MOST_OWN} fields of its own"));
             }
+            let fields: Vec<_> = own.iter().map(|field| catalogue.field(field)).collect::<Result<_, _>>()?;
+            let (kept_as, fields) = fields.into_iter().unzip();
             catalogue.names.push(name.clone());
-            catalogue.types.push(own.iter().map(kept_as).collect::<Result<_, _>>()?);
-            let fields = own.iter().map(|declared| catalogue.field(declared)).collect::<Result<_, String>>()?;
+            catalogue.types.push(kept_as);
             catalogue.fields.push(fields);
         }
         Ok(catalogue)
     }
 
-    fn field(&mut self, (_, kind, given_as, choices, unsaid, is_required): &DeclaredOwn) -> Result<OwnField, String> {
+    /// How a log keeps it, and how it is read.
+    fn field(&mut self, declared: &DeclaredOwn) -> Result<(Own, OwnField), String> {
+        let (name, kind, given_as, choices, unsaid, is_required) = declared;
+        let bytes = |text: &String| text.clone().into_bytes();
+        let (own, reads) = match kind.as_str() {
+            "choice" => {
+                let reads = Reads::Choice(choices.iter().map(bytes).collect(), bytes(unsaid));
+                (Own::Choice(choices.len() as i64), reads)
+            }
+            "flag" => (Own::Flag, Reads::Flag),
+            "mark" => (Own::Mark, Reads::Mark),
+            "seconds" => (Own::Integer, Reads::Seconds),
+            "money" => (Own::Integer, Reads::Money),
+            "text" => (Own::Text, Reads::Text),
+            "currency" => (Own::Text, Reads::Money),
+            _ => return Err(format!("{name} is of a kind that the core does not know: {kind}")),
+        };
         let given_as = self.given_as(given_as.as_bytes()).unwrap_or_else(|| {
-            self.given_as.push(given_as.clone().into_bytes());
+            self.given_as.push(bytes(given_as));
             self.given_as.len() as u8 - 1
         });
-        let reads = match kind.as_str() {
-            "choice" => Reads::Choice(
-                choices.iter().map(|choice| choice.clone().into_bytes()).collect(),
-                unsaid.as_bytes().into(),
-            ),
-            "flag" => Reads::Flag,
-            "mark" => Reads::Mark,
-            "seconds" => Reads::Seconds,
-            "text" => Reads::Text,
-            _ => Reads::Money,
-        };
-        Ok(OwnField { given_as, is_required: *is_required, reads })
+        Ok((own, OwnField { given_as, is_required: *is_required, reads }))
     }
 
     /// The place of an own field's name in events.
@@ -254,17 +260,6 @@ fn is_same(declared: &DeclaredOwn, known: &KnownOwn) -> bool {
     let (name, kind, given_as, choices, unsaid, is_required) = declared;
     (&**name, &**kind, &**given_as, &**unsaid, *is_required) == (known.0, known.1, known.2, known.4, known.5)
         && choices.iter().eq(known.3)
-}
-
-fn kept_as((name, kind, _, choices, ..): &DeclaredOwn) -> Result<Own, String> {
-    match kind.as_str() {
-        "choice" => Ok(Own::Choice(choices.len() as i64)),
-        "flag" => Ok(Own::Flag),
-        "mark" => Ok(Own::Mark),
-        "money" | "seconds" => Ok(Own::Integer),
-        "text" | "currency" => Ok(Own::Text),
-        _ => Err(format!("{name} is of a kind that the core does not know: {kind}")),
-    }
 }
 
 /// A column's place among those that the core counts, in the order of their ids.

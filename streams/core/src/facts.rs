@@ -11,8 +11,7 @@ use crate::texts::{MISSING, Text, Texts};
 /// Equal facts add the same to the rows.
 #[derive(Default)]
 pub struct Facts {
-    pub corrections: Vec<Correction>,
-    pub calls: Vec<Counted>,
+    pub counted: Vec<Counted>,
     pub units: Vec<Unit>,
     /// As in `Log::calls`.
     by_call: Vec<Call>,
@@ -31,35 +30,23 @@ pub struct Unit {
 /// Campaign, source and location, each of the earliest entry that carries it.
 pub type Origin = [Text; 3];
 
-/// What is no longer in force, or takes nothing back.
-#[derive(Clone, Copy, PartialEq)]
-pub struct Correction {
-    pub at_ms: i64,
-    pub dimensions: Dimensions,
-    pub of: Corrected,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-pub enum Corrected {
-    /// An event of this rank that counts by itself.
-    Event(u8),
-    MachineAnswer,
-    /// A retraction whose events have not come.
-    Open,
-    /// A retraction of retractions, which stay.
-    Void,
-}
-
-/// A connect or a reach of which only its call says how it counts.
+/// An entry of which only the others say how it counts.
 #[derive(Clone, Copy, PartialEq)]
 pub struct Counted {
     pub at_ms: i64,
     pub dimensions: Dimensions,
-    pub of: OfCall,
+    pub what: What,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-pub enum OfCall {
+pub enum What {
+    /// An event of this rank, which counts by itself, is no longer in force.
+    TakenBack(u8),
+    MachineTakenBack,
+    /// A retraction whose events have not come.
+    Open,
+    /// A retraction of retractions, which stay.
+    Void,
     /// The decision maker hung up at once.
     Hangup,
     AgentHangup,
@@ -107,7 +94,7 @@ struct Call {
     has_machine: bool,
     /// Whether the earliest connect is of a call from the lead.
     from_lead: Option<bool>,
-    hangup: Option<OfCall>,
+    hangup: Option<What>,
     /// Whether its earliest reach was counted.
     reached: bool,
 }
@@ -124,14 +111,13 @@ impl Call {
 
     /// Nobody was reached: the decision maker hung up at once.
     fn is_void(&self) -> bool {
-        self.hangup == Some(OfCall::Hangup)
+        self.hangup == Some(What::Hangup)
     }
 }
 
 impl Facts {
     pub fn clear(&mut self) {
-        self.corrections.clear();
-        self.calls.clear();
+        self.counted.clear();
         self.units.clear();
         self.by_call.clear();
     }
@@ -140,12 +126,12 @@ impl Facts {
     pub fn find(&mut self, log: &mut Log, hangup_ms: i64, texts: &mut Texts) {
         self.clear();
         log.find_live();
-        find_corrections(log, &mut self.corrections);
+        find_corrections(log, &mut self.counted);
         find_calls(log, &mut self.by_call);
         for call in &mut self.by_call {
             call.hangup = hangup(call, hangup_ms);
         }
-        find_counted(log, &mut self.by_call, &mut self.calls);
+        find_of_calls(log, &mut self.by_call, &mut self.counted);
         self.cycles.find(log);
         let mut before = Origin::default();
         for number in 0..self.cycles.starts.len() {
@@ -165,9 +151,7 @@ impl Facts {
                 *agent = log.number(*agent, texts);
             }
         }
-        let of_corrections = self.corrections.iter_mut().map(|correction| &mut correction.dimensions);
-        let of_calls = self.calls.iter_mut().map(|counted| &mut counted.dimensions);
-        for dimensions in of_corrections.chain(of_calls) {
+        for Counted { dimensions, .. } in &mut self.counted {
             *dimensions = dimensions.map(|text| log.number(text, texts));
         }
     }
@@ -263,19 +247,24 @@ impl Cycle {
     }
 }
 
-fn find_corrections(log: &Log, corrections: &mut Vec<Correction>) {
-    let correction = |entry: &Entry, of| Correction { at_ms: entry.at_ms, dimensions: entry.dimensions, of };
+impl Counted {
+    fn new(entry: &Entry, what: What) -> Self {
+        Counted { at_ms: entry.at_ms, dimensions: entry.dimensions, what }
+    }
+}
+
+fn find_corrections(log: &Log, found: &mut Vec<Counted>) {
     for entry in log.entries().iter().filter(|entry| !entry.is_live && entry.counts()) {
-        let of = if entry.is_machine() { Corrected::MachineAnswer } else { Corrected::Event(entry.rank) };
-        corrections.push(correction(entry, of));
+        let what = if entry.is_machine() { What::MachineTakenBack } else { What::TakenBack(entry.rank) };
+        found.push(Counted::new(entry, what));
     }
     for retraction in &log.retractions {
-        let of = match (retraction.entries, retraction.void) {
-            (0, _) => Corrected::Open,
-            (entries, void) if entries == void => Corrected::Void,
+        let what = match (retraction.entries, retraction.void) {
+            (0, _) => What::Open,
+            (entries, void) if entries == void => What::Void,
             _ => continue,
         };
-        corrections.push(correction(&log.entries()[retraction.place], of));
+        found.push(Counted::new(&log.entries()[retraction.place], what));
     }
 }
 
@@ -304,7 +293,7 @@ fn find_calls(log: &Log, calls: &mut Vec<Call>) {
     }
 }
 
-fn hangup(call: &Call, hangup_ms: i64) -> Option<OfCall> {
+fn hangup(call: &Call, hangup_ms: i64) -> Option<What> {
     let (reached_ms, (ended_ms, by_agent)) = (call.reached_ms?, call.end?);
     let is_soon = |since_ms: i64| (0..hangup_ms).contains(&ended_ms.wrapping_sub(since_ms));
     let is_short = match call.longest_talk_ms {
@@ -313,27 +302,27 @@ fn hangup(call: &Call, hangup_ms: i64) -> Option<OfCall> {
         None => ended_ms < reached_ms && call.answered_ms.is_some_and(is_soon),
     };
     let ended_at_once = !call.has_verdict && (is_soon(reached_ms) || is_short);
-    ended_at_once.then_some(if by_agent { OfCall::AgentHangup } else { OfCall::Hangup })
+    ended_at_once.then_some(if by_agent { What::AgentHangup } else { What::Hangup })
 }
 
-fn find_counted(log: &Log, calls: &mut [Call], found: &mut Vec<Counted>) {
+fn find_of_calls(log: &Log, calls: &mut [Call], found: &mut Vec<Counted>) {
     let counts = |call: &Call| call.hangup.is_some() || call.is_machine() || call.reached_ms.is_some();
     if !calls.iter().any(counts) {
         return;
     }
     for entry in log.live().filter(|entry| entry.call.is_some() && matches!(entry.rank, CONNECT | DM_REACHED)) {
         let call = &mut calls[entry.call_place as usize];
-        let mut add = |of| found.push(Counted { at_ms: entry.at_ms, dimensions: entry.dimensions, of });
+        let mut add = |what| found.push(Counted::new(entry, what));
         match (entry.rank, call.reached) {
-            (CONNECT, _) if is_voided(entry, call) => add(OfCall::Voided),
-            (DM_REACHED, true) => add(OfCall::Repeated),
+            (CONNECT, _) if is_voided(entry, call) => add(What::Voided),
+            (DM_REACHED, true) => add(What::Repeated),
             (DM_REACHED, false) => {
                 call.reached = true;
                 if let Some(hangup) = call.hangup {
                     add(hangup);
                 }
                 if call.is_inbound() && !call.is_void() {
-                    add(OfCall::Inbound);
+                    add(What::Inbound);
                 }
             }
             _ => {}

@@ -2,7 +2,7 @@
 
 use crate::catalogue::{Columns, Histogram, STAGES};
 use crate::counts::{Counts, Place};
-use crate::facts::{Arrival, Corrected, Correction, Counted, Facts, OfCall, Origin, Response, Unit};
+use crate::facts::{Arrival, Counted, Facts, Origin, Response, Unit, What};
 use crate::log::{Entry, Log};
 use crate::texts::Texts;
 
@@ -23,8 +23,7 @@ pub fn count_log(log: &mut Log, texts: &mut Texts, facts: &Facts, n: i64, column
         entry.dimensions = entry.dimensions.map(|text| log.number(text, texts));
         count_activity(&entry, n, columns, counts);
     }
-    count_corrections(&facts.corrections, n, columns, counts);
-    count_calls(&facts.calls, n, columns, counts);
+    count_counted(&facts.counted, n, columns, counts);
     for unit in &facts.units {
         count_progress(&unit.arrivals, &unit.origin, [true; STAGES], n, columns, counts);
         count_response(unit.response.as_ref(), &unit.origin, n, columns, counts);
@@ -36,13 +35,9 @@ pub fn count_log(log: &mut Log, texts: &mut Texts, facts: &Facts, n: i64, column
 
 /// What `after` adds, without what `before` added. Of a new lead, `before` are no facts.
 pub fn count_change(before: &Facts, after: &Facts, columns: &Columns, counts: &mut Counts) {
-    if before.corrections != after.corrections {
-        count_corrections(&before.corrections, -1, columns, counts);
-        count_corrections(&after.corrections, 1, columns, counts);
-    }
-    if before.calls != after.calls {
-        count_calls(&before.calls, -1, columns, counts);
-        count_calls(&after.calls, 1, columns, counts);
+    if before.counted != after.counted {
+        count_counted(&before.counted, -1, columns, counts);
+        count_counted(&after.counted, 1, columns, counts);
     }
     let none = Unit::default();
     for number in 0..before.units.len().max(after.units.len()) {
@@ -95,31 +90,23 @@ fn since_creation(unit: &Unit, at_ms: i64) -> Option<Duration> {
     (at_ms >= created_ms).then(|| Duration { at_ms: created_ms, ms: at_ms - created_ms })
 }
 
-fn count_corrections(corrections: &[Correction], n: i64, columns: &Columns, counts: &mut Counts) {
-    for correction in corrections {
-        let column = match correction.of {
-            Corrected::Event(rank) => columns.retracted[usize::from(rank)],
-            Corrected::MachineAnswer => Some(columns.retracted_machine),
-            Corrected::Open => Some(columns.corrections_open),
-            Corrected::Void => Some(columns.corrections_void),
+fn count_counted(counted: &[Counted], n: i64, columns: &Columns, counts: &mut Counts) {
+    for each in counted {
+        let column = match each.what {
+            What::TakenBack(rank) => match columns.retracted[usize::from(rank)] {
+                Some(column) => column,
+                None => continue,
+            },
+            What::MachineTakenBack => columns.retracted_machine,
+            What::Open => columns.corrections_open,
+            What::Void => columns.corrections_void,
+            What::Hangup => columns.dm_hangups,
+            What::AgentHangup => columns.agent_hangups,
+            What::Inbound => columns.inbound_reached,
+            What::Repeated => columns.reach_repeated,
+            What::Voided => columns.connect_voided,
         };
-        if let Some(column) = column {
-            let place = counts.place(correction.at_ms, &correction.dimensions);
-            counts.add(&place, column, n);
-        }
-    }
-}
-
-fn count_calls(calls: &[Counted], n: i64, columns: &Columns, counts: &mut Counts) {
-    for counted in calls {
-        let column = match counted.of {
-            OfCall::Hangup => columns.dm_hangups,
-            OfCall::AgentHangup => columns.agent_hangups,
-            OfCall::Inbound => columns.inbound_reached,
-            OfCall::Repeated => columns.reach_repeated,
-            OfCall::Voided => columns.connect_voided,
-        };
-        let place = counts.place(counted.at_ms, &counted.dimensions);
+        let place = counts.place(each.at_ms, &each.dimensions);
         counts.add(&place, column, n);
     }
 }
